@@ -1,0 +1,1 @@
+"""Language models that teach themselves to reason, in JAX."""
