@@ -21,12 +21,17 @@ STARTUP_SECONDS = 120.0
 
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen"}
-ABBREVIATED = "am cm cups eur ft gb gbp hrs hr kg km kwh lb lbs mb mg mi mins min ml mm mph oz pm psi secs sec usd yd".split()
-# Words that say something about the number, so that "2 pi" and "3 or more" are not the numbers 2 and 3.
-NOT_UNITS = set(
-    "and arccos arcsin arctan cos cosh cot csc div exp gcd inf infinity infty lcm less ln log max min minus mod modulo "
-    "more not or over pi plus sec sin sinh sqrt tan tanh tau than times to".split()
+ABBREVIATED = set(
+    "am cm cups eur ft gb gbp hrs hr kg km kwh lb lbs mb mg mi mins min ml mm mph oz pm psi secs sec usd yd".split()
 )
+LETTERS = "ghlms"  # the units of one letter; others are variables
+FUNCTIONS = set(
+    "arccos arcsin arctan cos cosh cot csc exp gcd inf infinity infty lcm ln log max min mod pi sec sin sinh sqrt tan "
+    "tanh tau".split()
+)
+# After a number these are not a unit: "2 pi" and "3 or more" are not the numbers 2 and 3.
+NOT_UNITS = FUNCTIONS - {"min", "sec"} | {"and", "div", "less", "minus", "modulo", "more", "not", "or", "over"}
+NOT_UNITS |= {"plus", "than", "times", "to"}
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 QUANTITY = re.compile(
     rf"(?P<sign>[+-]?)\s*(?P<currency>[$€£¥]?)\s*(?P<inner>-?)(?:(?P<whole>\d+) +(?=\d+/\d))?"
@@ -37,7 +42,7 @@ WORDS = re.compile(r"[a-z°]+(?:\^?[23²³])?(?:[ /-]+[a-z°]+(?:\^?[23²³])?)*
 
 
 def normalize(text: str) -> str:
-    """The canonical form of an answer: "$1,000.50" -> "1000.5", "+72 clips" -> "72", "50 %" -> "50%", "Yes." -> "yes"."""
+    """The canonical form of an answer: "$1,000.50" is "1000.5", "+72 clips" "72", "50 %" "50%", and "Yes." "yes"."""
     clean = _clean(text)
     quantity = _quantity(clean)
     if quantity is None:
@@ -84,7 +89,7 @@ def _clean(text: str) -> str:
     text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("\\left", "").replace("\\right", "")
     text = re.sub(r"\\[!,;: ]|~", lambda match: " " if match.group() in ("\\ ", "~") else "", text)
     text = text.translate({ord("−"): "-", ord("–"): "-", 0xA0: " ", ord("×"): "*"})
-    return re.sub(r"\s+", " ", text).strip().rstrip(".,;:! ")
+    return re.sub(r"\s+", " ", text).strip().rstrip(".,;: ")
 
 
 def _quantity(clean: str) -> tuple[Fraction, str] | None:
@@ -105,9 +110,11 @@ def _quantity(clean: str) -> tuple[Fraction, str] | None:
     if first in SCALES:
         value, words = value * SCALES[first], rest
     unit = "%" if re.fullmatch(r"%|percent|per cent", words) else _unit(words, bool(match["space"]))
-    if unit is None or (unit and match["currency"] and unit not in CURRENCIES.values()):
+    if unit is None:
         return None
-    return (-value if "-" in (match["sign"], match["inner"]) else value), CURRENCIES.get(match["currency"], unit)
+    currency = CURRENCIES.get(match["currency"], "")
+    unit = f"{currency} {unit.removeprefix(currency)}".strip()  # "$5", "$5 dollars" and "$5 per hour"
+    return (-value if "-" in (match["sign"], match["inner"]) else value), " ".join(unit.split())
 
 
 def _unit(words: str, spaced: bool) -> str | None:
@@ -117,7 +124,8 @@ def _unit(words: str, spaced: bool) -> str | None:
     if words in CURRENCIES:
         return CURRENCIES[words]
     parts = re.findall(r"[a-z°]+", words)
-    if not WORDS.fullmatch(words) or any(part in NOT_UNITS or len(part) < 2 for part in parts if words != "min"):
+    algebra = any(part in NOT_UNITS or (len(part) < 2 and part not in LETTERS) for part in parts)
+    if algebra or not WORDS.fullmatch(words):
         return None
     if not spaced and parts[0] not in ABBREVIATED:
         return None
@@ -127,9 +135,9 @@ def _unit(words: str, spaced: bool) -> str | None:
 
 def _same_quantity(a: Fraction, unit_a: str, b: Fraction, unit_b: str) -> bool:
     if unit_a == "%" != unit_b:
-        return a == b or (not unit_b and a / 100 == b)
+        return not unit_b and b in (a, a / 100)
     if unit_b == "%" != unit_a:
-        return a == b or (not unit_a and a == b / 100)
+        return not unit_a and a in (b, b / 100)
     words_a, words_b = unit_a.split(), unit_b.split()
     shared = min(len(words_a), len(words_b))  # "dollar" goes with "dollar per hour", "" with any
     return a == b and words_a[:shared] == words_b[:shared]
@@ -137,7 +145,7 @@ def _same_quantity(a: Fraction, unit_a: str, b: Fraction, unit_b: str) -> bool:
 
 def _has_words(clean: str) -> bool:
     words = re.findall(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", clean)
-    return any(word.lower() not in NOT_UNITS - {"and", "not", "than", "more", "less"} for word in words)
+    return any(word.lower() not in FUNCTIONS for word in words)
 
 
 class Pool:
@@ -191,12 +199,12 @@ class Pool:
         )
         if _read(worker, STARTUP_SECONDS) != b"ready\n":
             _kill(worker)
-            raise RuntimeError(f"The process that compares answers ({self.checker}) did not start: see requirements.txt.")
+            raise RuntimeError(f"The process that compares answers ({self.checker}) did not start; is it installed?")
         return worker
 
 
 def math_verify(text: str, gold: str) -> bool:
-    """math-verify's verdict on two expressions; without its own time limits, which need signals and cannot stop C code."""
+    """math-verify's verdict on two expressions, without its own time limits, which cannot stop C code."""
     from math_verify import parse, verify
 
     expression, expected = (parse(f"${s}$", parsing_timeout=None, raise_on_error=True) for s in (text, gold))

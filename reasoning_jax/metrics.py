@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import errno
 import io
 import json
 import math
@@ -25,9 +26,8 @@ class Writer:
     """Appends to ``workdir``'s metrics.jsonl and TensorBoard events; does nothing unless ``active`` (process 0)."""
 
     def __init__(self, workdir: str | os.PathLike[str], active: bool = True):
-        self._workdir, self._active = pathlib.Path(workdir), active
-        self._path = self._workdir / "metrics.jsonl"
-        self._file: io.FileIO | None = None
+        self._path, self._active = pathlib.Path(workdir) / "metrics.jsonl", active
+        self._file: Any = None
         self._board: Any = None
         self._purge_step: int | None = None
 
@@ -36,15 +36,16 @@ class Writer:
         if not self._active:
             return
         line = {"step": int(step), "round": int(round), "phase": phase, "time": time.time(), **fields}
-        values = jax.device_get({key: value for key, value in values.items() if value is not None})
-        line |= {key: _number(key, value) for key, value in values.items()}
+        line |= {key: _number(key, value) for key, value in jax.device_get(dict(values)).items() if value is not None}
         # JSON has no NaN: a float that is not finite goes by its name.
         named = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        data = json.dumps(named, allow_nan=False).encode() + b"\n"
         try:
             if self._file is None:
-                self._workdir.mkdir(parents=True, exist_ok=True)
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(self._path, "ab", buffering=0)  # unbuffered: a line is there or it is not
-            self._file.write(json.dumps(named, allow_nan=False).encode() + b"\n")
+            if self._file.write(data) < len(data):  # a disk that fills up takes a part and does not complain
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._scalars(line)
@@ -55,16 +56,14 @@ class Writer:
 
     def truncate(self, size: int, step: int) -> None:
         """Forget what was logged after a checkpoint that stood at ``size`` bytes and ``step`` updates."""
-        if not self._active:
-            return
         self.close()
         self._purge_step = step
-        if not self._path.exists():
+        if not self.size():
             return
         with open(self._path, "r+b") as file:
             file.truncate(file.read(size).rfind(b"\n") + 1)
         # TensorBoard forgets by step, and part of this very step may precede the checkpoint: say that part again.
-        for line in read(self._workdir):
+        for line in read(self._path.parent):
             if line["step"] >= step:
                 self._scalars(line)
 
@@ -80,9 +79,8 @@ class Writer:
             from tensorboardX import SummaryWriter  # here, because importing it takes a while
 
             # The suffix keeps two writers opened in one second from sharing (and overwriting) an events file.
-            self._board = SummaryWriter(
-                str(self._workdir), purge_step=self._purge_step, flush_secs=30, filename_suffix=f".{time.time_ns()}"
-            )
+            names = {"logdir": str(self._path.parent), "filename_suffix": f".{time.time_ns()}"}
+            self._board = SummaryWriter(**names, purge_step=self._purge_step, flush_secs=30)
         for key, value in line.items():
             if "/" in key and isinstance(value, (int, float)):
                 tag = key.replace("eval/", f"eval_{line['split']}/", 1) if "split" in line else key
@@ -107,10 +105,9 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file that may have been cut off while its last line was written."""
-    path = pathlib.Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path}.")
-    lines, objects = path.read_bytes().split(b"\n"), []
+    lines, objects = pathlib.Path(path).read_bytes().split(b"\n"), []
     for number, text in enumerate(lines, 1):
         try:
             objects.append(json.loads(text))
@@ -137,7 +134,7 @@ def accuracy_table(rows: Mapping[str, Mapping[str, Any]] | Iterable[tuple[str, M
     """A table to print: one row per (label, evaluation line), one column per difficulty; no colour off a terminal."""
     from rich import box, console, table
 
-    rows, live = dict(rows), sys.stdout.isatty()
+    rows, live, out = dict(rows), sys.stdout.isatty(), io.StringIO()
     levels = sorted({level for line in rows.values() for level in by_difficulty(line)})
     grid = table.Table("accuracy, %", box=box.SIMPLE_HEAD if live else None, pad_edge=False)
     for heading in [f"{name} {value}" for name, value in levels] + ["all"]:
@@ -147,9 +144,8 @@ def accuracy_table(rows: Mapping[str, Mapping[str, Any]] | Iterable[tuple[str, M
         cells.append((line.get("eval/accuracy"), line.get("eval/accuracy_stderr")))
         grid.add_row(label, *(percent(*cell) for cell in cells))
     width, colour = (None, "auto") if live else (10_000, None)
-    text = console.Console(file=io.StringIO(), force_terminal=live, width=width, color_system=colour)
-    text.print(grid)
-    return "\n".join(line.rstrip() for line in text.file.getvalue().strip("\n").split("\n"))
+    console.Console(file=out, force_terminal=live, width=width, color_system=colour).print(grid)
+    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").split("\n"))
 
 
 class Progress:
@@ -206,11 +202,10 @@ class Progress:
         if self._closed or rate > 0:
             clock = datetime.timedelta(seconds=round(seconds if self._closed else (self._total - done) / rate))
             parts.append(f"took {clock}" if self._closed else f"{clock} left")
-        text = " | ".join(parts)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, text=text)
+            self._bar.update(self._bar.task_ids[0], completed=done, text=" | ".join(parts))
         elif self._active:
-            print(f"{self._title}: {done}/{self._total} {text}", flush=True)
+            print(f"{self._title}: {done}/{self._total} {' | '.join(parts)}", flush=True)
 
 
 progress = Progress  # as it is called: ``with metrics.progress(...)``

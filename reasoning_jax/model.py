@@ -95,6 +95,7 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
+@jax.checkpoint  # the scores [B, K, G, S, T] are made again in the backward pass, not kept
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
     """softmax(q k / sqrt(H)) v in float32 softmax. q [B, S, K, G, H]; k, v [B, T, K, H]; mask [B, S, T]."""
     scores = jnp.einsum("bskgh,btkh->bkgst", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
@@ -125,9 +126,9 @@ class Block(nn.Module):
         h = rms_norm(x, scale("attention_norm"), cfg.norm_eps)
         q = dot("bsd,dkgh->bskgh", h, weight("query", (D, K, G, H), D, "embed", "kv_heads", "q_groups", None),
                 "batch", None, "kv_heads", "q_groups", None)  # fmt: skip
-        kv = dot("bsd,dckh->bsckh", h, weight("key_value", (D, 2, K, H), D, "embed", None, "kv_heads", None),
-                 "batch", None, None, "kv_heads", None)  # fmt: skip
-        q, k, v = rotate(q, cos, sin), rotate(kv[:, :, 0], cos, sin), kv[:, :, 1]
+        k, v = (dot("bsd,dkh->bskh", h, weight(name, (D, K, H), D, "embed", "kv_heads", None), "batch", None, "kv_heads", None)
+                for name in ("key", "value"))  # fmt: skip
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:  # write this call's tokens at the slot, then attend to the whole layer
             keys, values = (
                 jax.lax.dynamic_update_slice(a, new[None].astype(a.dtype), (layer, 0, slot, 0, 0))
@@ -140,8 +141,9 @@ class Block(nn.Module):
         x = x + dot("bskgh,kghd->bsd", mixed, out, "batch", None, None)
 
         h = rms_norm(x, scale("mlp_norm"), cfg.norm_eps)
-        gate_up = dot("bsd,dcm->bscm", h, weight("gate_up", (D, 2, M), D, "embed", None, "mlp"), "batch", None, None, "mlp")
-        h = nn.silu(gate_up[:, :, 0]) * gate_up[:, :, 1]
+        gate, up = (dot("bsd,dm->bsm", h, weight(name, (D, M), D, "embed", "mlp"), "batch", None, "mlp")
+                    for name in ("gate", "up"))  # fmt: skip
+        h = nn.silu(gate) * up
         x = x + dot("bsm,md->bsd", h, weight("down", (M, D), M * depth**2, "mlp", "embed"), "batch", None, None)
         return (x, cache, layer + 1), None
 

@@ -24,14 +24,15 @@ from absl import app, flags
 from reasoning_jax import metrics
 
 PER_ROUND, IN_ALL, FEWEST, LONGEST = 60, 4000, 8, 6000  # samples a round, in all, at least a round; characters of one
-INK, GRID, COLOURS, MARKERS = "#000001", "#000002", [f"#0000f{i}" for i in range(8)], list(zip("os^Dvphd", "●■▲◆▼⬟⬢♦"))
+INK, GRID, COLOURS = "#000001", "#000002", [f"#0000f{i}" for i in range(8)]  # stand for the page's CSS variables
+MARKERS = list(zip("os^Dvphd", "●■▲◆▼⬟⬢♦"))  # in a chart, in its legend
 Line = dict[str, Any]
 
 
 def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
     """Write report.html into ``workdir`` and return its path; the errors are those of ``build``."""
     page, path = build(workdir), pathlib.Path(workdir) / "report.html"
-    path.with_suffix(".tmp").write_text(page, encoding="utf-8")
+    path.with_suffix(".tmp").write_text(page, encoding="utf-8", errors="replace")
     path.with_suffix(".tmp").replace(path)
     return path
 
@@ -64,18 +65,14 @@ def build(workdir: str | os.PathLike[str]) -> str:
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], page)
 
 
-# ------------------------------------------------------------------------------------------------ header and table
-
-
 def header(lines: Sequence[Line], config: Any, total: int) -> str:
     """What ran and when, the numbers one asks for first, and the whole config, folded away."""
-    flat = dict(flatten(config)) if config else {}
+    flat = dict(flatten(config))
     about = [str(flat[key]) for key in ("algorithm.name", "task.name", "model.name", "model.preset") if flat.get(key)]
-    tiles = []
-    scores = [line for line in evaluations(lines) if "eval/accuracy" in line]
-    if scores:
-        tiles.append(("accuracy, base → last", " → ".join(metrics.percent(scores[i]["eval/accuracy"]) for i in (0, -1))))
-    tiles += [(f"{key}s", f"{max(line.get(key, 0) for line in lines):,}") for key in ("round", "step") if lines]
+    scores = [metrics.percent(line["eval/accuracy"]) for line in evaluations(lines) if "eval/accuracy" in line]
+    tiles = [("accuracy, first → last", f"{scores[0]} → {scores[-1]} %")] if scores else []
+    for name, key in (("rounds", "round"), ("updates", "step")):
+        tiles += [(name, f"{max(line.get(key, 0) for line in lines):,}")] if lines else []
     tiles.append(("samples written", f"{total:,}"))
     times = [line["time"] for line in lines if "time" in line]
     if times:
@@ -85,17 +82,15 @@ def header(lines: Sequence[Line], config: Any, total: int) -> str:
     boxes = "".join(f"<div class=tile><b>{value}</b><span>{name}</span></div>" for name, value in tiles)
     pairs = [(html.escape(key), html.escape(json.dumps(value, ensure_ascii=False))) for key, value in flat.items()]
     keys = "".join(f"<div><span>{key}</span> {value}</div>" for key, value in pairs)
+    page = f"<p class=muted>{html.escape(' · '.join(about))}</p><div class=tiles>{boxes}</div>"
     folded = f"<details><summary>Config, {len(flat)} keys</summary><div class=config>{keys}</div></details>"
-    return f"<p class=muted>{html.escape(' · '.join(about))}</p><div class=tiles>{boxes}</div>{folded if flat else ''}"
+    return page + folded * bool(flat)
 
 
 def flatten(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
     """(dotted key, value) of every leaf of a nested dict."""
-    if not isinstance(config, dict):
-        yield prefix, config
-        return
-    for key, value in config.items():
-        yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    for key, value in config.items() if isinstance(config, dict) else ():
+        yield from flatten(value, f"{prefix}.{key}") if isinstance(value, dict) else [(f"{prefix}.{key}"[1:], value)]
 
 
 def evaluations(lines: Sequence[Line], split: str | None = None) -> list[Line]:
@@ -103,8 +98,7 @@ def evaluations(lines: Sequence[Line], split: str | None = None) -> list[Line]:
     found = [line for line in lines if line.get("phase") == "eval"]
     splits = [line.get("split", "validation") for line in found]
     split = split or ("validation" if "validation" in splits or not splits else splits[0])
-    kept = [line for line, of in zip(found, splits) if of == split]
-    return list({(line.get("round"), line.get("step")): line for line in kept}.values())
+    return list({(line.get("round"), line.get("step")): line for line, s in zip(found, splits) if s == split}.values())
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -119,25 +113,23 @@ def table(lines: Sequence[Line]) -> str:
     rows += "".join(f"<th class=aside>{key.replace('_', ' ')}" for key in asides)
     for split in dict.fromkeys(line.get("split", "validation") for line in evals):
         scores = evaluations(lines, split)
+        rounds = len({score.get("round") for score in scores}) == len(scores)  # else rows are told by their updates
         last, best = len(scores) - 1, max(range(len(scores)), key=lambda i: scores[i].get("eval/accuracy", -1.0))
         rows += f"<tr><th class=split colspan={1 + len(heads) + len(asides)}>{html.escape(split)}"
         for i in sorted({best, *evenly(range(len(scores)), 6)}):
-            line = scores[i]
-            by_level = metrics.by_difficulty(line)
+            line, by_level = scores[i], metrics.by_difficulty(scores[i])
             cells = [(line.get("eval/accuracy"), line.get("eval/accuracy_stderr"))]
             cells += [by_level.get(level, (None, None)) for level in levels]
-            name = "base" if not line.get("step") and not line.get("round") else f"round {line.get('round', 0)}"
+            name = f"round {line.get('round')}" if rounds else f"update {line.get('step')}"
+            name = name if line.get("step") or line.get("round") else "base"
             notes = ", ".join(word for word, here in (("best", i == best), ("last", i == last)) if here and last > 0)
             rows += f"<tr><th>{name} <i>{notes}</i>"
             for value, stderr in cells:
-                bar = f"{100 * value:.1f}%" if isinstance(value, (int, float)) and math.isfinite(value) else "0%"
+                tint = 0.0 if value is None or not math.isfinite(value) else 0.4 * value
                 number, _, error = metrics.percent(value, stderr).partition(" ")
-                rows += f"<td style='--v:{bar}'>{number}<small> {error}</small>"
+                rows += f"<td style='--tint:{tint:.3f}'>{number}<small>{error}</small>"
             rows += "".join(f"<td class=aside>{metrics.percent(line.get(f'eval/{key}'))}" for key in asides)
     return f"<div class=scroll><table>{rows}</table></div>"
-
-
-# ------------------------------------------------------------------------------------------------ plots
 
 
 def plots(lines: Sequence[Line]) -> str:
@@ -152,42 +144,37 @@ def plots(lines: Sequence[Line]) -> str:
     def curve(source: Sequence[Line], of: str, label: str, x: str = axis, error: str = "") -> tuple[str, np.ndarray]:
         points = [(line.get(x), line.get(of), line.get(error, 0.0)) for line in source if of in line]
         found = np.array(points, dtype=float).reshape(-1, 3)
-        return label, found[np.isfinite(found).all(axis=1)]
+        found = found[np.isfinite(found).all(axis=1)]
+        xs, where = np.unique(found[:, 0], return_inverse=True)  # lines of one x become their mean
+        return label, np.stack([np.bincount(where, column) / np.bincount(where) for column in found.T], axis=1)
 
-    accuracy = [
-        curve(scored, f"{key}_{name}_{value}", f"{name} {value}", error=f"{key}_stderr_{name}_{value}")
-        for name, value in levels
-    ]
-    accuracy.append(curve(scored, key, "all", error=f"{key}_stderr"))
-    fractions = [(f"collect/{name}", name) for name in ("kept", "rationalized", "unparsed", "truncated")]
-    _, losses = curve(updates, "update/loss", "loss", x="step")
-    speeds: dict[float, list[float]] = collections.defaultdict(list)
-    for x, value, _ in curve(updates, "update/tokens_per_second", "", x=axis if axis == "round" else "step")[1]:
-        speeds[x].append(value)
-    training = np.array([(x, np.mean(values), 0.0) for x, values in sorted(speeds.items())]).reshape(-1, 3)
-    by = f" by {levels[0][0]}" if levels else ""
+    parts = [(f"_{name}_{value}", f"{name} {value}") for name, value in levels] + [("", "all")]
+    accuracy = [curve(scored, key + part, label, error=f"{key}_stderr{part}") for part, label in parts]
+    shares = [curve(collects, f"collect/{x}", x) for x in ("kept", "rationalized", "unparsed", "truncated")]
+    title = f"Accuracy by {levels[0][0]}" if levels else "Accuracy"
     charts = [
-        (f"Accuracy{by}", "" if evals else "of the unhinted samples collected", chart(accuracy, axis, fraction=True)),
-        ("What was collected", "of the examples or samples of a round", chart(
-            [curve(collects, of, label) for of, label in fractions], axis, fraction=True)),
+        (title, "" if evals else "of the unhinted samples collected", chart(accuracy, axis, fraction=True)),
+        ("What was collected", "of the examples or samples of a round", chart(shares, axis, fraction=True)),
         ("Rationales with true lines only", "of the kept ones, and of all answers evaluated", chart(
-            [curve(collects, "collect/true_lines", "kept"), curve(collects, "collect/hinted_true_lines", "kept, hinted"),
+            [curve(collects, "collect/true_lines", "kept"),
+             curve(collects, "collect/hinted_true_lines", "kept, hinted"),
              curve(evals, "eval/true_lines", "evaluation")], axis, fraction=True)),
         ("Rationale length", "mean tokens of a completion", chart(
             [curve(collects, "collect/tokens", "collected"), curve(evals, "eval/tokens", "evaluation")], axis)),
-        ("Loss", "each point the mean of neighbouring updates", chart([("loss", losses)], "step", log=True)),
-        ("Throughput, samples", "samples a second", chart(
+        ("Loss", "each point the mean of neighbouring updates", chart(
+            [curve(updates, "update/loss", "loss", x="step")], "step", log=True)),
+        ("Samples a second", "sampling throughput", chart(
             [curve(collects, "collect/samples_per_second", "collect")], axis)),
-        ("Throughput, tokens", "tokens a second", chart(
-            [curve(collects, "collect/tokens_per_second", "collect"), ("update", training)], axis, log=True)),
+        ("Tokens a second", "sampling and training throughput", chart(
+            [curve(collects, "collect/tokens_per_second", "collect"),
+             curve(updates, "update/tokens_per_second", "update")], axis, log=True)),
         ("Gradient norm", "each point the mean of neighbouring updates", chart(
             [curve(updates, "update/grad_norm", "gradient norm", x="step")], "step", log=True)),
     ]  # fmt: skip
-    empty = "<p class=muted>Nothing of this kind was logged.</p>"
-    return "".join(
-        f"<figure><figcaption><b>{html.escape(title)}</b> <span>{note}</span></figcaption>{svg or empty}</figure>"
-        for title, note, svg in charts
-    )
+    figure = "<figure><figcaption><b>{}</b> <span>{}</span></figcaption>{}</figure>"
+    drawn = "".join(figure.format(html.escape(title), note, svg) for title, note, svg in charts if svg)
+    missing = html.escape(", ".join(title.lower() for title, _, svg in charts if not svg))
+    return f"<div class=plots>{drawn}</div>" + f"<p class=muted>Not logged in this run: {missing}.</p>" * bool(missing)
 
 
 def chart(series: Sequence[tuple[str, np.ndarray]], axis: str, fraction: bool = False, log: bool = False) -> str:
@@ -229,6 +216,9 @@ def chart(series: Sequence[tuple[str, np.ndarray]], axis: str, fraction: bool = 
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.margins(x=0.02)
+        if axis == "round":  # from 0, the base, in every chart
+            last = max(points[-1, 0] for _, points in series) or 1
+            axes.set_xlim(-0.02 * last, 1.02 * last)
         if fraction:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
@@ -240,8 +230,7 @@ def chart(series: Sequence[tuple[str, np.ndarray]], axis: str, fraction: bool = 
             axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y / 1000:g}k" if abs(y) >= 1000 else f"{y:g}"))
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = out.getvalue()[out.getvalue().index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>", "", svg, flags=re.S)
     svg = re.sub(r' (xmlns(:\w+)?|width|height|version)="[^"]*"', "", svg, count=5)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
@@ -254,9 +243,6 @@ def chart(series: Sequence[tuple[str, np.ndarray]], axis: str, fraction: bool = 
 def thin(points: np.ndarray, most: int = 240) -> np.ndarray:
     """At most ``most`` points, each the mean of its neighbours."""
     return np.array([part.mean(axis=0) for part in np.array_split(points, min(len(points), most))])
-
-
-# ------------------------------------------------------------------------------------------------ samples
 
 
 def choose_samples(workdir: pathlib.Path) -> tuple[list[Line], int]:
@@ -295,11 +281,11 @@ def entry(row: Line, round: int) -> Line:
     """A sample as the page's script takes it."""
     text = str(row.get("rationale") or "")
     cut = f"{text[:LONGEST]}\n[{len(text) - LONGEST:,} more characters]" if len(text) > LONGEST else text
-    texts = {key: None if row.get(key) is None else str(row[key]) for key in ("id", "question", "answer", "gold", "verdict")}
+    texts = {k: None if row.get(k) is None else str(row[k]) for k in ("id", "question", "answer", "gold", "verdict")}
     numbers = {key: row[key] if isinstance(row.get(key), int) else None for key in ("wrong_line", "tokens")}
+    marks = {key: bool(row.get(key)) for key in ("hinted", "kept")}
     level = " ".join(str(part) for part in row.get("difficulty") or ())
-    flag = {key: bool(row.get(key)) for key in ("hinted", "kept")}
-    return {"round": round, "rationale": cut, "difficulty": level, **texts, **numbers, **flag}
+    return {"round": round, "rationale": cut, "difficulty": level, **texts, **numbers, **marks}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -33,9 +33,11 @@ PARAMETERS: dict[str, tuple[str | None, ...]] = {
     "embedding": ("vocab", "embed"),
     "unembedding": ("embed", "vocab"),
     "query": ("embed", "kv_heads", "q_groups", None),
-    "key_value": ("embed", None, "kv_heads", None),
+    "key": ("embed", "kv_heads", None),
+    "value": ("embed", "kv_heads", None),
     "attention_out": ("kv_heads", "q_groups", None, "embed"),
-    "gate_up": ("embed", None, "mlp"),
+    "gate": ("embed", "mlp"),
+    "up": ("embed", "mlp"),
     "down": ("mlp", "embed"),
 }
 

@@ -1,7 +1,7 @@
 """Text to token ids and back: characters, bytes and SentencePiece behind one interface.
 
-A tokenizer has ``vocab_size``, ``pad_id``, ``bos_id``, ``eos_id``, ``encode(text) -> list[int]``, which never adds a start
-or end token, and ``decode(ids) -> str``, which skips those and padding. A prompt is ``[bos_id] + encode(text)``.
+A tokenizer has ``vocab_size``, ``pad_id``, ``bos_id``, ``eos_id``, ``encode(text) -> list[int]``, which never adds a
+start or end token, and ``decode(ids) -> str``, which skips those and padding. A prompt is ``[bos_id] + encode(text)``.
 Tokenizers can be pickled.
 """
 
@@ -70,8 +70,8 @@ class Bytes:
 class SentencePiece:
     """A SentencePiece model file, loaded at first use and pickled by its path.
 
-    Text loses or changes white space where the model's normalizer does so. Where the model has no padding token, padding
-    is the unknown token (never the end token: a truncated row must not look finished), and decode skips both.
+    White space changes where the model's normalizer changes it. Where the model has no padding token, padding is the
+    unknown token (never the end token: a truncated row must not look finished), and decode skips both.
     """
 
     def __init__(self, path: str | Path):

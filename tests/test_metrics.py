@@ -66,6 +66,12 @@ def test_an_array_is_refused_by_name(tmp_path):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_a_full_disk_names_the_file(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device.*metrics\.jsonl"):
+        metrics.Writer(tmp_path).write(0, 0, "update", {"update/loss": 1.0})
+
+
 def test_other_processes_write_nothing(tmp_path):
     writer = metrics.Writer(tmp_path / "run", active=False)
     writer.write(0, 0, "update", {"update/loss": 1.0})

@@ -76,8 +76,9 @@ def sample(rng: random.Random, i: int) -> dict:
     answer = {"correct": str(a + b), "wrong": str(a + b + 10)}.get(verdict)
     lines += [] if verdict == "truncated" else ["</scratch>", answer or "?"]
     return {
-        "id": i, "question": NASTY if i == 0 else f"What is {a} + {b}?", "rationale": "\n".join(lines), "answer": answer,
-        "gold": str(a + b), "verdict": verdict, "hinted": rng.random() < 0.2, "kept": verdict == "correct",
+        "id": i, "question": NASTY if i == 0 else f"What is {a} + {b}?", "rationale": "\n".join(lines),
+        "answer": answer, "gold": str(a + b), "verdict": verdict,
+        "hinted": rng.random() < 0.2, "kept": verdict == "correct",
         "wrong_line": wrong_line, "tokens": 8 * len(lines), "difficulty": ["digits", digits],
     }  # fmt: skip
 
@@ -159,8 +160,9 @@ def test_the_samples_are_chosen_evenly_and_rare_kinds_first(run):
 
 def test_every_filter_finds_its_field(run):
     _, text = run
+    fields = {"round", "verdict", "hinted", "kept", "difficulty", "question", "rationale", "answer", "gold"}
     for sample in data(text)["samples"]:
-        assert {"round", "verdict", "hinted", "kept", "difficulty", "question", "rationale", "answer", "gold"} <= set(sample)
+        assert fields <= set(sample)
         assert re.fullmatch(r"digits [1-5]", sample["difficulty"]) and isinstance(sample["hinted"], bool)
         if sample["wrong_line"] is not None:  # the line that the page marks
             assert sample["rationale"].split("\n")[sample["wrong_line"]].endswith("1")
@@ -175,6 +177,34 @@ def test_the_table_has_base_best_last_and_the_test_split(run):
     assert named == ["accuracy, %", "validation", "base", "round 1", "round 3", "round 4", "round 6", "round 8",
                      "test", "round 8"]  # fmt: skip
     assert "best, last" in cells[7] and "90.0" in cells[7] and "± 0.8" in cells[7]
+
+
+def test_a_run_of_one_round_is_told_by_updates(tmp_path):
+    writer = metrics.Writer(tmp_path)
+    for step in (0, 100, 200):
+        writer.write(step, 1 if step else 0, "eval", {"eval/accuracy": step / 250}, split="validation")
+    writer.close()
+    page = report.build(tmp_path)
+    assert "<th>base <" in page and "<th>update 200 <i>best, last" in page and ">updates</text>" in page
+    assert page.count("<svg") == 1 and "Not logged in this run: what was collected" in page
+
+
+def test_a_repeated_evaluation_counts_once(tmp_path):
+    writer = metrics.Writer(tmp_path)
+    for accuracy in (0.25, 0.5):
+        writer.write(0, 0, "eval", {"eval/accuracy": accuracy}, split="validation")
+    writer.close()
+    page = report.build(tmp_path)
+    assert page.count("<th>base") == 1 and "50.0" in page and "25.0<" not in page
+
+
+def test_a_rare_kind_is_not_lost():
+    rows = [{"verdict": "correct", "id": i} for i in range(1000)]
+    rows[500] = {"verdict": "wrong", "id": 500}
+    rows[700] = {"verdict": "correct", "wrong_line": 2, "id": 700}
+    chosen = [row["id"] for row in report.pick(rows, 12)]
+    assert len(chosen) == 12 and chosen == sorted(chosen) and {0, 500, 700, 999} <= set(chosen)
+    assert report.pick(rows[:5], 12) == rows[:5] and report.pick([], 12) == []
 
 
 def test_many_rounds_share_the_page(tmp_path, monkeypatch):
@@ -196,7 +226,7 @@ def test_many_rounds_share_the_page(tmp_path, monkeypatch):
         {"metrics.jsonl": ""},
         {"metrics.jsonl": '{"step": 5, "round": 1, "phase": "eval", "eval/accuracy": "nan", "split": "test"}\n'},
         {"metrics.jsonl": '{"step": 5, "round": 1, "phase": "update", "update/loss": "inf"}\n{"phase": "collect"}\n'},
-        {"metrics.jsonl": '{"step": 5, "round": 1, "phase": "update", "update/loss": -0.5}\n', "rounds/0001/samples.jsonl": ""},
+        {"metrics.jsonl": '{"step": 5, "phase": "update", "update/loss": -0.5}\n', "rounds/0001/samples.jsonl": ""},
         {"rounds/0002/samples.jsonl": '{"id": 3}\n', "rounds/notes/samples.jsonl": "?"},
     ],
 )

@@ -1,0 +1,94 @@
+"""Every key of an experiment, once, with its default. An experiment is this and the few lines that differ."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = ConfigDict()
+    c.seed = 0
+    c.batch_size = 32  # packed rows an update
+    c.micro_batches = 1  # parts that an update is computed in; must divide batch_size
+    c.sequence_length = 256  # tokens of a packed row; also the longest prompt and completion together
+    c.log_every = 10  # updates between two lines of metrics
+
+    c.model = ConfigDict()
+    c.model.preset = "0.4m"  # a size in reasoning_jax/presets.py; the keys below override it where they are set
+    for key in ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"):
+        c.model[key] = placeholder(int)
+    c.model.rope_theta = placeholder(float)
+    c.model.tied = placeholder(bool)
+    c.model.dtype = "float32"  # of the computation: float32 or bfloat16
+    c.model.remat = "none"  # none, full or dots
+
+    c.tokenizer = ConfigDict()
+    c.tokenizer.name = "characters"  # characters (of the task's alphabet), bytes or sentencepiece
+    c.tokenizer.path = ""  # of the SentencePiece model
+
+    c.task = ConfigDict()
+    c.task.name = "addition"  # a file in reasoning_jax/tasks
+    c.task.seed = 0  # of the problems themselves: the same for every config.seed
+    c.task.max_digits = 5  # addition: operands have 1 to this many digits
+    c.task.num_train = 50_000  # addition: problems without a rationale
+    c.task.num_eval = 500  # addition: held-out problems a length, in validation and in test
+    c.task.given = (0,)  # addition: worked examples of 1, 2, ... digits
+    c.task.path = ""  # other tasks: folder of the data; "" = $REASONING_DATA/<task>, else ../shared/data/<task>
+    c.task.source = "jsonl"  # gsm8k: jsonl or tfds
+    c.task.calculator = True  # gsm8k: keep the <<48/2=24>> spans
+    c.task.shots = ""  # a few-shot prompt file; "" = none
+
+    c.base = ConfigDict()  # round 0: where the model that every method starts from comes from
+    c.base.init_from = ""  # work directory of another run; "" = random parameters
+    c.base.split = "given"  # worked examples to train on first
+    c.base.num_updates = 0
+    c.base.learning_rate = 2e-3
+    c.base.hinted = True  # show each worked example with its hint too
+
+    c.algorithm = ConfigDict()
+    c.algorithm.name = "star"  # a file in reasoning_jax/algorithms
+    c.algorithm.split = "train"
+    c.algorithm.num_rounds = 16
+    c.algorithm.examples_per_round = 0  # 0 = all
+    c.algorithm.restart = True  # each round trains the base model again, with a fresh optimiser
+    c.algorithm.rationalize = True  # star: a second, hinted attempt at what failed
+    c.algorithm.direct = False  # sft: answers without rationales
+    c.algorithm.schedule = "exponential"  # star: updates a round: int(start * growth^(n-1)), or linear: start + increment * (n-1)
+    c.algorithm.start_updates = 40
+    c.algorithm.growth = 1.2
+    c.algorithm.increment = 20
+    c.algorithm.min_kept_rows = 100  # warn below
+    c.algorithm.patience = 4  # stop after so many rounds without a gain in validation accuracy; 0 = never
+    c.algorithm.min_gain = 0.002
+
+    c.sampling = ConfigDict()
+    c.sampling.temperature = 0.0  # 0 = greedy
+    c.sampling.top_k = 0
+    c.sampling.top_p = 1.0
+    c.sampling.max_new_tokens = 128
+    c.sampling.batch_size = 256
+
+    c.optim = ConfigDict()
+    c.optim.learning_rate = 1e-3
+    c.optim.warmup = 20  # updates
+    c.optim.decay = 0.0  # the last fraction of a round's updates over which the rate falls to 0
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.95
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.0
+    c.optim.clip_norm = 1.0  # 0 = none
+    c.optim.max_skipped = 5  # non-finite updates in a row before the run stops
+
+    c.mesh = ConfigDict()
+    c.mesh.data = -1  # -1 = the devices that are left
+    c.mesh.fsdp = 1
+    c.mesh.tensor = 1
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 200  # updates; every round's end is saved too
+    c.checkpoint.keep = 2
+
+    c.eval = ConfigDict()
+    c.eval.split = "validation"  # after every round; chooses the best one
+    c.eval.num_examples = 0  # 0 = all; otherwise evenly over the split
+    c.eval.test_every = 4  # rounds; the test split is also evaluated before round 1 and at the end
+    return c.lock()

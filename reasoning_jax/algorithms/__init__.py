@@ -1,0 +1,36 @@
+"""The methods: one file each; the file's name is the method's name.
+
+An algorithm is a module with these functions (``cfg`` is the whole experiment):
+
+    init_memory(cfg, num_examples) -> Memory       arrays that live through the run; () where the method has none
+    collect(rollout, examples, memory, round, cfg) -> (rows, memory, report)      E-step, on the host
+    num_updates(round, num_rows, cfg) -> int
+    loss(logprobs, batch, cfg) -> (sum, metrics)   M-step: pure, sums over the batch; metrics["weight"] divides them all
+
+``report`` is a Report: the samples that were drawn, which of them are trained on, and figures to log.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a round collected, for people: ``samples`` as drawn, ``kept`` the (id, index, hinted) of those trained on."""
+
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+    samples: list[Any] = dataclasses.field(default_factory=list)
+    kept: set[tuple[int, int, bool]] = dataclasses.field(default_factory=set)
+
+
+def get(name: str) -> ModuleType:
+    """The algorithm module of this name; ValueError listing those there are."""
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    if name not in names:
+        raise ValueError(f"config.algorithm.name: there is no algorithm {name!r}; they are {', '.join(names)}.")
+    return importlib.import_module(f"{__name__}.{name}")

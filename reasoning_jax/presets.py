@@ -1,0 +1,29 @@
+"""Named model sizes: a line each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from reasoning_jax.model import ModelConfig
+
+#                       layers width heads kv  head  mlp
+SIZES = {
+    "tiny": dict(num_layers=2, width=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=64),  # tests
+    "0.4m": dict(num_layers=3, width=128, num_heads=4, num_kv_heads=1, head_dim=32, mlp_dim=256),
+    "0.8m": dict(num_layers=4, width=128, num_heads=4, num_kv_heads=1, head_dim=32, mlp_dim=384),
+    "4m": dict(num_layers=4, width=256, num_heads=8, num_kv_heads=4, head_dim=32, mlp_dim=1024),
+    "100m": dict(num_layers=12, width=768, num_heads=12, num_kv_heads=4, head_dim=64, mlp_dim=2048),
+    "1b": dict(num_layers=16, width=2048, num_heads=32, num_kv_heads=8, head_dim=64, mlp_dim=8192, rope_theta=5e5),
+    "8b": dict(num_layers=32, width=4096, num_heads=32, num_kv_heads=8, head_dim=128, mlp_dim=14336, rope_theta=5e5, tied=False),
+}  # fmt: skip
+
+
+def model_config(cfg: ConfigDict, vocab_size: int) -> ModelConfig:
+    """The ModelConfig of the ``model`` section: its preset, with every key that the section sets itself."""
+    if cfg.preset not in SIZES:
+        raise ValueError(f"config.model.preset: there is no size {cfg.preset!r}; the sizes are {', '.join(SIZES)}.")
+    names = {f.name for f in dataclasses.fields(ModelConfig)}
+    own = {k: v for k, v in cfg.items() if k in names and v is not None}
+    return ModelConfig(vocab_size=vocab_size, **(SIZES[cfg.preset] | own))

@@ -1,0 +1,169 @@
+"""Prompts in, graded samples out: what an E-step and an evaluation ask of the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from reasoning_jax import metrics, model, prompts, sampling, sharding
+from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, Example
+from reasoning_jax.tokenizer import Tokenizer
+
+Row = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One completion and its verdict; ``tokens`` are the model's own ids (never text that was encoded again)."""
+
+    example: Example
+    index: int  # which of the example's samples
+    hinted: bool
+    tokens: np.ndarray  # [N] int32, the end token included
+    logprobs: np.ndarray  # [N] float32, of the temperature-scaled, untruncated law
+    text: str
+    answer: str | None
+    verdict: str
+    wrong_line: int | None
+
+    @property
+    def correct(self) -> bool:
+        return self.verdict == CORRECT
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """Samples from one set of parameters. Every draw is named by (key, example id, sample index)."""
+
+    params: model.Params
+    model_cfg: model.ModelConfig
+    tokenizer: Tokenizer
+    task: ModuleType
+    shots: Sequence[Example]
+    rule: sampling.Rule
+    batch_size: int
+    max_new_tokens: int
+    max_length: int  # of prompt and completion together
+    mesh: Any
+    key: jax.Array
+    label: str = "sample"  # what the progress line calls it
+    round: int | None = None
+
+    def prompt_ids(self, example: Example, hint: bool = False) -> list[int]:
+        """The start token, once, and the prompt."""
+        text = prompts.build(self.task, example, self.shots, example.answer if hint else None)
+        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+
+    def __call__(self, examples: Sequence[Example], *, hint: bool = False, num_samples: int = 1) -> list[Sample]:
+        """``num_samples`` samples of each example, in the order of the examples."""
+        work = [(e, i, self.prompt_ids(e, hint)) for e in examples for i in range(num_samples)]
+        for example, _, ids in work:
+            if len(ids) + self.max_new_tokens > self.max_length:
+                raise ValueError(
+                    f"Example {example.id}: its prompt of {len(ids)} tokens and sampling.max_new_tokens "
+                    f"{self.max_new_tokens} exceed config.sequence_length {self.max_length}."
+                )
+        # Alike lengths together: little padding, and rows that end at about the same time.
+        order = sorted(range(len(work)), key=lambda n: (len(work[n][2]), n))
+        samples: list[Sample | None] = [None] * len(work)
+        done = tokens = correct = parsed = 0
+        label = "rationalize" if hint else self.label
+        with metrics.Progress(label, len(work), self.round, active=jax.process_index() == 0) as progress:
+            pending: tuple[list[int], sampling.Samples] | None = None
+            for chunk in [*self._batches(order, work), None]:  # sample a batch while the one before it is graded
+                started = (chunk, self._sample([work[n] for n in chunk])) if chunk else None
+                for n, sample in self._graded(pending, work, hint) if pending else ():
+                    samples[n] = sample
+                    done, tokens = done + 1, tokens + len(sample.tokens)
+                    correct += sample.correct
+                    parsed += sample.verdict not in (UNPARSED, TRUNCATED)
+                if done:
+                    progress.update(done, tokens=tokens, correct=correct / done, parsed=parsed / done)
+                pending = started
+        return samples  # type: ignore[return-value]
+
+    def _batches(self, order: list[int], work: list) -> Iterator[list[int]]:
+        """Runs of rows that share a prompt bucket."""
+        start = 0
+        while start < len(order):
+            width = sampling.bucket(len(work[order[start]][2]))
+            end = start
+            while end < len(order) and end - start < self.batch_size and len(work[order[end]][2]) <= width:
+                end += 1
+            yield order[start:end]
+            start = end
+
+    def _sample(self, rows: list) -> sampling.Samples:
+        """One compiled call; a part-filled batch has empty rows and is a quarter the size where that is enough."""
+        quarter = self.batch_size // 4
+        shards = 1 if self.mesh is None else self.mesh.size
+        size = quarter if len(rows) <= quarter and quarter % shards == 0 else self.batch_size
+        width = sampling.bucket(max(len(ids) for _, _, ids in rows))
+        tokens, lengths = np.zeros((size, width), np.int32), np.zeros((size,), np.int32)
+        ids, indices = np.zeros((size,), np.int32), np.zeros((size,), np.int32)
+        for n, (example, index, prompt) in enumerate(rows):
+            tokens[n, : len(prompt)], lengths[n] = prompt, len(prompt)
+            ids[n], indices[n] = example.id, index
+        arrays = sharding.put((tokens, lengths, ids, indices), self.mesh, "batch", None)
+        stop_ids = sharding.put(np.asarray([self.tokenizer.eos_id], np.int32), self.mesh)
+        rule = sharding.put(jax.tree.map(np.float32, self.rule), self.mesh)
+        return sampling.sample(
+            self.params, *arrays, self.key, rule, stop_ids, cfg=self.model_cfg, max_new_tokens=self.max_new_tokens
+        )
+
+    def _graded(self, pending: tuple, work: list, hint: bool) -> Iterator[tuple[int, Sample]]:
+        chunk, device = pending
+        host = jax.device_get(device)
+        for row, n in enumerate(chunk):
+            example, index, _ = work[n]
+            length = int(host.lengths[row])
+            ids = host.tokens[row, :length]
+            text = self.tokenizer.decode(ids.tolist())
+            # Cut off or empty: it never counts as correct, whatever it says.
+            verdict = self.task.grade(text, example) if host.finished[row] and length > 1 else TRUNCATED
+            if host.finished[row] and length <= 1:
+                verdict = UNPARSED
+            answer = self.task.extract(text)
+            line = self.task.wrong_line(text, example)
+            yield n, Sample(example, index, hint, ids, host.logprobs[row, :length], text, answer, verdict, line)
+
+    def row(self, sample: Sample) -> Row:
+        """What a sample trains: its tokens after the prompt *without* the hint; prompt tokens weigh 0."""
+        return _row(self.prompt_ids(sample.example), sample.tokens.tolist())
+
+    def worked_row(self, example: Example, *, hint: bool = False, direct: bool = False) -> Row | None:
+        """What a given rationale (``direct``: the answer alone) trains; None where it is too long for a sequence."""
+        completion = [*self.tokenizer.encode(self.task.target(example, direct)), self.tokenizer.eos_id]
+        row = _row(self.prompt_ids(example, hint), completion)
+        return row if len(row["tokens"]) <= self.max_length else None
+
+
+def _row(prompt: list[int], completion: list[int]) -> Row:
+    weights = np.zeros(len(prompt) + len(completion), np.float32)
+    weights[len(prompt) :] = 1.0
+    return {"tokens": np.asarray([*prompt, *completion], np.int32), "weights": weights}
+
+
+def summary(samples: Sequence[Sample], task: ModuleType) -> dict[str, float]:
+    """Accuracy, verdicts, lengths and true lines of samples, and accuracy by difficulty, as fractions and means."""
+    n = max(len(samples), 1)
+    right = [s for s in samples if s.correct]
+    out = {
+        "samples": len(samples),
+        "correct": len(right) / n,
+        "unparsed": sum(s.verdict == UNPARSED for s in samples) / n,
+        "truncated": sum(s.verdict == TRUNCATED for s in samples) / n,
+        "true_lines": sum(s.wrong_line is None for s in right) / max(len(right), 1),
+        "tokens": sum(len(s.tokens) for s in samples) / n,
+        "steps": sum(task.steps(s.text) for s in samples) / n,
+    }
+    groups: dict[str, list[bool]] = {}
+    for s in samples:
+        name, value = task.difficulty(s.example)
+        groups.setdefault(f"{name}_{value}", []).append(s.correct)
+    return out | {f"correct_{level}": sum(hits) / len(hits) for level, hits in sorted(groups.items())}

@@ -1,0 +1,76 @@
+"""The M-step: one gradient update, the only place that differentiates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from reasoning_jax import logprobs, model
+from reasoning_jax.state import TrainState
+
+Batch = dict[str, jax.Array]
+
+
+def make_update(
+    algorithm: ModuleType, model_cfg: model.ModelConfig, optimizer: optax.GradientTransformation, cfg: ConfigDict
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled function (state, batch, learning_rate) -> (state, metrics) of a method; it consumes the state.
+
+    Each array of the batch is [M, B, S]: M micro-batches, whose gradients are summed before one division by the weight of
+    the whole global batch, so that M and the number of devices change nothing but the order of the sum. A non-finite loss
+    or gradient leaves parameters and optimiser as they were and is counted.
+    """
+    forward = getattr(algorithm, "forward", None)  # a method whose forward pass differs has its own
+
+    def loss_sum(params: model.Params, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        log_p = forward(params, batch, cfg) if forward else logprobs.token_logprobs(params, batch, model_cfg)
+        return algorithm.loss(log_p, batch, cfg)
+
+    gradients = jax.value_and_grad(loss_sum, has_aux=True)
+
+    @partial(jax.jit, donate_argnums=0)
+    def update(state: TrainState, batch: Batch, learning_rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        def micro(total: Any, part: Batch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradients(state.params, part)), None
+
+        first = jax.tree.map(lambda x: x[0], batch)
+        if next(iter(batch.values())).shape[0] == 1:
+            sums = gradients(state.params, first)
+        else:
+            rest = jax.tree.map(lambda x: x[1:], batch)
+            sums, _ = jax.lax.scan(micro, gradients(state.params, first), rest)
+        (_, metrics), grads = sums
+        weight = metrics["weight"]
+        divisor = jnp.maximum(weight, 1.0)
+        metrics = {k: v / divisor for k, v in metrics.items()} | {"weight": weight}
+        grads = jax.tree.map(lambda g: g / divisor, grads)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+
+        direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        state = TrainState(
+            step=state.step + 1,
+            params=keep(params, state.params),
+            opt_state=keep(opt_state, state.opt_state),
+            skipped=state.skipped + ~finite,
+            skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+        )
+        return state, metrics | {
+            "grad_norm": norm,
+            "skipped": state.skipped,
+            "skipped_in_a_row": state.skipped_in_a_row,
+        }
+
+    return update

@@ -1,0 +1,112 @@
+"""The files of a run other than checkpoints and metrics: its config, and what each round collected."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from reasoning_jax.algorithms import Report
+
+Rows = list[dict[str, np.ndarray]]
+
+
+def claim(cfg: ConfigDict, workdir: Path) -> None:
+    """Writes config.json, or, where there is one, refuses a config that differs in more than the number of rounds.
+
+    ValueError naming the first key that differs, or a folder that is not a run's.
+    """
+    new, path = json.loads(cfg.to_json_best_effort()), workdir / "config.json"
+    if path.exists():
+        old_flat, new_flat = flat(read_config(workdir)), flat(new)
+        for key in sorted({*old_flat, *new_flat} - {"algorithm.num_rounds"}):
+            if old_flat.get(key) != new_flat.get(key):
+                raise ValueError(
+                    f"{workdir} was made with another config: {key} was {old_flat.get(key)!r} and is now "
+                    f"{new_flat.get(key)!r}; use the old value or another --workdir."
+                )
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise ValueError(f"{workdir} is not empty and not the work directory of a run; choose another --workdir.")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps(new, indent=1, sort_keys=True).encode())
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config of a run; FileNotFoundError or ValueError naming the file."""
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except OSError:
+        raise FileNotFoundError(f"{workdir}: this is not the work directory of a run (it has no config.json).") from None
+    except ValueError:
+        raise ValueError(f"{path}: this is not the config of a run.") from None
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def write(path: Path, content: bytes) -> None:
+    """All of it or nothing: a reader never sees half a file, whenever the writer dies."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def write_rows(path: Path, rows: Rows, memory: Any) -> None:
+    """A round's rows, and the method's memory after the round's collection."""
+    arrays = {f"memory_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(memory))}
+    arrays["lengths"] = np.asarray([len(row["tokens"]) for row in rows], np.int64)
+    for key in rows[0] if rows else ():
+        arrays[f"row_{key}"] = np.concatenate([row[key] for row in rows])
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write(path, buffer.getvalue())
+
+
+def read_rows(path: Path, memory: Any) -> tuple[Rows, Any]:
+    """What ``write_rows`` wrote; ``memory`` gives the tree's structure."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    ends = np.cumsum(arrays["lengths"])[:-1] if len(arrays["lengths"]) else []
+    parts = {k.removeprefix("row_"): np.split(v, ends) for k, v in arrays.items() if k.startswith("row_")}
+    rows = [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+    leaves = [arrays[f"memory_{i}"] for i in range(len(jax.tree.leaves(memory)))]
+    return rows, jax.tree.unflatten(jax.tree.structure(memory), leaves)
+
+
+def write_samples(path: Path, report: Report, task: ModuleType) -> None:
+    """One JSON object a line for each sample of a round: what the report's browser shows."""
+
+    def line(s: Any) -> dict[str, Any]:
+        return {
+            "id": s.example.id,
+            "question": s.example.question,
+            "rationale": s.text,
+            "answer": s.answer,
+            "gold": s.example.answer,
+            "verdict": s.verdict,
+            "hinted": s.hinted,
+            "kept": (s.example.id, s.index, s.hinted) in report.kept,
+            "wrong_line": s.wrong_line,
+            "tokens": len(s.tokens),
+            "difficulty": list(task.difficulty(s.example)),
+        }
+
+    lines: Sequence[str] = [json.dumps(line(s), ensure_ascii=False) + "\n" for s in report.samples]
+    write(path, "".join(lines).encode())

@@ -1,0 +1,206 @@
+"""GSM8K: pasted rows, the published files, extraction, grading and the check of calculator spans."""
+
+from __future__ import annotations
+
+import collections
+import json
+import types
+
+import pytest
+
+from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, gsm8k
+
+QUESTION = "Natalia sold clips to 48 of her friends, then half as many. How many altogether?"
+ANSWER = "She sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72 clips altogether.\n#### 72"
+
+
+def config(path, source="jsonl", calculator=True):
+    return types.SimpleNamespace(path=str(path), source=source, calculator=calculator)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def row(i):
+    return {"question": f"What is {i} and 1?", "answer": f"It is {i}+1 = <<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1}"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "train.jsonl", [row(i) for i in range(503)])
+    write(tmp_path / "test.jsonl", [{"question": QUESTION, "answer": ANSWER}])
+    return tmp_path
+
+
+def test_a_row(folder):
+    [example] = gsm8k.load(config(folder), "test")
+    assert (example.question, example.answer, example.rationale) == (QUESTION, "72", ANSWER)
+    assert gsm8k.prompt(example) == f"Q: {QUESTION}\nA:"
+    assert gsm8k.prompt(example, hint="72") == f"Q: {QUESTION} (72)\nA:"  # the number, never the worked solution
+    assert gsm8k.target(example) == f" {ANSWER}"
+    assert gsm8k.target(example, direct=True) == " #### 72"
+    assert gsm8k.grade(gsm8k.target(example), example) == CORRECT
+    assert gsm8k.grade(gsm8k.target(example, direct=True), example) == CORRECT
+    assert gsm8k.steps(gsm8k.target(example)) == 2 and gsm8k.difficulty(example) == ("steps", 2)
+    assert gsm8k.wrong_line(gsm8k.target(example), example) is None
+
+
+def test_the_calculator_can_be_left_out(folder):
+    [example] = gsm8k.load(config(folder, calculator=False), "test")
+    assert example.rationale == "She sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips altogether.\n#### 72"
+
+
+def test_splits_and_ids(folder):
+    splits = {name: gsm8k.load(config(folder), name) for name in ("train", "given", "validation", "test")}
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 3,
+        "given": 3,
+        "validation": 500,
+        "test": 1,
+    }
+    assert [e.question for e in splits["train"]] == [row(i)["question"] for i in range(3)]
+    assert all(e.rationale is None for e in splits["train"]) and all(e.rationale for e in splits["given"])
+    assert [(e.id, e.question, e.answer) for e in splits["train"]] == [
+        (e.id, e.question, e.answer) for e in splits["given"]
+    ]
+    ids = [e.id for name in ("train", "validation", "test") for e in splits[name]]
+    assert len(set(ids)) == len(ids) and ids[:504] == [*range(503), 1_000_000]
+    assert [e.id for e in gsm8k.load(config(folder, calculator=False), "validation")] == [*range(3, 503)]
+
+
+def test_bad_data_is_named(tmp_path, folder):
+    with pytest.raises(ValueError, match="no split 'dev'"):
+        gsm8k.load(config(folder), "dev")
+    rows = [row(i) for i in range(503)]
+    for bad in ("It is five.", "It is 5.\n####", "It is 5.\n#### five", "It is 5.\n#### 5/8"):
+        write(folder / "train.jsonl", [*rows[:2], {"question": "?", "answer": bad}, *rows[3:]])
+        with pytest.raises(ValueError, match=r"train\.jsonl, line 3: .*'####'"):
+            gsm8k.load(config(folder), "train")
+    write(folder / "train.jsonl", [*rows[:7], {"question": "?"}])
+    with pytest.raises(ValueError, match=r"train\.jsonl, line 8: .*'answer'"):
+        gsm8k.load(config(folder), "train")
+    write(folder / "train.jsonl", rows[:500])
+    with pytest.raises(ValueError, match=r"train\.jsonl: 500 rows"):
+        gsm8k.load(config(folder), "train")
+    with pytest.raises(FileNotFoundError, match=r"absent/test\.jsonl"):
+        gsm8k.load(config(tmp_path / "absent"), "test")
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        (" so 5.\n#### 5", "5"),
+        ("#### 1,234,567", "1234567"),
+        ("#### -3", "-3"),
+        ("#### $29.00", "29.00"),
+        ("#### -$5", "-5"),
+        ("####72", "72"),
+        ("#### .5", ".5"),
+        ("#### 72 clips.", "72"),
+        ("#### 5\n\nQ: Another?\nA: No.\n#### 6", "5"),
+        ("no number\n\nQ: Another?\nA: No.\n#### 6", None),  # the answer to a question it asked itself
+        ("#### 5\n#### 6", "5"),
+        ("The answer is 5.", None),
+        ("#### five", None),
+        ("### 5", None),
+        ("#### 15/8", None),
+        ("####", None),
+        ("", None),
+    ],
+)
+def test_extract(text, answer):
+    assert gsm8k.extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    "answer, gold, verdict",
+    [("1,000", "1000", CORRECT), ("$29.00", "29", CORRECT), ("-5", "5", WRONG), ("10", "100", WRONG)],
+)
+def test_grade(answer, gold, verdict):
+    example = Example(0, "?", gold)
+    assert gsm8k.grade(f"So.\n#### {answer}", example) == verdict
+    assert gsm8k.grade(f"So {answer}.", example) == UNPARSED
+    assert gsm8k.grade("", example) == UNPARSED
+
+
+@pytest.mark.parametrize(
+    "span, false",
+    [
+        ("48/2=24", False),
+        ("48/2=25", True),
+        ("2+3*4=14", False),
+        ("2+3*4=20", True),
+        ("(2+3)*4=20", False),
+        ("-5+2=-3", False),
+        ("5-(-2)=7", False),
+        ("8*.5=4", False),
+        ("18*.5=9.00", False),
+        ("10/3=3.33", False),
+        ("2/3=.66", False),  # cut
+        ("2/3=.67", False),  # rounded
+        ("2/3=.6", False),
+        ("2/3=.5", True),
+        ("10/3=3", True),  # no decimals: exact
+        ("1,000*2=2,000", False),
+        ("180//3=60", False),
+        ("007+1=8", False),
+        ("10+0=10", False),
+        ("+30+46=76", False),
+        ("1/0=5", True),
+        ("0.1+0.2=0.3", False),  # exact, not floating point
+        ("x+3=7", False),  # no arithmetic: not judged
+        ("2**3=9", False),
+        ("f(2)=9", False),
+        ("__import__('os')=1", False),
+        ("12", False),
+        ("", False),
+        ("((((=1", False),
+        ("9" * 150 + "*1=1", True),
+        ("1" + "+1" * 300 + "=5", False),  # too long to be looked at
+    ],
+)
+def test_wrong_line_judges_spans(span, false):
+    text = f" First.\nThen <<1+1=2>>2.\nIt is <<{span}>>5.\n#### 5"
+    assert gsm8k.wrong_line(text, Example(0, "?", "5")) == (2 if false else None)
+
+
+def test_wrong_line_is_the_first():
+    example = Example(0, "?", "5")
+    assert gsm8k.wrong_line(" <<1+1=3>>3\n<<1+1=4>>4\n#### 5", example) == 0
+    assert gsm8k.wrong_line(" a\n<<1+1=2>>2 and <<1+1=4>>4\n#### 5", example) == 1
+    assert gsm8k.wrong_line(" 1+1=3\n#### 5", example) is None
+
+
+def test_the_published_files(data_dir):
+    cfg = config(data_dir / "gsm8k")
+    splits = {name: gsm8k.load(cfg, name) for name in ("train", "given", "validation", "test")}
+    assert [len(splits[name]) for name in splits] == [6973, 6973, 500, 1319]
+    everything = [*splits["given"], *splits["validation"], *splits["test"]]
+    assert len({e.id for e in everything}) == 8792
+    for example in everything:
+        assert gsm8k.grade(gsm8k.target(example), example) == CORRECT
+        assert "," not in example.answer
+        assert gsm8k.wrong_line(gsm8k.target(example), example) is None  # no published span is false
+    assert sum(len(gsm8k.SPAN.findall(e.rationale)) for e in everything) > 25_000
+    counts = collections.Counter(gsm8k.difficulty(e)[1] for e in splits["test"])
+    assert counts[2] == 326 and counts[3] == 371
+    assert splits["test"][0].answer == "18"
+
+
+def test_the_verdicts_of_published_model_solutions(data_dir):
+    """The paper's own labels of 4 x 1319 sampled solutions, which end in "A: 18" instead of "#### 18"."""
+    examples = gsm8k.load(config(data_dir / "gsm8k"), "test")
+    rows = [json.loads(line) for line in (data_dir / "gsm8k" / "example_model_solutions.jsonl").open()]
+    agree = total = false_but_correct = false_and_wrong = 0
+    for example, published in zip(examples, rows, strict=True):
+        assert example.question == published["question"]
+        for key in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"):
+            text = published[key]["solution"].replace("\nA: ", "\n#### ")
+            correct = gsm8k.grade(text, example) == CORRECT
+            agree, total = agree + (correct == published[key]["is_correct"]), total + 1
+            false = gsm8k.wrong_line(text, example) is not None
+            false_but_correct += false and correct
+            false_and_wrong += false and not correct
+    assert agree == total == 4 * 1319
+    assert false_and_wrong > 5 * false_but_correct > 0  # a false line usually spoils the answer, not always
