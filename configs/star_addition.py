@@ -8,16 +8,30 @@ from configs import default
 
 def get_config(arg: str = ""):
     c = default.get_config()
-    with c.unlocked():
-        c.task.given = (60, 600, 150, 150, 150)
-        c.base.num_updates = 600
-        c.algorithm.examples_per_round = 1000
-        c.algorithm.schedule = "linear"
-        c.algorithm.start_updates = 80
-        c.algorithm.num_rounds = 12
-        c.sampling.max_new_tokens = 96
-        c.sequence_length = 128
-        c.batch_size = 48
+    c.task.given = (60, 600, 150, 150, 150)
+    c.sequence_length = 128
+    c.batch_size = 48
+    c.base.num_updates = 600
+    c.algorithm.examples_per_round = 1000
+    c.algorithm.schedule = "linear"
+    c.algorithm.start_updates = 80
+    c.algorithm.num_rounds = 12
+    c.sampling.max_new_tokens = 96
     if arg == "smoke":
         c.model.preset = "tiny"
+        c.task.max_digits = 2
+        c.task.given = (60, 300)
+        c.task.num_eval = 50
+        c.batch_size = 16
+        c.base.num_updates = 100
+        c.base.learning_rate = 1e-2
+        c.algorithm.num_rounds = 2
+        c.algorithm.examples_per_round = 128
+        c.algorithm.start_updates = 10
+        c.algorithm.min_kept_rows = 10
+        c.sampling.max_new_tokens = 48
+        c.sampling.batch_size = 64
+        c.checkpoint.every = 5
+    elif arg:
+        raise ValueError(f"configs/star_addition.py takes the argument smoke, not {arg!r}.")
     return c

@@ -1,19 +1,27 @@
 """Checkpoints: the only file that knows Orbax. A save is complete or it does not exist, and a bounded number is kept.
 
 A checkpoint holds ``params``, ``rest`` (all other arrays of the run: optimiser, counters, the method's memory) and ``meta``
-(JSON: round, position in the data, what was best). Restoring puts every array where its abstract target says.
+(JSON: round, position in the data, what was best). Restoring puts every array where its abstract target says. Checksums of
+its files are written last: Orbax takes damaged numbers for numbers, and a damaged ``meta`` for none.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every save
+from reasoning_jax import interrupts, workdir
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every save; what fails is an exception too
+CHECKSUMS = "checksums.json"
 
 
 def _open(directory: Path, keep: int | None = None) -> ocp.training.Checkpointer:
@@ -27,9 +35,12 @@ def save(directory: Path, step: int, params: Any, rest: Any, meta: dict[str, Any
     OSError naming the directory where there is no space left: what was saved before stays.
     """
     try:
-        with _open(directory, keep) as checkpointer:
-            items = {"params": params} | ({} if rest is None else {"rest": rest})
-            checkpointer.save_checkpointables(step, items, force=True, overwrite=True, custom_metadata=meta)
+        items = {"params": params} | ({} if rest is None else {"rest": rest})
+        with interrupts.wait():
+            with _open(directory, keep) as checkpointer:
+                checkpointer.save_checkpointables(step, items, force=True, overwrite=True, custom_metadata=meta)
+            if jax.process_index() == 0:
+                workdir.write(directory / str(step) / CHECKSUMS, json.dumps(_checksums(directory / str(step))).encode())
     except Exception as error:
         if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error) or "Disk quota" in str(error):
             message = f"{directory}: no space left for checkpoint {step}; the earlier checkpoints are kept."
@@ -45,23 +56,64 @@ def restore(directory: Path, params: Any, rest: Any = None) -> tuple[Any, Any, d
     """
     if not directory.is_dir():
         return None
-    with _open(directory) as checkpointer:
+    with interrupts.wait(), _open(directory) as checkpointer:  # Orbax swallows a Ctrl-C and finds an empty checkpoint
         steps = sorted((c.step for c in checkpointer.checkpoints), reverse=True)
         problems = []
         for step in steps:
             wanted = {"params": params} | ({} if rest is None else {"rest": rest})
             try:
-                found = checkpointer.load_checkpointables(step, wanted)
-                meta = checkpointer.checkpointables_metadata(step).custom_metadata
+                _check_files(directory / str(step))
+                about = checkpointer.checkpointables_metadata(step)
+                _check_shapes(about.metadata, wanted)
+                found, meta = checkpointer.load_checkpointables(step, wanted), about.custom_metadata
+                if not meta:
+                    raise ValueError("it does not say where the run was")
             except Exception as error:  # whatever is wrong with this one, an older one may be whole
                 reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
                 problems.append(f"checkpoint {step} in {directory} cannot be used ({reason})")
-                print(f"warning: {problems[-1]}; trying the one before it.", file=sys.stderr, flush=True)
                 continue
+            for problem in problems:
+                print(f"WARNING: {problem}; going on from checkpoint {step}.", file=sys.stderr, flush=True)
             return found["params"], found.get("rest"), meta
     if problems:
-        raise ValueError(f"None of the {len(steps)} checkpoints can be used: {problems[0]}. Is it of another model?")
+        raise ValueError(f"Nothing saved can be used: {problems[0]}.")
     return None
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of every file but this record."""
+
+    def checksum(path: Path) -> int:
+        crc = 0
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                crc = zlib.crc32(block, crc)
+        return crc
+
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(CHECKSUMS))
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip((str(p.relative_to(folder)) for p in paths), pool.map(checksum, paths), strict=True))
+
+
+def _check_files(folder: Path) -> None:
+    """ValueError where a file is not as it was written; one saved just before a kill has no record and is taken as it is."""
+    if (folder / CHECKSUMS).exists():
+        then, now = json.loads((folder / CHECKSUMS).read_text()), _checksums(folder)
+        if damaged := [name for name in then if now.get(name) != then[name]]:
+            raise ValueError(f"its file {damaged[0]} is damaged")
+
+
+def _check_shapes(saved: Any, wanted: Any) -> None:
+    """ValueError naming the first array that is of another shape: Orbax does not say which."""
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {jax.tree_util.keystr(p, simple=True, separator="."): tuple(getattr(x, "shape", ())) for p, x in leaves}
+
+    there = shapes(saved)
+    for name, shape in shapes(wanted).items():
+        if there.get(name) != shape:
+            raise ValueError(f"it is of another model: {name} is {there.get(name, 'missing')} there and {shape} here")
 
 
 def load_params(workdir: Path, params: Any) -> tuple[Any, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,11 @@ from ml_collections import ConfigDict
 from reasoning_jax import model, optim, presets, prng, prompts, sampling, sharding, state, tasks, tokenizer
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import Example
+
+POSITIVE = (
+    "batch_size", "micro_batches", "sequence_length", "log_every", "sampling.batch_size", "sampling.max_new_tokens",
+    "checkpoint.every", "checkpoint.keep",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +72,9 @@ def data_dir(name: str) -> str:
 
 def make(cfg: ConfigDict, devices: Any = None) -> Experiment:
     """Everything but the parameters. Sets the mesh, once, for the whole process. ValueError names the config's key."""
+    for key in POSITIVE:
+        if operator.attrgetter(key)(cfg) < 1:
+            raise ValueError(f"config.{key}: {operator.attrgetter(key)(cfg)} is less than 1.")
     task = tasks.get(cfg.task.name)
     task_cfg = cfg.task.copy_and_resolve_references()
     if not task_cfg.path:
@@ -81,5 +90,6 @@ def make(cfg: ConfigDict, devices: Any = None) -> Experiment:
         )
     if cfg.sampling.batch_size % rows:
         raise ValueError(f"config.sampling.batch_size: {cfg.sampling.batch_size} does not split over {rows} device groups.")
+    sampling.make_rule(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)  # its errors, now
     shots = prompts.read_shots(cfg.task.shots, task) if cfg.task.shots else ()
     return Experiment(cfg, task, task_cfg, tok, presets.model_config(cfg.model, tok.vocab_size), shots, mesh)

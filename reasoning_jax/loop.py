@@ -17,8 +17,23 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import algorithms, checkpoint, data, evaluate, experiment, metrics, optim, report, rollout, sampling
-from reasoning_jax import sharding, state, update, workdir
+from reasoning_jax import (
+    algorithms,
+    checkpoint,
+    data,
+    evaluate,
+    experiment,
+    interrupts,
+    metrics,
+    optim,
+    report,
+    rollout,
+    sampling,
+    sharding,
+    state,
+    update,
+    workdir,
+)
 from reasoning_jax.algorithms import sft
 
 
@@ -70,10 +85,13 @@ def _start(cfg: ConfigDict, directory: Path) -> Run:
     """The newest checkpoint, or a new run from ``base.init_from`` or random parameters."""
     exp = experiment.make(cfg)
     algorithm = algorithms.get(cfg.algorithm.name)
+    for split in [*([cfg.base.split] if cfg.base.num_updates else []), cfg.eval.split, "test"]:
+        exp.load(split)  # what is wrong with the data is said now, not in the round that first reads it
+    memory = algorithm.init_memory(cfg, len(exp.load(cfg.algorithm.split)))
+    algorithm.num_updates(1, 1, cfg)
     workdir.claim(cfg, directory)
     writer = metrics.Writer(directory, active=jax.process_index() == 0)
     abstract = exp.abstract_state()
-    memory = algorithm.init_memory(cfg, len(exp.load(cfg.algorithm.split)))
     rest = {"state": abstract.replace(params=()), "memory": memory}
     if found := checkpoint.restore(directory / "checkpoints", abstract.params, rest):
         params, rest, meta = found
@@ -162,8 +180,10 @@ def _update(run: Run, rows: workdir.Rows) -> None:
     cfg, exp, p = run.cfg, run.exp, run.position
     n, method, optimizer = p.round, run.algorithm if p.round else sft, optim.make(cfg.optim)
     if n and cfg.algorithm.restart and p.update == 0:
-        params, _, _ = checkpoint.restore(run.dir / "base", run.abstract.params)
-        run.state = _restarted(run.state, params, optimizer, run.abstract)
+        found = checkpoint.restore(run.dir / "base", run.abstract.params)
+        if found is None:
+            raise FileNotFoundError(f"{run.dir / 'base'}: the base model, which every round trains again, is gone.")
+        run.state = _restarted(run.state, found[0], optimizer, run.abstract)
     total = method.num_updates(n, len(rows), cfg) if rows else 0
     if p.update >= total:
         return
@@ -173,31 +193,32 @@ def _update(run: Run, rows: workdir.Rows) -> None:
         batches.set_state(p.iterator)
     peak = cfg.optim.learning_rate if n else cfg.base.learning_rate
     pending, tokens = None, 0
-    try:
-        with metrics.Progress("update", total, n, start=p.update, active=jax.process_index() == 0) as progress:
-            log = _UpdateLog(run, progress, total)
-            while p.update < total:
-                batch = next(batches)
-                tokens += int((batch["segment_ids"] > 0).sum())
-                rate = optim.learning_rate(cfg.optim, peak, p.update, total)
-                with jax.transfer_guard("disallow"):  # nothing moves between host and device but by name
-                    parts = {k: v.reshape(cfg.micro_batches, -1, v.shape[-1]) for k, v in batch.items()}
-                    on_device = sharding.put(parts, exp.mesh, None, "batch", None)
-                    run.state, measured = step(run.state, on_device, sharding.put(np.float32(rate), exp.mesh))
-                p.update, p.iterator = p.update + 1, batches.get_state()
-                if pending is not None:  # this update runs while the one before it is read
-                    log(*pending)
-                pending = p.update, tokens, rate, measured, batch
-                if p.update % cfg.checkpoint.every == 0 and p.update < total:
-                    log(*pending)
-                    pending = None
-                    _save(run)
-            if pending is not None:
+    show = {"start": p.update, "active": jax.process_index() == 0}
+    # Amid an update the old state is given away and the new one not yet there: Ctrl-C waits until both state and position
+    # are of one update.
+    with interrupts.wait() as interrupted, metrics.Progress("update", total, n, **show) as progress:
+        log = _UpdateLog(run, progress, total)
+        while p.update < total:
+            batch = next(batches)
+            tokens += int((batch["segment_ids"] > 0).sum())
+            rate = optim.learning_rate(cfg.optim, peak, p.update, total)
+            with jax.transfer_guard("disallow"):  # nothing moves between host and device but by name
+                parts = {k: v.reshape(cfg.micro_batches, -1, v.shape[-1]) for k, v in batch.items()}
+                on_device = sharding.put(parts, exp.mesh, None, "batch", None)
+                run.state, measured = step(run.state, on_device, sharding.put(np.float32(rate), exp.mesh))
+            p.update, p.iterator = p.update + 1, batches.get_state()
+            if pending is not None:  # this update runs while the one before it is read
                 log(*pending)
-    except KeyboardInterrupt:
-        if 0 < p.update < total:
-            _save(run)
-        raise
+            pending = p.update, tokens, rate, measured, batch
+            stopping = interrupted.is_set()
+            if stopping or (p.update % cfg.checkpoint.every == 0 and p.update < total):
+                log(*pending)
+                pending = None
+                _save(run)
+            if stopping:
+                break
+        if pending is not None:
+            log(*pending)
 
 
 class _UpdateLog:
@@ -245,7 +266,7 @@ def _assess(run: Run) -> None:
     if p.finished and p.best_round != n:
         _evaluate(run, "test", p.best_round, checkpoint.load_params(run.dir, run.abstract.params)[0])
     if p.finished and n < cfg.algorithm.num_rounds:
-        print(f"no gain in {cfg.eval.split} accuracy for {cfg.algorithm.patience} rounds: stopping after round {n}.", flush=True)
+        print(f"no gain in {cfg.eval.split} accuracy for {cfg.algorithm.patience} rounds: stopping here.", flush=True)
     p.round, p.update, p.iterator = n + 1, 0, None
     _save(run)
 
@@ -259,15 +280,16 @@ def _evaluate(run: Run, split: str, round: int, params: Any) -> float:
     roll = run.exp.rollout(params, f"evaluate {split}", round, sampling.Greedy())
     values = evaluate.accuracy_metrics(roll(run.exp.load_eval(split)), run.exp.task)
     run.writer.write(int(run.state.step), round, "eval", values, split=split)
-    levels = " ".join(f"{name} {value}: {metrics.percent(a)}" for (name, value), (a, _) in metrics.by_difficulty(values).items())
-    print(f"round {round} {split} accuracy {metrics.percent(values['eval/accuracy'])} ({levels})", flush=True)
+    levels = metrics.by_difficulty(values).items()
+    parts = ", ".join(f"{name} {value}: {metrics.percent(accuracy)}" for (name, value), (accuracy, _) in levels)
+    print(f"round {round} {split} accuracy {metrics.percent(values['eval/accuracy'])} ({parts})", flush=True)
     return values["eval/accuracy"]
 
 
 def _table(directory: Path) -> str:
     """Test accuracy of the base model and of the rounds that were tested."""
-    lines = [m for m in metrics.read(directory) if m["phase"] == "eval" and m["split"] == "test"]
-    by_round = {m["round"]: m for m in lines}
-    best = max((m["eval/accuracy"], -m["round"]) for m in metrics.read(directory) if m["phase"] == "eval" and m["split"] != "test")
-    names = {n: "base" if n == 0 else f"round {n}" + " (best)" * (n == -best[1]) for n in sorted(by_round)}
-    return metrics.accuracy_table([(names[n], by_round[n]) for n in sorted(by_round)])
+    lines = [m for m in metrics.read(directory) if m["phase"] == "eval"]
+    tested = {m["round"]: m for m in lines if m["split"] == "test"}
+    best = max((m["eval/accuracy"], -m["round"]) for m in lines if m["split"] != "test")
+    names = {n: "base" if n == 0 else f"round {n}" + " (best)" * (n == -best[1]) for n in sorted(tested)}
+    return metrics.accuracy_table([(names[n], tested[n]) for n in names])

@@ -16,7 +16,8 @@ SIZES = {
     "4m": dict(num_layers=4, width=256, num_heads=8, num_kv_heads=4, head_dim=32, mlp_dim=1024),
     "100m": dict(num_layers=12, width=768, num_heads=12, num_kv_heads=4, head_dim=64, mlp_dim=2048),
     "1b": dict(num_layers=16, width=2048, num_heads=32, num_kv_heads=8, head_dim=64, mlp_dim=8192, rope_theta=5e5),
-    "8b": dict(num_layers=32, width=4096, num_heads=32, num_kv_heads=8, head_dim=128, mlp_dim=14336, rope_theta=5e5, tied=False),
+    "8b": dict(num_layers=32, width=4096, num_heads=32, num_kv_heads=8, head_dim=128, mlp_dim=14336, rope_theta=5e5,
+               tied=False),
 }  # fmt: skip
 
 

@@ -5,27 +5,30 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import Report
+if TYPE_CHECKING:  # the command line reads configs before it imports jax
+    from reasoning_jax.algorithms import Report
 
 Rows = list[dict[str, np.ndarray]]
 
 
 def claim(cfg: ConfigDict, workdir: Path) -> None:
-    """Writes config.json, or, where there is one, refuses a config that differs in more than the number of rounds.
+    """Writes config.json, or, where a run has begun, refuses a config that differs in more than the number of rounds.
 
     ValueError naming the first key that differs, or a folder that is not a run's.
     """
     new, path = json.loads(cfg.to_json_best_effort()), workdir / "config.json"
-    if path.exists():
+    files = {p.name for p in workdir.iterdir()} - {"config.json.tmp"} if workdir.is_dir() else set()
+    if path.exists() and files != {"config.json"}:
         old_flat, new_flat = flat(read_config(workdir)), flat(new)
         for key in sorted({*old_flat, *new_flat} - {"algorithm.num_rounds"}):
             if old_flat.get(key) != new_flat.get(key):
@@ -33,7 +36,7 @@ def claim(cfg: ConfigDict, workdir: Path) -> None:
                     f"{workdir} was made with another config: {key} was {old_flat.get(key)!r} and is now "
                     f"{new_flat.get(key)!r}; use the old value or another --workdir."
                 )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif files - {"config.json"} or (workdir.exists() and not workdir.is_dir()):
         raise ValueError(f"{workdir} is not empty and not the work directory of a run; choose another --workdir.")
     workdir.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps(new, indent=1, sort_keys=True).encode())
@@ -59,17 +62,23 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """All of it or nothing: a reader never sees half a file, whenever the writer dies."""
+    """All of it or nothing: a reader never sees half a file, whenever the writer dies. OSError naming the file."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_rows(path: Path, rows: Rows, memory: Any) -> None:
     """A round's rows, and the method's memory after the round's collection."""
+    import jax
+
     arrays = {f"memory_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(memory))}
     arrays["lengths"] = np.asarray([len(row["tokens"]) for row in rows], np.int64)
     for key in rows[0] if rows else ():
@@ -81,8 +90,13 @@ def write_rows(path: Path, rows: Rows, memory: Any) -> None:
 
 def read_rows(path: Path, memory: Any) -> tuple[Rows, Any]:
     """What ``write_rows`` wrote; ``memory`` gives the tree's structure."""
-    with np.load(path) as file:
-        arrays = dict(file)
+    import jax
+
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise ValueError(f"{path}: this file, the round's rows to train on, is damaged.") from None
     ends = np.cumsum(arrays["lengths"])[:-1] if len(arrays["lengths"]) else []
     parts = {k.removeprefix("row_"): np.split(v, ends) for k, v in arrays.items() if k.startswith("row_")}
     rows = [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]

@@ -25,3 +25,53 @@ def data_dir() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f"there is no real data at {path} (set REASONING_DATA)")
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_mesh():
+    """Each file of tests begins without a mesh: ``experiment.make`` sets one for the whole process."""
+    import jax
+
+    if not jax.sharding.get_abstract_mesh().empty:
+        jax.set_mesh(None)
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Compiles without LLVM's optimisations, in half the time: for files of tests that mostly compile."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """(ModelConfig, float32 parameters) of a model with every feature: grouped heads, two layers, a tied output.
+
+    Made by numpy, as compiling ``model.init`` takes seconds; the scales of norms are random, so that they matter.
+    """
+    from reasoning_jax import model
+
+    cfg = model.ModelConfig(vocab_size=20, width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=32)
+    return cfg, random_params(cfg)
+
+
+def random_params(cfg, seed: int = 0):
+    """Parameters with the shapes of ``model.init``."""
+    import jax
+    import numpy as np
+
+    from reasoning_jax import model
+
+    rng = np.random.default_rng(seed)
+
+    def leaf(path, x):
+        if path[-1].key.endswith("norm"):
+            return rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
+        return (rng.normal(size=x.shape) * cfg.width**-0.5).astype(np.float32)
+
+    shapes = jax.eval_shape(lambda k: model.init(k, cfg), jax.random.key(0))
+    return jax.tree.map(jax.numpy.asarray, jax.tree_util.tree_map_with_path(leaf, shapes))

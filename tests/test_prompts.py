@@ -74,9 +74,9 @@ def test_exact_with_a_shot():
     shot = Example(-1, "1 and 1?", "2", "It is <<1+1=2>>2.\n#### 2")
     example = QUESTIONS[gsm8k]
     plain = "Q: 1 and 1?\nA: It is <<1+1=2>>2.\n#### 2\n\nQ: How many are 40 and 2?\nA:"
-    assert prompts.build(gsm8k, example, [shot]) == gsm8k.prompt(example, [shot]) == plain
+    assert prompts.build(gsm8k, example, [shot]) == plain
     hinted = "Q: 1 and 1? (2)\nA: It is <<1+1=2>>2.\n#### 2\n\nQ: How many are 40 and 2? (42)\nA:"
-    assert prompts.build(gsm8k, example, [shot], hint="42") == gsm8k.prompt(example, [shot], "42") == hinted
+    assert prompts.build(gsm8k, example, [shot], hint="42") == hinted
 
 
 def test_bad_files_name_their_line(tmp_path, data_dir):

@@ -3,7 +3,7 @@
 A task is a module with these functions (``cfg`` is the experiment's ``task`` section):
 
     load(cfg, split) -> Sequence[Example]      random access: len() and [i]
-    prompt(example, shots=(), hint=None)       the text the model continues; ``hint`` is the answer, for rationalization
+    prompt(example, hint=None) -> str          the text the model continues; ``hint`` is the answer, for rationalization
     target(example, direct=False)              the text a worked example trains on; ``direct`` leaves the rationale out
     extract(text) -> str | None                the answer in a completion; None = unparsed, which is its own verdict
     grade(text, example) -> str                CORRECT, WRONG or UNPARSED

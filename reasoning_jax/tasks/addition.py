@@ -100,9 +100,8 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     return _Sums(np.concatenate(pairs), _SPLITS[split] * _ID_STRIDE, split == "given")
 
 
-def prompt(example: Example, shots: Sequence[Example] = (), hint: str | None = None) -> str:
-    worked = "".join(f"{prompt(s, hint=hint and s.answer)}{target(s)}\n\n" for s in shots)
-    return f"{worked}{example.question}\n{hint}\n" if hint else f"{worked}{example.question}\n"
+def prompt(example: Example, hint: str | None = None) -> str:
+    return f"{example.question}\n{hint}\n" if hint else f"{example.question}\n"
 
 
 def target(example: Example, direct: bool = False) -> str:

@@ -7,12 +7,11 @@ train, which it leaves out) and "test" (the published development set, as the te
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reasoning_jax import data, prompts
+from reasoning_jax import data
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example
 
 VALIDATION = 1000
@@ -39,10 +38,8 @@ def load(cfg: Any, split: str) -> Sequence[Example]:
     return [_example(row, number + first_id, f"{path}, line {number + 1}") for number, row in rows[slices[split]]]
 
 
-def prompt(example: Example, shots: Sequence[Example] = (), hint: str | None = None) -> str:
-    """ "Q: ...\nAnswer Choices:\n(a) ...\nA:", after the shots; the hint marks the right choice with "(CORRECT)"."""
-    if shots:
-        return prompts.build(sys.modules[__name__], example, shots, hint)
+def prompt(example: Example, hint: str | None = None) -> str:
+    """ "Q: ...\nAnswer Choices:\n(a) ...\nA:"; the hint marks the right choice with "(CORRECT)"."""
     question = example.question
     if hint is not None:
         head, choices, listed = question.rpartition("\nAnswer Choices:\n")

@@ -9,13 +9,12 @@ from __future__ import annotations
 import ast
 import operator
 import re
-import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from reasoning_jax import data, grading, prompts
+from reasoning_jax import data, grading
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example
 
 VALIDATION = 500
@@ -53,10 +52,8 @@ def load(cfg: Any, split: str) -> Sequence[Example]:
     return examples
 
 
-def prompt(example: Example, shots: Sequence[Example] = (), hint: str | None = None) -> str:
-    """ "Q: ...\nA:", after the shots; the hint is the final number in parentheses after the question."""
-    if shots:
-        return prompts.build(sys.modules[__name__], example, shots, hint)
+def prompt(example: Example, hint: str | None = None) -> str:
+    """ "Q: ...\nA:"; the hint is the final number in parentheses after the question."""
     return f"Q: {example.question}{'' if hint is None else f' ({hint})'}\nA:"
 
 

@@ -1,0 +1,133 @@
+"""Per-token log-probabilities: equal to the naive ones, float32, and never a whole batch of logits."""
+
+from __future__ import annotations
+
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_params
+
+from configs import default
+from reasoning_jax import logprobs, model, optim, state, update
+from reasoning_jax.algorithms import sft
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def log_softmax(x):
+    x = np.asarray(x, np.float64)
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    rng = np.random.default_rng(0)
+    hidden, matrix = rng.normal(size=(3, 11, 16)).astype(np.float32), rng.normal(size=(16, 20)).astype(np.float32)
+    targets = rng.integers(0, 20, (3, 11)).astype(np.int32)
+    targets[0, 0], targets[0, 1] = 0, 19  # the edges of the vocabulary
+    return hidden, matrix, targets
+
+
+def test_chunks_of_any_size_equal_log_softmax(arrays):
+    hidden, matrix, targets = arrays
+    expected = np.take_along_axis(log_softmax(hidden @ matrix), targets[..., None], -1)[..., 0]
+    for chunk in (1, 4, 11, 64):
+        out = logprobs.of_targets(*arrays, chunk=chunk)
+        assert out.shape == (3, 11) and out.dtype == jnp.float32
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_chunks_have_the_gradient_of_log_softmax(arrays):
+    hidden, matrix, targets = arrays
+    weights = np.random.default_rng(1).normal(size=(3, 11)).astype(np.float32)
+    found = jax.jit(jax.grad(lambda h, m: jnp.sum(weights * logprobs.of_targets(h, m, targets, 4)), (0, 1)))(hidden, matrix)
+    error = weights[..., None] * (np.eye(20)[targets] - np.exp(log_softmax(hidden @ matrix)))
+    np.testing.assert_allclose(found[0], error @ matrix.T, atol=1e-4)
+    np.testing.assert_allclose(found[1], np.einsum("bsd,bsv->dv", hidden, error), atol=1e-4)
+
+
+def test_bfloat16_hidden_states_are_summed_and_normalised_in_float32(arrays):
+    hidden, matrix, targets = (jnp.asarray(a) for a in arrays)
+    hidden, matrix = 4 * hidden.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
+    logits = np.asarray(hidden, np.float64) @ np.asarray(matrix, np.float64)  # the products of bfloat16 numbers, exactly
+    out = logprobs.of_targets(hidden, matrix, targets, chunk=4)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, np.take_along_axis(log_softmax(logits), arrays[2][..., None], -1)[..., 0], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def packed():
+    """Two rows of 12: segments of 5, 4 and 3 of padding; and of 1, 11."""
+    tokens = np.random.default_rng(2).integers(0, 20, (2, 12)).astype(np.int32)
+    segments = np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] + [2] * 11], np.int32)
+    positions = np.array([[*range(5), *range(4), 0, 0, 0], [0, *range(11)]], np.int32)
+    return {"tokens": tokens, "positions": positions, "segment_ids": segments}
+
+
+def test_first_tokens_and_padding_get_zero_and_the_rest_the_model(tiny, packed):
+    cfg, params = tiny
+    out = np.asarray(jax.jit(logprobs.token_logprobs, static_argnums=2)(params, packed, cfg))
+    hidden, _ = model.apply(params, *packed.values(), cfg=cfg)
+    naive = log_softmax(np.asarray(hidden) @ np.asarray(params["embedding"]).T)
+    assert out.dtype == np.float32 and out.shape == (2, 12)
+    for b, s in np.ndindex(out.shape):
+        segment = packed["segment_ids"][b, s]
+        if segment == 0 or s == 0 or packed["segment_ids"][b, s - 1] != segment:
+            assert out[b, s] == 0
+        else:
+            assert out[b, s] == pytest.approx(naive[b, s - 1, packed["tokens"][b, s]], abs=1e-5)
+    assert np.count_nonzero(out) == 4 + 3 + 0 + 10
+
+
+def test_one_token_continuations_sum_to_one(tiny):
+    cfg, params = tiny
+    tokens = np.stack([np.full(20, 1), np.full(20, 7), np.arange(20)], 1).astype(np.int32)
+    batch = {"tokens": tokens, "positions": np.tile(np.arange(3, dtype=np.int32), (20, 1)), "segment_ids": 1 + 0 * tokens}
+    out = np.asarray(logprobs.token_logprobs(params, batch, cfg))
+    assert np.exp(out[:, 2]).sum() == pytest.approx(1, abs=1e-5)
+    assert np.ptp(out[:, 1]) < 1e-6 and np.exp(out[:, 2]).max() < 0.99  # and not by one token alone
+
+
+# The compiled update
+
+
+def logit_arrays(program: str, rows: int, vocab: int) -> set[str]:
+    """The float arrays of a compiled program as large as the logits of ``rows`` tokens, with a vocabulary in a dimension.
+
+    A prime vocabulary also shows in a dimension that it was flattened into, and in any permutation.
+    """
+    found = set()
+    for dtype, dims in re.findall(r"\b(f32|f16|bf16|f64)\[([\d,]+)\]", program):
+        sizes = [int(n) for n in dims.split(",")]
+        if np.prod(sizes) >= rows * vocab and any(n % vocab == 0 for n in sizes):
+            found.add(f"{dtype}[{dims}]")
+    return found
+
+
+def test_a_compiled_update_holds_no_logits_of_the_whole_batch():
+    B, S, V = 3, 160, 97
+    cfg = default.get_config()
+    model_cfg = model.ModelConfig(vocab_size=V, width=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
+    optimizer = optim.make(cfg.optim)
+    train_state = jax.eval_shape(lambda: state.fresh(random_params(model_cfg), optimizer))
+    ints = jax.ShapeDtypeStruct((1, B, S), jnp.int32)
+    batch = dict.fromkeys(("tokens", "positions", "segment_ids"), ints) | {"weights": jax.ShapeDtypeStruct((1, B, S), jnp.float32)}
+
+    def program(algorithm):
+        step = update.make_update(algorithm, model_cfg, optimizer, cfg)
+        return step.lower(train_state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile().as_text()
+
+    def naive(params, batch, cfg):
+        hidden, _ = model.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"], cfg=model_cfg)
+        out = jax.nn.log_softmax(model.logits(params, hidden, model_cfg)[:, :-1])
+        return jnp.pad(jnp.take_along_axis(out, batch["tokens"][:, 1:, None], -1)[..., 0], ((0, 0), (1, 0)))
+
+    rows = B * (S - 1)
+    assert logit_arrays(program(sft), rows, V) == set()
+    assert logit_arrays(program(types.SimpleNamespace(forward=naive, loss=sft.loss)), rows, V)  # it would be seen
+    assert f"f32[{B},{logprobs.CHUNK},{V}]" in program(sft)  # what there is instead

@@ -1,0 +1,43 @@
+"""Masked sums: what does not count never enters, in value or in gradient."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reasoning_jax.masked import masked_mean, masked_sum, weighted_nll
+
+X = np.array([[1.0, np.nan, -2.0], [np.inf, 4.0, -np.inf]], np.float32)
+W = np.array([[0.5, 0.0, -1.0], [0.0, 2.0, 0.0]], np.float32)
+
+
+def test_sum_and_mean():
+    assert float(masked_sum(X, W)) == 0.5 + 2.0 + 8.0
+    assert float(masked_mean(X, W)) == pytest.approx(10.5 / 1.5)
+    assert float(masked_mean(X, 0 * W)) == 0.0
+
+
+def test_gradients_are_the_weights():
+    assert np.array_equal(jax.grad(masked_sum)(X, W), W)
+    np.testing.assert_allclose(jax.grad(masked_mean)(X, W), W / 1.5)
+    assert np.array_equal(jax.grad(masked_mean)(X, 0 * W), 0 * W)
+
+
+def test_sums_in_float32():
+    """bfloat16 has 8 bits: 1 + 1 + ... stops at 256."""
+    ones = jnp.ones((3000,), jnp.bfloat16)
+    out = masked_sum(ones, ones)
+    assert out.dtype == jnp.float32 and float(out) == 3000
+
+
+def test_weighted_nll_by_hand():
+    """Two prompts of one token; completions of two and one; padding, whose log-probability is never used."""
+    logprobs = np.log(np.array([[0.9, 0.5, 0.25], [0.9, 0.1, 0.3]], np.float32))
+    logprobs[1, 2] = np.nan
+    batch = {"weights": np.array([[0, 1, 1], [0, -0.5, 0]], np.float32)}
+    loss, metrics = weighted_nll(logprobs, batch)
+    assert float(loss) == pytest.approx(-np.log(0.5) - np.log(0.25) + 0.5 * np.log(0.1), rel=1e-6)
+    assert float(metrics["loss"]) == float(loss)
+    assert float(metrics["weight"]) == 3.0  # tokens that count, whatever their sign

@@ -1,0 +1,120 @@
+"""Where arrays live: the mesh, the table of names, and helpers that compute the same on every mesh."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from reasoning_jax import model, sharding, state
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return sharding.make_mesh(2, 2, 2)
+
+
+def test_mesh_sizes():
+    assert dict(sharding.make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(sharding.make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(sharding.make_mesh(1, 1, -1, devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (-2, 1, 1), (16, 1, 1), (-1, 16, 1), (4, 1, 1)])
+def test_a_mesh_that_does_not_fit_is_one_sentence_with_its_key(sizes):
+    with pytest.raises(ValueError, match=r"^config\.mesh: [^\n]*\.$"):
+        sharding.make_mesh(*sizes)
+
+
+def test_specs_take_axes_that_divide_and_each_once(cube):
+    spec = sharding.spec
+    assert spec((8, 5), ("batch", None), cube) == P(("data", "fsdp"), None)
+    assert spec((6, 4), ("batch", "vocab"), cube) == P("data", "tensor")  # 6 is no multiple of 4
+    assert spec((3, 4), ("batch", "mlp"), cube) == P(None, "tensor")
+    assert spec((8, 8), ("batch", "embed"), cube) == P(("data", "fsdp"), None)  # fsdp is taken
+    assert spec((8, 8), ("embed", "batch"), cube) == P("fsdp", "data")
+    assert spec((16, 2, 4, 8), ("embed", "kv_heads", "q_groups", None), cube) == P("fsdp", "tensor", None, None)
+    assert spec((16, 1, 4, 8), ("embed", "kv_heads", "q_groups", None), cube) == P("fsdp", None, "tensor", None)
+    assert spec((8,), ("unknown",), cube) == P(None)
+    with pytest.raises(ValueError, match="2 names"):
+        spec((8,), ("batch", None), cube)
+
+
+def test_every_matrix_of_the_model_and_its_moments_are_split(cube, tiny):
+    cfg, params = tiny
+    expected = {
+        "embedding": P("tensor", "fsdp"), "final_norm": P(None),
+        "layers": {
+            "attention_norm": P(None, None), "mlp_norm": P(None, None),
+            "query": P(None, "fsdp", "tensor", None, None), "key": P(None, "fsdp", "tensor", None),
+            "value": P(None, "fsdp", "tensor", None), "attention_out": P(None, "tensor", None, None, "fsdp"),
+            "gate": P(None, "fsdp", "tensor"), "up": P(None, "fsdp", "tensor"), "down": P(None, "tensor", "fsdp"),
+        },
+    }  # fmt: skip
+    found = jax.tree.map(lambda s: s.spec, sharding.parameter_specs(params, cube))
+    assert found == expected
+    whole = jax.tree.map(lambda s: s.spec, sharding.parameter_specs(state.fresh(params, optax.scale_by_adam()), cube))
+    assert whole.params == expected and whole.opt_state.mu == expected and whole.opt_state.nu == expected
+    assert whole.step == whole.opt_state.count == P()
+    untied = {"unembedding": jax.ShapeDtypeStruct((16, 20), "float32")}
+    assert sharding.parameter_specs(untied, cube)["unembedding"].spec == P("fsdp", "tensor")
+
+
+def test_without_a_mesh_every_helper_is_the_identity():
+    x = jnp.ones((4, 6))
+    assert sharding.shard(x, "batch", "embed") is x and sharding.gathered(x, "embed", "mlp") is x
+    assert np.array_equal(sharding.put(np.ones((4, 6)), None, "batch", None), x)
+
+
+def test_put_splits_the_rows(cube):
+    tokens, lengths = sharding.put((np.arange(16).reshape(8, 2), np.arange(8)), cube, "batch", None)
+    assert tokens.sharding.spec == P(("data", "fsdp"), None) and tokens.addressable_shards[0].data.shape == (2, 2)
+    assert lengths.sharding.spec == P(("data", "fsdp")) and np.array_equal(tokens, np.arange(16).reshape(8, 2))
+    assert sharding.put(np.ones((3,)), cube).sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("dims", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_lookup_and_products_are_those_of_one_device(dims):
+    """Value and gradient of a look-up, a column-split and a row-split product, against numpy's."""
+    rng = np.random.default_rng(0)
+    arrays = {"embedding": (20, 16), "up": (16, 8), "down": (8, 16)}
+    params = {k: rng.normal(size=s).astype(np.float32) for k, s in arrays.items()}
+    ids = rng.integers(0, 20, (8, 3)).astype(np.int32)
+
+    def f(p, ids):
+        x = sharding.lookup(p["embedding"], ids)
+        h = sharding.dot("bsd,dm->bsm", x, sharding.gathered(p["up"], "embed", "mlp"), "batch", None, "mlp")
+        y = sharding.dot("bsm,md->bsd", h, sharding.gathered(p["down"], "mlp", "embed"), "batch", None, None)
+        return jnp.sum(jnp.square(sharding.shard(y, "batch", None, None)))
+
+    x = params["embedding"][ids]
+    y = x @ params["up"] @ params["down"]
+    down = np.einsum("bsm,bsd->md", x @ params["up"], 2 * y)
+    up = np.einsum("bsd,bsm->dm", x, 2 * y @ params["down"].T)
+    embedding = np.zeros((20, 16), np.float32)
+    np.add.at(embedding, ids, 2 * y @ params["down"].T @ params["up"].T)
+
+    mesh = sharding.make_mesh(*dims)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, sharding.parameter_specs(params, mesh))
+        value, grad = jax.jit(jax.value_and_grad(f))(placed, sharding.put(ids, mesh, "batch", None))
+    np.testing.assert_allclose(value, np.sum(y**2), rtol=1e-5)
+    for name, expected in {"embedding": embedding, "up": up, "down": down}.items():
+        np.testing.assert_allclose(grad[name], expected, rtol=1e-4, atol=1e-3)
+        assert grad[name].sharding == placed[name].sharding  # reduce-scattered back to where the parameter lives
+
+
+def test_logits_of_a_model_are_whole_on_a_tensor_mesh(cube, tiny):
+    """The sampler's argmax and sort see the whole vocabulary on every device."""
+    cfg, params = tiny
+    with jax.set_mesh(cube):
+        placed = jax.device_put(params, sharding.parameter_specs(params, cube))
+        hidden = sharding.put(np.ones((4, 1, cfg.width), np.float32), cube, "batch", None, None)
+        out = jax.jit(model.logits, static_argnums=2)(placed, hidden, cfg)
+    assert out.sharding.spec == P(("data", "fsdp"), None, None)
+    np.testing.assert_allclose(np.asarray(out)[0, 0], np.asarray(params["embedding"]).sum(1), atol=1e-5)
