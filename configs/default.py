@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.base.split = "given"  # worked examples to train on first
     c.base.num_updates = 0
     c.base.learning_rate = 2e-3
-    c.base.hinted = True  # show each worked example with its hint too
+    c.base.hinted = 0.25  # the part of the worked examples that is shown with the hint too
 
     c.algorithm = ConfigDict()
     c.algorithm.name = "star"  # a file in reasoning_jax/algorithms

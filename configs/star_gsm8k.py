@@ -17,7 +17,6 @@ def get_config(arg: str = ""):
     c.sequence_length = 1024
     c.batch_size = 8
     c.base.num_updates = 150
-    c.base.hinted = True
     c.algorithm.num_rounds = 2
     c.algorithm.examples_per_round = 64
     c.algorithm.start_updates = 10

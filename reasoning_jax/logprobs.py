@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from reasoning_jax import model
-from reasoning_jax.sharding import dot, shard
 
 CHUNK = 64  # tokens of each row whose logits exist at once
 
 
-def of_targets(hidden: jax.Array, matrix: jax.Array, targets: jax.Array, chunk: int = CHUNK) -> jax.Array:
-    """log softmax(hidden @ matrix)[target] in float32.
+def of_targets(
+    params: model.Params, hidden: jax.Array, targets: jax.Array, cfg: model.ModelConfig, chunk: int = CHUNK
+) -> jax.Array:
+    """log p(target) of hidden states, in float32.
 
-    hidden: [B, S, D]; matrix: [D, V]; targets: [B, S]. Returns [B, S]. Scans over chunks of S and recomputes each chunk's
+    hidden: [B, S, D]; targets: [B, S]. Returns [B, S]. Scans over chunks of S and recomputes each chunk's
     logits in the backward pass, so that the largest array is [B, chunk, V].
     """
     batch, length, width = hidden.shape
@@ -26,7 +27,7 @@ def of_targets(hidden: jax.Array, matrix: jax.Array, targets: jax.Array, chunk: 
     @jax.checkpoint
     def one(carry: None, xs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         h, t = xs
-        logits = shard(dot("bsd,dv->bsv", h, matrix, "batch", None, "vocab", dtype=jnp.float32), "batch", None, None)
+        logits = model.logits(params, h, cfg)
         hit = jax.lax.broadcasted_iota(jnp.int32, (1, 1, logits.shape[-1]), 2) == t[..., None]  # no gather: it fuses
         return carry, jnp.sum(jnp.where(hit, logits, 0.0), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
 
@@ -44,6 +45,7 @@ def token_logprobs(params: model.Params, batch: dict[str, jax.Array], cfg: model
     """
     tokens, segments = batch["tokens"], batch["segment_ids"]
     hidden, _ = model.apply(params, tokens, batch["positions"], segments, cfg=cfg)
-    out = of_targets(hidden[:, :-1], model.output_matrix(params, cfg), tokens[:, 1:])
-    inside = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-    return jnp.pad(jnp.where(inside, out, 0.0), ((0, 0), (1, 0)))
+    following = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))
+    out = jnp.pad(of_targets(params, hidden, following, cfg)[:, :-1], ((0, 0), (1, 0)))
+    inside = (segments == jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))) & (segments > 0)
+    return jnp.where(inside, out, 0.0)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from reasoning_jax.sharding import dot, gathered, lookup, shard
+from reasoning_jax.sharding import PARAMETERS, Names, dot, lookup, shard
 
 Params = dict[str, Any]
 
@@ -115,19 +115,18 @@ class Block(nn.Module):
         x, cache, layer = carry
         D, K, G, H, M = cfg.width, cfg.num_kv_heads, cfg.num_heads // cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim
 
-        def weight(name: str, shape: tuple[int, ...], fan_in: int, *names: str | None) -> jax.Array:
+        def project(equation: str, x: jax.Array, name: str, shape: tuple[int, ...], fan_in: int, out: Names) -> jax.Array:
             w = self.param(name, nn.initializers.normal(fan_in**-0.5), shape, jnp.float32)
-            return gathered(w.astype(cfg.dtype), *names)
+            return dot(equation, x, w, PARAMETERS[name], out)
 
         def scale(name: str) -> jax.Array:
             return self.param(name, nn.initializers.ones, (D,), jnp.float32)
 
         depth = (2 * cfg.num_layers) ** 0.5  # what is added to the residual stream starts small (GPT-2)
         h = rms_norm(x, scale("attention_norm"), cfg.norm_eps)
-        q = dot("bsd,dkgh->bskgh", h, weight("query", (D, K, G, H), D, "embed", "kv_heads", "q_groups", None),
-                "batch", None, "kv_heads", "q_groups", None)  # fmt: skip
-        k, v = (dot("bsd,dkh->bskh", h, weight(name, (D, K, H), D, "embed", "kv_heads", None), "batch", None, "kv_heads", None)
-                for name in ("key", "value"))  # fmt: skip
+        q = project("bsd,dkgh->bskgh", h, "query", (D, K, G, H), D, ("batch", None, "kv_heads", "q_groups", None))
+        k = project("bsd,dkh->bskh", h, "key", (D, K, H), D, ("batch", None, "kv_heads", None))
+        v = project("bsd,dkh->bskh", h, "value", (D, K, H), D, ("batch", None, "kv_heads", None))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:  # write this call's tokens at the slot, then attend to the whole layer
             keys, values = (
@@ -137,14 +136,14 @@ class Block(nn.Module):
             cache = keys, values
             k, v = (jax.lax.dynamic_index_in_dim(a, layer, keepdims=False) for a in cache)
         mixed = shard(attend(q, k, v, mask), "batch", None, "kv_heads", "q_groups", None)
-        out = weight("attention_out", (K, G, H, D), K * G * H * depth**2, "kv_heads", "q_groups", None, "embed")
-        x = x + dot("bskgh,kghd->bsd", mixed, out, "batch", None, None)
+        fan_in = K * G * H * depth**2
+        x = x + project("bskgh,kghd->bsd", mixed, "attention_out", (K, G, H, D), fan_in, ("batch", None, None))
 
         h = rms_norm(x, scale("mlp_norm"), cfg.norm_eps)
-        gate, up = (dot("bsd,dm->bsm", h, weight(name, (D, M), D, "embed", "mlp"), "batch", None, "mlp")
-                    for name in ("gate", "up"))  # fmt: skip
+        gate = project("bsd,dm->bsm", h, "gate", (D, M), D, ("batch", None, "mlp"))
+        up = project("bsd,dm->bsm", h, "up", (D, M), D, ("batch", None, "mlp"))
         h = nn.silu(gate) * up
-        x = x + dot("bsm,md->bsd", h, weight("down", (M, D), M * depth**2, "mlp", "embed"), "batch", None, None)
+        x = x + project("bsm,md->bsd", h, "down", (M, D), M * depth**2, ("batch", None, None))
         return (x, cache, layer + 1), None
 
 
@@ -206,15 +205,11 @@ def apply(
     return hidden, Cache(*stored, key_positions, key_segments, slot + tokens.shape[1])
 
 
-def output_matrix(params: Params, cfg: ModelConfig) -> jax.Array:
-    """The matrix [D, V] that turns hidden states into logits, in the compute dtype."""
-    w = params["embedding"].T if cfg.tied else params["unembedding"]
-    return gathered(w.astype(cfg.dtype), "embed", "vocab")
-
-
 def logits(params: Params, hidden: jax.Array, cfg: ModelConfig) -> jax.Array:
-    """Float32 logits [B, S, V] of hidden states [B, S, D]; for a few positions only: logprobs.py does whole sequences."""
-    out = dot("bsd,dv->bsv", hidden, output_matrix(params, cfg), "batch", None, "vocab", dtype=jnp.float32)
+    """Float32 logits [B, S, V] of hidden states [B, S, D]; for a few positions at once: see logprobs.py."""
+    name = "embedding" if cfg.tied else "unembedding"
+    equation = "bsd,vd->bsv" if cfg.tied else "bsd,dv->bsv"
+    out = dot(equation, hidden, params[name], PARAMETERS[name], ("batch", None, "vocab"), dtype=jnp.float32)
     return shard(out, "batch", None, None)
 
 

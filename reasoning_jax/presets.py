@@ -11,8 +11,8 @@ from reasoning_jax.model import ModelConfig
 #                       layers width heads kv  head  mlp
 SIZES = {
     "tiny": dict(num_layers=2, width=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=64),  # tests
-    "0.4m": dict(num_layers=3, width=128, num_heads=4, num_kv_heads=1, head_dim=32, mlp_dim=256),
-    "0.8m": dict(num_layers=4, width=128, num_heads=4, num_kv_heads=1, head_dim=32, mlp_dim=384),
+    "0.4m": dict(num_layers=3, width=128, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=256),
+    "0.8m": dict(num_layers=4, width=128, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=384),
     "4m": dict(num_layers=4, width=256, num_heads=8, num_kv_heads=4, head_dim=32, mlp_dim=1024),
     "100m": dict(num_layers=12, width=768, num_heads=12, num_kv_heads=4, head_dim=64, mlp_dim=2048),
     "1b": dict(num_layers=16, width=2048, num_heads=32, num_kv_heads=8, head_dim=64, mlp_dim=8192, rope_theta=5e5),

@@ -8,6 +8,7 @@ every model and mesh. Under no mesh and on one device every helper is the identi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
+Names = tuple[str | None, ...]
 
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
@@ -29,7 +31,7 @@ RULES: dict[str, tuple[str, ...]] = {
 
 # The names of each parameter's dimensions, by the last part of its path. Parameters under "layers" are stacked: one more
 # dimension in front. What is not listed is replicated.
-PARAMETERS: dict[str, tuple[str | None, ...]] = {
+PARAMETERS: dict[str, Names] = {
     "embedding": ("vocab", "embed"),
     "unembedding": ("embed", "vocab"),
     "query": ("embed", "kv_heads", "q_groups", None),
@@ -56,7 +58,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Any = Non
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
 
 
-def spec(shape: tuple[int, ...], names: tuple[str | None, ...], mesh: Any = None, rules: Mapping = RULES) -> P:
+def spec(shape: tuple[int, ...], names: Names, mesh: Any = None, rules: Mapping = RULES) -> P:
     """The PartitionSpec of an array whose dimensions have these names; axes that do not divide are left out."""
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     if len(shape) != len(names):
@@ -81,32 +83,53 @@ def shard(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.reshard(x, spec(x.shape, names))
 
 
-def dot(equation: str, x: jax.Array, w: jax.Array, *names: str | None, dtype: Any = None) -> jax.Array:
-    """``einsum(equation, x, w)`` whose result has these dimension names; sums in float32 where ``dtype`` asks for it.
+def dot(equation: str, x: jax.Array, w: jax.Array, w_names: Names, out_names: Names, dtype: Any = None) -> jax.Array:
+    """``einsum(equation, x, w)`` of activations and a parameter, in x's dtype; the result's is ``dtype``, by default x's.
 
-    A weight split over ``fsdp`` is gathered first and its gradient reduce-scattered: fully sharded data parallelism.
+    A weight split over ``fsdp`` is gathered for the product, and its gradient is reduced straight into its own split:
+    fully sharded data parallelism. The gradient of the weight is summed in float32.
     """
-    out = None
     mesh = jax.sharding.get_abstract_mesh()
+    whole = out = None
     if not mesh.empty:
         operands, result = equation.split("->")
-        sizes = {c: n for op, a in zip(operands.split(","), (x, w), strict=True) for c, n in zip(op, a.shape, strict=True)}
-        out = spec(tuple(sizes[c] for c in result), names, mesh)
+        sizes = dict(zip(operands.replace(",", ""), x.shape + w.shape, strict=True))
+        whole = spec(w.shape, tuple(None if n == "embed" else n for n in w_names))
+        out = spec(tuple(sizes[c] for c in result), out_names)
+    return _dot(equation, whole, out, dtype, x, w)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _dot(equation: str, whole: P | None, out: P | None, dtype: Any, x: jax.Array, w: jax.Array) -> jax.Array:
+    w = w.astype(x.dtype)
+    w = w if whole is None else jax.reshard(w, whole)
     return jnp.einsum(equation, x, w, out_sharding=out, preferred_element_type=dtype)
 
 
-def gathered(w: jax.Array, *names: str | None) -> jax.Array:
-    """A parameter with its ``fsdp`` split undone and its ``tensor`` split kept, ready to multiply."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return w
-    return jax.reshard(w, spec(w.shape, tuple(None if n == "embed" else n for n in names)))
+def _dot_forward(equation: str, whole: P | None, out: P | None, dtype: Any, x: jax.Array, w: jax.Array) -> tuple:
+    return _dot(equation, whole, out, dtype, x, w), (x, w)
+
+
+def _dot_backward(equation: str, whole: P | None, out: P | None, dtype: Any, saved: tuple, g: jax.Array) -> tuple:
+    x, w = saved
+    (x_dims, w_dims), g_dims = equation.split("->")[0].split(","), equation.split("->")[1]
+    g = g.astype(x.dtype)
+    x_spec, w_spec = (None, None) if whole is None else (jax.typeof(a).sharding.spec for a in (x, w))
+    dx = _dot(f"{g_dims},{w_dims}->{x_dims}", whole, x_spec, None, g, w)
+    # The order of the operands matters: with g first, as autodiff has it, XLA's CPU compiler transposes the larger one.
+    dw = jnp.einsum(f"{x_dims},{g_dims}->{w_dims}", x, g, out_sharding=w_spec, preferred_element_type=jnp.float32)
+    return dx, dw.astype(w.dtype)
+
+
+_dot.defvjp(_dot_forward, _dot_backward)
 
 
 def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
     """Rows of ``table`` [V, D] at ``ids`` [B, S], split over the batch."""
     if jax.sharding.get_abstract_mesh().empty:
         return table[ids]
-    return gathered(table, None, "embed").at[ids].get(out_sharding=spec((*ids.shape, table.shape[1]), ("batch", None, None)))
+    table = jax.reshard(table, P())  # whole on every device: the gather is then local
+    return table.at[ids].get(out_sharding=spec((*ids.shape, table.shape[1]), ("batch", None, None)))
 
 
 def parameter_specs(tree: Any, mesh: Mesh) -> Any:

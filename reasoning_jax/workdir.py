@@ -10,13 +10,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-
-if TYPE_CHECKING:  # the command line reads configs before it imports jax
-    from reasoning_jax.algorithms import Report
 
 Rows = list[dict[str, np.ndarray]]
 
@@ -104,7 +101,7 @@ def read_rows(path: Path, memory: Any) -> tuple[Rows, Any]:
     return rows, jax.tree.unflatten(jax.tree.structure(memory), leaves)
 
 
-def write_samples(path: Path, report: Report, task: ModuleType) -> None:
+def write_samples(path: Path, report: Any, task: ModuleType) -> None:
     """One JSON object a line for each sample of a round: what the report's browser shows."""
 
     def line(s: Any) -> dict[str, Any]:

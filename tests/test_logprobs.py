@@ -18,6 +18,13 @@ from reasoning_jax.algorithms import sft
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
+CFG = model.ModelConfig(20, 16, 1, 1, 1, 2, 1, tied=False)
+
+
+def of_targets(hidden, matrix, targets, chunk, cfg=CFG):
+    return logprobs.of_targets({"unembedding": matrix}, hidden, targets, cfg, chunk)
+
+
 def log_softmax(x):
     x = np.asarray(x, np.float64)
     x = x - x.max(-1, keepdims=True)
@@ -37,7 +44,7 @@ def test_chunks_of_any_size_equal_log_softmax(arrays):
     hidden, matrix, targets = arrays
     expected = np.take_along_axis(log_softmax(hidden @ matrix), targets[..., None], -1)[..., 0]
     for chunk in (1, 4, 11, 64):
-        out = logprobs.of_targets(*arrays, chunk=chunk)
+        out = of_targets(*arrays, chunk)
         assert out.shape == (3, 11) and out.dtype == jnp.float32
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
@@ -45,7 +52,7 @@ def test_chunks_of_any_size_equal_log_softmax(arrays):
 def test_chunks_have_the_gradient_of_log_softmax(arrays):
     hidden, matrix, targets = arrays
     weights = np.random.default_rng(1).normal(size=(3, 11)).astype(np.float32)
-    found = jax.jit(jax.grad(lambda h, m: jnp.sum(weights * logprobs.of_targets(h, m, targets, 4)), (0, 1)))(hidden, matrix)
+    found = jax.jit(jax.grad(lambda h, m: jnp.sum(weights * of_targets(h, m, targets, 4)), (0, 1)))(hidden, matrix)
     error = weights[..., None] * (np.eye(20)[targets] - np.exp(log_softmax(hidden @ matrix)))
     np.testing.assert_allclose(found[0], error @ matrix.T, atol=1e-4)
     np.testing.assert_allclose(found[1], np.einsum("bsd,bsv->dv", hidden, error), atol=1e-4)
@@ -53,9 +60,10 @@ def test_chunks_have_the_gradient_of_log_softmax(arrays):
 
 def test_bfloat16_hidden_states_are_summed_and_normalised_in_float32(arrays):
     hidden, matrix, targets = (jnp.asarray(a) for a in arrays)
-    hidden, matrix = 4 * hidden.astype(jnp.bfloat16), matrix.astype(jnp.bfloat16)
-    logits = np.asarray(hidden, np.float64) @ np.asarray(matrix, np.float64)  # the products of bfloat16 numbers, exactly
-    out = logprobs.of_targets(hidden, matrix, targets, chunk=4)
+    hidden = 4 * hidden.astype(jnp.bfloat16)
+    rounded = np.asarray(matrix.astype(jnp.bfloat16), np.float64)  # its products with hidden are exact in float64
+    logits = np.asarray(hidden, np.float64) @ rounded
+    out = of_targets(hidden, matrix, targets, 4)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, np.take_along_axis(log_softmax(logits), arrays[2][..., None], -1)[..., 0], atol=1e-4)
 
@@ -116,7 +124,9 @@ def test_a_compiled_update_holds_no_logits_of_the_whole_batch():
     optimizer = optim.make(cfg.optim)
     train_state = jax.eval_shape(lambda: state.fresh(random_params(model_cfg), optimizer))
     ints = jax.ShapeDtypeStruct((1, B, S), jnp.int32)
-    batch = dict.fromkeys(("tokens", "positions", "segment_ids"), ints) | {"weights": jax.ShapeDtypeStruct((1, B, S), jnp.float32)}
+    batch = dict.fromkeys(("tokens", "positions", "segment_ids"), ints) | {
+        "weights": jax.ShapeDtypeStruct((1, B, S), jnp.float32)
+    }
 
     def program(algorithm):
         step = update.make_update(algorithm, model_cfg, optimizer, cfg)

@@ -31,7 +31,9 @@ def draw(tiny, prompts):
     """sample() of the eight prompts (or of other arrays), its result on the host."""
     cfg, params = tiny
 
-    def draw(rule=None, stop=(2, 11), prompts=prompts, lengths=LENGTHS, ids=IDS, indices=INDICES, key=0, mesh=None, params=params):
+    def draw(
+        rule=None, stop=(2, 11), prompts=prompts, lengths=LENGTHS, ids=IDS, indices=INDICES, key=0, mesh=None, params=params
+    ):  # fmt: skip
         rule = jax.tree.map(np.float32, Temperature(0.7) if rule is None else rule)
         arrays = sharding.put((prompts, lengths, ids, indices), mesh, "batch", None)
         rest = sharding.put((rule, np.array(stop, np.int32)), mesh)
@@ -68,7 +70,7 @@ def rescore(params, tokens, positions, segments, temperature):
     """Log-probabilities of every token but the first, at a temperature."""
     cfg = model.ModelConfig(vocab_size=20, width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=32)
     hidden, _ = model.apply(params, tokens, positions, segments, cfg=cfg)
-    out = logprobs.of_targets(hidden[:, :-1] / temperature, model.output_matrix(params, cfg), tokens[:, 1:])
+    out = logprobs.of_targets(params, hidden[:, :-1] / temperature, tokens[:, 1:], cfg)
     return jnp.pad(out, ((0, 0), (1, 0)))
 
 

@@ -1,8 +1,8 @@
 """Supervised fine-tuning on given rationales, or, ``direct``, on answers alone (the baseline of the STaR paper, table 1).
 
 It is also round 0 of every run that starts from nothing: the worked examples of ``config.base`` that stand in for a
-pre-trained model and its few-shot prompt. There, ``base.hinted`` shows each worked example a second time with its hint, as
-the few-shot prompt for rationalization does, so that the model knows what a hint is.
+pre-trained model and its few-shot prompt. There, ``base.hinted`` shows a part of the worked examples a second time with
+their hints, as the few-shot prompt for rationalization does, so that the model knows what a hint is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def collect(rollout, examples: Sequence[Example], memory: tuple, round: int, cfg
         raise ValueError("None of the examples has a rationale to train on; did you mean config.algorithm.direct=True?")
     rows = [rollout.worked_row(e, direct=direct) for e in worked]
     if round == 0 and cfg.base.hinted:
-        rows += [rollout.worked_row(e, hint=True) for e in worked]
+        rows += [rollout.worked_row(e, hint=True) for e in worked[:: max(1, int(1 / cfg.base.hinted))]]
     fitting = [row for row in rows if row is not None]
     values = {"kept_rows": len(fitting), "kept": len(fitting) / len(rows), "samples": len(rows)}
     return fitting, memory, Report(values)

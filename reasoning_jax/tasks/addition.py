@@ -1,17 +1,15 @@
-"""n-digit addition with the scratchpad of the STaR paper (Zelikman et al. 2022, section 4.1), 29+57 being
+"""n-digit addition with the scratchpad of the STaR paper (Zelikman et al. 2022, section 4.1). For the prompt 29+57:
 
-    prompt        29+57             hinted prompt   29+57
-                                                    86            (the hint stands where the target will begin)
-    target        <scratch>
-                  29+57,C:0         the whole sum, carry 0
-                  2+5,6C:1          the next pair of digits, the low digits so far, the carry into this pair
-                  ,86C:0            no digits left, the low digits, the last carry
-                  086               the last carry in front of the digits
-                  </scratch>
-                  86
+    <scratch>
+    29+57,C:0         the whole sum, carry 0
+    2+5,6C:1          the next pair of digits, the low digits so far, the carry into this pair
+    ,86C:0            no digits left, the low digits, the last carry
+    086               the last carry in front of the digits
+    </scratch>
+    86                (a hinted prompt has this line after the question)
 
-The paper writes digits apart ("2 9 + 5 7") so that its subword tokenizer sees each; one symbol a character needs no spaces.
-Both operands have the same number of digits and no leading zero. A pair (a, b) belongs to one split together with (b, a).
+The paper sets digits apart ("2 9 + 5 7") for its subword tokenizer; with one symbol a character there is no need. Both
+operands have equally many digits and no leading zero. A pair (a, b) belongs to one split together with (b, a).
 """
 
 from __future__ import annotations
@@ -24,9 +22,7 @@ from ml_collections import ConfigDict
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example
 
 ALPHABET = (*"0123456789+,C:\n", "<scratch>", "</scratch>")
-
 _SPLITS = {"train": 0, "given": 1, "validation": 2, "test": 3}
-_ID_STRIDE = 10_000_000  # ids never meet across splits
 
 
 def scratchpad(a: int, b: int) -> str:
@@ -54,8 +50,7 @@ def held_out(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _pairs(digits: int, count: int, split: int, rng: np.random.Generator, distinct: bool) -> np.ndarray:
     """[n, 2] operands of this length and split; distinct pairs may be fewer than ``count`` where a length has no more."""
-    low, high = 10 ** (digits - 1), 10**digits
-    wanted = split if split >= 2 else 0
+    low, high, wanted = 10 ** (digits - 1), 10**digits, split if split >= 2 else 0
     if distinct and digits <= 2:  # few enough to list
         pairs = np.stack(np.meshgrid(np.arange(low, high), np.arange(low, high)), -1).reshape(-1, 2)
         pairs = pairs[held_out(pairs[:, 0], pairs[:, 1]) == wanted]
@@ -69,20 +64,6 @@ def _pairs(digits: int, count: int, split: int, rng: np.random.Generator, distin
     return found[:count]
 
 
-class _Sums(Sequence):
-    """Examples made when they are asked for."""
-
-    def __init__(self, pairs: np.ndarray, first_id: int, worked: bool):
-        self.pairs, self.first_id, self.worked = pairs, first_id, worked
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, i: int) -> Example:
-        a, b = (int(n) for n in self.pairs[i])
-        return Example(self.first_id + int(i), f"{a}+{b}", str(a + b), scratchpad(a, b) if self.worked else None)
-
-
 def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     """``train``: num_train sums spread evenly over 1 to max_digits; ``given``: given[d - 1] distinct worked examples of d
     digits from the same pairs; ``validation`` and ``test``: num_eval held-out sums a length (all there are, if fewer)."""
@@ -90,14 +71,16 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
         raise ValueError(f"addition has no split {split!r}; it has {', '.join(_SPLITS)}.")
     rng = np.random.default_rng([cfg.seed, _SPLITS[split]])
     lengths = range(1, cfg.max_digits + 1)
-    counts = {"train": [-(-cfg.num_train // cfg.max_digits)] * cfg.max_digits, "given": list(cfg.given)}
-    counts = counts.get(split, [cfg.num_eval] * cfg.max_digits)
+    even = {"train": -(-cfg.num_train // cfg.max_digits)}.get(split, cfg.num_eval)
+    counts = list(cfg.given) if split == "given" else [even] * cfg.max_digits
     if len(counts) > cfg.max_digits:
         raise ValueError(f"config.task.given names {len(counts)} lengths but config.task.max_digits is {cfg.max_digits}.")
     pairs = [_pairs(d, n, _SPLITS[split], rng, split != "train") for d, n in zip(lengths, counts, strict=False) if n]
     if not pairs:
         raise ValueError(f"The {split} split of addition is empty: config.task asks for no sums.")
-    return _Sums(np.concatenate(pairs), _SPLITS[split] * _ID_STRIDE, split == "given")
+    first_id, worked = _SPLITS[split] * 10_000_000, split == "given"  # ids never meet across splits
+    operands = enumerate(np.concatenate(pairs).tolist(), first_id)
+    return [Example(i, f"{a}+{b}", str(a + b), scratchpad(a, b) if worked else None) for i, (a, b) in operands]
 
 
 def prompt(example: Example, hint: str | None = None) -> str:
@@ -125,15 +108,11 @@ def steps(text: str) -> int:
 
 def wrong_line(text: str, example: Example) -> int | None:
     """The first line that differs from the only true scratchpad and answer."""
-    a, b = (int(n) for n in example.question.split("+"))
-    if "<scratch>" not in text:  # a direct answer
-        return None if text.strip() == example.answer else 0
-    truth = f"<scratch>\n{scratchpad(a, b)}\n</scratch>\n{example.answer}".split("\n")
+    worked = Example(0, "", example.answer, scratchpad(*map(int, example.question.split("+"))))
+    truth = target(worked, direct="<scratch>" not in text).split("\n")
     lines = text.split("\n")
-    for i, line in enumerate(lines):
-        if i >= len(truth) or line != truth[i]:
-            return i
-    return None if len(lines) == len(truth) else len(lines) - 1
+    differing = (i for i, line in enumerate(lines) if i >= len(truth) or line != truth[i])
+    return next(differing, None if len(lines) == len(truth) else len(lines) - 1)
 
 
 def difficulty(example: Example) -> tuple[str, int]:
