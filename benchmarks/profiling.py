@@ -34,7 +34,8 @@ def kinds(hlo: str) -> dict[str, str]:
     for name, opcode in opcodes.items():
         ops = inside[calls[name]] if name in calls else {opcode}
         heavy = next((k for k in ("dot", "scatter", "sort", "reduce") if any(o.startswith(k) for o in ops)), None)
-        out[name] = heavy or ("copy/transposition" if ops <= MOVES else "elementwise" if name in calls else opcode)
+        moved = ops <= MOVES or ops & {"copy", "transpose"}
+        out[name] = heavy or ("copy/transposition" if moved else "elementwise" if name in calls else opcode)
         if opcode in CONTAINERS:
             out[name] = ""
     return out
@@ -65,5 +66,6 @@ def report(cases: dict[str, Callable], folder: Path, most: int = 15) -> str:
             by_kind[kind.get(name, "other")] += ms
         lines += [f"  {ms:9.1f} ms {ms / total:6.1%}  {name}" for name, ms in by_kind.most_common()]
         lines += [f"the {most} longest operations"]
-        lines += [f"  {ms:9.1f} ms {ms / total:6.1%}  {count[n]:5} x  {kind.get(n, 'other'):20} {n}" for n, ms in spent.most_common(most)]
+        for name, ms in spent.most_common(most):
+            lines.append(f"  {ms:9.1f} ms {ms / total:6.1%}  {count[name]:5} x  {kind.get(name, 'other'):20} {name}")
     return "\n".join(lines)

@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import statistics
 import sys
 import time
@@ -30,29 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import jax.numpy as jnp
+import machine  # beside this file
 import numpy as np
+import profiling  # beside this file
 
 from configs import star_addition
 from reasoning_jax import checkpoint, command_line, data, experiment, model, optim, prng, sampling, sharding, state, update
 from reasoning_jax.algorithms import sft
-
-
-def machine(device: Any) -> dict[str, Any]:
-    """What the figures are of."""
-    name = device.device_kind
-    if device.platform == "cpu":
-        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-        name = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), platform.processor())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = round(os.getloadavg()[0], 1)
-    return {"device": name, "platform": device.platform, "cores": cores, "load": load, "jax": jax.__version__}
-
-
-def peak_memory_mib(device: Any) -> float:
-    """Of the device where it says so, else of the whole process."""
-    if peak := (device.memory_stats() or {}).get("peak_bytes_in_use"):
-        return peak / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def flops(cfg: model.ModelConfig, params: Any, segment_ids: np.ndarray) -> float:
@@ -126,17 +108,21 @@ def timed(cases: dict[str, Callable], repeats: int, least: float) -> tuple[dict,
     return first, seconds, last
 
 
-def measure(argv: list[str]) -> tuple[dict[str, Any], dict[str, Callable]]:
-    """The figures, and the cases that they are of."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments() -> argparse.Namespace:
+    flags = argparse.ArgumentParser(usage=__doc__)
     flags.add_argument("--preset", default="0.4m", help="a size in reasoning_jax/presets.py")
     flags.add_argument("--rows", type=int, help="packed rows an update (default: the experiment's)")
     flags.add_argument("--samples", type=int, help="prompts sampled at once (default: the experiment's)")
     flags.add_argument("--workdir", type=Path, help="sample with this run's best model, and take its config")
     flags.add_argument("--quick", action="store_true", help="few repeats and a small yardstick: to see that it works")
     flags.add_argument("--profile", type=Path, help="also trace one update and one batch of samples into this folder")
-    args = flags.parse_args(argv)
+    return flags.parse_args()
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Callable]]:
+    """The figures, and what --profile traces."""
     device = jax.devices()[0]
+    jax.config.update("jax_enable_compilation_cache", args.quick)  # or compiling would be reading a file
     if args.workdir:
         cfg = command_line.rebuild(args.workdir)
     else:
@@ -144,11 +130,11 @@ def measure(argv: list[str]) -> tuple[dict[str, Any], dict[str, Callable]]:
         cfg.model.preset, cfg.model.dtype = args.preset, "float32" if device.platform == "cpu" else "bfloat16"
     cfg.mesh.update(data=1, fsdp=1, tensor=1)
     cfg.batch_size, cfg.sampling.batch_size = args.rows or cfg.batch_size, args.samples or cfg.sampling.batch_size
-    exp, about = experiment.make(cfg, [device]), machine(device)  # the load as it was found
+    exp, about = experiment.make(cfg, [device]), machine.describe(device)  # the load as it was found
     init = state.init(0, exp.model_cfg, optim.make(cfg.optim), exp.mesh)
-    # An update gives its state away, so the sampler has parameters of its own.
-    params = checkpoint.load_params(args.workdir, exp.abstract_state().params)[0] if args.workdir else None
-    params = params or jax.tree.map(jnp.copy, init.params)
+    params = jax.tree.map(jnp.copy, init.params)  # an update gives its state away
+    if args.workdir:
+        params, _ = checkpoint.load_params(args.workdir, exp.abstract_state().params)
     step, tokens, work = update_case(exp, init)
     new, rules = cfg.sampling.max_new_tokens, {"greedy": sampling.Greedy(), "temperature": sampling.Temperature(1.0)}
     n, dtype = (512, "float32") if args.quick else (2048, "float32") if device.platform == "cpu" else (8192, "bfloat16")
@@ -177,9 +163,7 @@ def measure(argv: list[str]) -> tuple[dict[str, Any], dict[str, Callable]]:
     for name in mid:
         out |= {f"{name}_ms": 1e3 * mid[name], f"{name}_ms_min": 1e3 * min(seconds[name])}
         out |= {f"{name}_ms_max": 1e3 * max(seconds[name]), f"{name}_compile_s": max(first[name] - mid[name], 0.0)}
-    return out | {"peak_memory_mib": peak_memory_mib(device)}, {"update": step, "sample": cases["greedy"]} | {
-        "profile": args.profile
-    }
+    return out | {"peak_memory_mib": machine.peak_memory_mib(device)}, {"update": step, "sample": cases["greedy"]}
 
 
 def table(out: dict[str, Any]) -> str:
@@ -198,18 +182,18 @@ def table(out: dict[str, Any]) -> str:
     for name, note in notes.items():
         rate = f"{out[f'{name}_tokens_per_s']:,.0f}" if f"{name}_tokens_per_s" in out else ""
         spread = f"{out[f'{name}_ms_min']:.1f} - {out[f'{name}_ms_max']:.1f}"
-        lines.append(f"{name:12}{rate:>16}{out[f'{name}_ms']:>10.1f}{spread:>20}{out[f'{name}_compile_s']:>11.1f}  " + note.format(**out))
+        figures = f"{rate:>16}{out[f'{name}_ms']:>10.1f}{spread:>20}{out[f'{name}_compile_s']:>11.1f}"
+        lines.append(f"{name:12}{figures}  {note.format(**out)}".rstrip())
     return "\n".join([*lines, f"peak memory {out['peak_memory_mib']:,.0f} MiB"])
 
 
 def main() -> None:
-    out, cases = measure(sys.argv[1:])
+    args = arguments()
+    out, cases = measure(args)
     print(table(out))
     print(json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in out.items()}))
-    if folder := cases.pop("profile"):
-        import profiling  # beside this file
-
-        print(profiling.report(cases, folder))
+    if args.profile:
+        print(profiling.report(cases, args.profile))
 
 
 if __name__ == "__main__":

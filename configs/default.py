@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.shots = ""  # a few-shot prompt file; "" = none
 
     c.base = ConfigDict()  # round 0: where the model that every method starts from comes from
-    c.base.init_from = ""  # work directory of another run; "" = random parameters
+    c.base.init_from = ""  # another run: its work directory (the best round), or DIR/base; "" = random parameters
     c.base.split = "given"  # worked examples to train on first
     c.base.num_updates = 0
     c.base.learning_rate = 2e-3
@@ -89,6 +89,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.eval = ConfigDict()
     c.eval.split = "validation"  # after every round; chooses the best one
-    c.eval.num_examples = 0  # 0 = all; otherwise evenly over the split
+    c.eval.num_examples = 0  # of that split; 0 = all
+    c.eval.num_test = 0  # of the test split; 0 = all
     c.eval.test_every = 4  # rounds; the test split is also evaluated before round 1 and at the end
     return c.lock()

@@ -23,11 +23,11 @@ def get_config(arg: str = ""):
     c.algorithm.min_kept_rows = 1
     c.sampling.max_new_tokens = 192
     c.sampling.batch_size = 64
-    c.eval.num_examples = 64
+    c.eval.num_examples = c.eval.num_test = 64
     if arg == "smoke":
         c.model.preset = "tiny"
         c.base.num_updates = 4
-        c.algorithm.examples_per_round = c.eval.num_examples = 8
+        c.algorithm.examples_per_round = c.eval.num_examples = c.eval.num_test = 8
         c.sampling.batch_size = 8
         c.sampling.max_new_tokens = 32
     return c

@@ -117,8 +117,10 @@ def _check_shapes(saved: Any, wanted: Any) -> None:
 
 
 def load_params(workdir: Path, params: Any) -> tuple[Any, dict[str, Any]]:
-    """The parameters of a run: of its best round, else of its newest checkpoint. FileNotFoundError where it has none."""
-    for name in ("best", "checkpoints"):
-        if found := restore(workdir / name, params):
+    """The parameters of a run: of its best round, else of its newest checkpoint; or those of one folder of checkpoints,
+    such as DIR/base. FileNotFoundError where there is none."""
+    itself = workdir.is_dir() and any(p.name.isdigit() for p in workdir.iterdir())
+    for folder in [workdir] if itself else [workdir / "best", workdir / "checkpoints"]:
+        if found := restore(folder, params):
             return found[0], found[2]
     raise FileNotFoundError(f"{workdir}: there is no checkpoint in this work directory.")

@@ -42,9 +42,9 @@ class Experiment:
         return examples
 
     def load_eval(self, split: str) -> list[Example]:
-        """The examples that an evaluation asks: all, or ``eval.num_examples`` of them at even distances."""
+        """The examples that an evaluation asks: all, or the number that the config gives, at even distances."""
         examples = self.load(split)
-        n = self.cfg.eval.num_examples or len(examples)
+        n = (self.cfg.eval.num_test if split == "test" else self.cfg.eval.num_examples) or len(examples)
         return [examples[int(i)] for i in np.linspace(0, len(examples) - 1, min(n, len(examples)))]
 
     def rollout(self, params: model.Params, purpose: str, round: int, rule: sampling.Rule | None = None) -> Rollout:

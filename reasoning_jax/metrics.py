@@ -144,7 +144,9 @@ def accuracy_table(rows: Mapping[str, Mapping[str, Any]] | Iterable[tuple[str, M
         cells.append((line.get("eval/accuracy"), line.get("eval/accuracy_stderr")))
         grid.add_row(label, *(percent(*cell) for cell in cells))
     width, colour = (None, "auto") if live else (10_000, None)
-    console.Console(file=out, force_terminal=live, width=width, color_system=colour).print(grid)
+    # In a notebook rich would display the table and print nothing.
+    to = {"file": out, "force_terminal": live, "force_jupyter": False}
+    console.Console(**to, width=width, color_system=colour).print(grid)
     return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").split("\n"))
 
 

@@ -94,20 +94,19 @@ def test_a_prompt_has_one_start_token(make, shots, hint):
     assert roll.worked_row(e)["tokens"].tolist().count(TOK.bos_id) == 1
 
 
-def test_rows_hold_the_sampled_ids_and_never_the_hint(make):
+def test_rows_hold_the_sampled_ids_and_never_the_hint(make, samples):
     """A hinted sample trains on the plain prompt; ids that decode to nothing, which text would lose, are kept."""
-    roll = make(max_new_tokens=12)
-    found = roll(EXAMPLES, hint=True, num_samples=4)
+    roll = make()
+    found = roll(EXAMPLES, hint=True, num_samples=5)
     assert all(s.hinted for s in found)
-    assert [s.tokens.tolist() for s in found] != [s.tokens.tolist() for s in roll(EXAMPLES, num_samples=4)]
+    assert [s.tokens.tolist() for s in found] != [s.tokens.tolist() for s in samples]
     for s in found:
         row, prompt = roll.row(s), roll.prompt_ids(s.example)
         assert row["tokens"].tolist() == prompt + s.tokens.tolist() and row["tokens"].dtype == np.int32
         assert row["weights"].tolist() == [0.0] * len(prompt) + [1.0] * len(s.tokens) and row["weights"].dtype == np.float32
         assert TOK.decode(row["tokens"][: len(prompt)]) == f"{s.example.question}\n"
         assert len(s.logprobs) == len(s.tokens) and (s.logprobs < 0).all() and s.text == TOK.decode(s.tokens)
-    lost = [s for s in found if TOK.encode(s.text) != s.tokens[: len(s.tokens) - 1].tolist() and TOK.eos_id == s.tokens[-1]]
-    assert lost  # such samples are among them
+    assert any({TOK.pad_id, TOK.bos_id} & set(s.tokens.tolist()) for s in found)  # ids that text would lose are there
 
 
 def test_cut_off_and_empty_samples_are_never_correct(make):
@@ -128,7 +127,7 @@ def test_a_prompt_that_is_too_long_is_one_sentence(make):
     with pytest.raises(ValueError, match=r"^Example 0: its prompt of 13 tokens and sampling\.max_new_tokens 6 [^\n]*"
                                          r"config\.sequence_length 18\.$"):  # fmt: skip
         roll([EXAMPLES[1], EXAMPLES[0]])
-    assert make(max_length=13 + N, batch_size=4)(EXAMPLES[:1])
+    assert make(max_length=13 + N, batch_size=8)(EXAMPLES[:1])
 
 
 def test_worked_rows(make):

@@ -113,8 +113,8 @@ def test_lookup_and_products_are_those_of_one_device(dims):
 
 
 def test_a_bfloat16_product_has_the_gradient_of_its_weight_summed_in_float32():
-    """1000 tokens whose gradients are 1: bfloat16 would stop at 256."""
-    x, w = jnp.ones((10, 100, 2), jnp.bfloat16), jnp.full((2, 3), 0.5)
+    """1001 tokens whose gradients are 1: bfloat16 has 1000 and 1004 only."""
+    x, w = jnp.ones((7, 143, 2), jnp.bfloat16), jnp.full((2, 3), 0.5)
 
     def f(x, w):
         y = sharding.dot("bsd,dm->bsm", x, w, ("embed", "mlp"), ("batch", None, "mlp"))
@@ -122,7 +122,7 @@ def test_a_bfloat16_product_has_the_gradient_of_its_weight_summed_in_float32():
         return jnp.sum(y.astype(jnp.float32))
 
     dx, dw = jax.grad(f, (0, 1))(x, w)
-    assert dx.dtype == jnp.bfloat16 and dw.dtype == jnp.float32 and (dw == 1000).all() and (dx == 1.5).all()
+    assert dx.dtype == jnp.bfloat16 and dw.dtype == jnp.float32 and (dw == 1001).all() and (dx == 1.5).all()
     wide = sharding.dot("bsd,dm->bsm", x, w, ("embed", "mlp"), ("batch", None, "mlp"), dtype=jnp.float32)
     assert wide.dtype == jnp.float32 and (wide == 1).all()
 

@@ -54,7 +54,7 @@ def _pairs(digits: int, count: int, split: int, rng: np.random.Generator, distin
     if distinct and digits <= 2:  # few enough to list
         pairs = np.stack(np.meshgrid(np.arange(low, high), np.arange(low, high)), -1).reshape(-1, 2)
         pairs = pairs[held_out(pairs[:, 0], pairs[:, 1]) == wanted]
-        return rng.permutation(pairs)[:count]
+        return np.resize(rng.permutation(pairs), (count if split == 1 else min(count, len(pairs)), 2))
     found = np.empty((0, 2), np.int64)
     while len(found) < count:
         drawn = rng.integers(low, high, (2 * count + 8, 2))

@@ -1,0 +1,103 @@
+"""The benchmarks run, count FLOPs as they say, and compare what takes turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reasoning_jax import model
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def folder(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def test_throughput_quick():
+    script = str(ROOT / "benchmarks" / "throughput.py")
+    command = [sys.executable, script, "--preset=tiny", "--quick", "--rows=4", "--samples=8"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""})
+    assert done.returncode == 0, done.stderr
+    *shown, line = done.stdout.splitlines()
+    out = json.loads(line)
+    for case in ("update", "greedy", "temperature", "prefill", "matmul"):
+        assert 0 < out[f"{case}_ms_min"] <= out[f"{case}_ms"] <= out[f"{case}_ms_max"] and out[f"{case}_compile_s"] >= 0
+    for case in ("update", "greedy", "temperature"):
+        assert out[f"{case}_tokens_per_s"] > 0 and 0 < out[f"{case}_useful_fraction"] <= 1
+    assert (out["preset"], out["rows"], out["samples"], out["dtype"]) == ("tiny", 4, 8, "float32")
+    assert out["peak_memory_mib"] > 50 and out["cores"] >= 1 and out["jax"] and out["device"]
+    assert out["greedy_tokens_per_s"] == pytest.approx(8 * out["max_new_tokens"] / out["greedy_ms"] * 1e3, rel=1e-3)
+    assert out["update_fraction_of_peak"] == pytest.approx(out["update_model_gflops"] / out["matmul_peak_gflops"], rel=1e-3)
+    assert any(row.startswith("update") for row in shown) and "GFLOP/s" in shown[0]
+
+
+def test_flops_of_an_update_by_hand(folder):
+    """Two segments of 3 and 1 tokens, one padding slot: 6 N a token, and 6 L n_q d_h S^2 a segment."""
+    import throughput
+
+    sizes = {"num_layers": 2, "width": 4, "num_heads": 2, "num_kv_heads": 1, "head_dim": 2, "mlp_dim": 5}
+    layers = {"up": np.zeros((2, 4, 5)), "mlp_norm": np.zeros((2, 4))}
+    params = {"embedding": np.zeros((7, 4)), "layers": layers, "final_norm": np.zeros(4)}
+    segments = np.array([[1, 1, 1, 2, 0]])
+    attention = 6 * 2 * 2 * 2 * (3**2 + 1**2)
+    tied = model.ModelConfig(vocab_size=7, **sizes)
+    assert throughput.flops(tied, params, segments) == 6 * (28 + 40) * 4 + attention
+    untied = model.ModelConfig(vocab_size=7, tied=False, **sizes)
+    assert throughput.flops(untied, params | {"unembedding": np.zeros((4, 7))}, segments) == 6 * (28 + 40) * 4 + attention
+
+
+def test_kinds_of_operations(folder):
+    import profiling
+
+    hlo = """
+%fused (a: f32[2,3]) -> f32[3,2] {
+  %a = f32[2,3]{1,0} parameter(0)
+  ROOT %t = f32[3,2]{1,0} transpose(%a), dimensions={1,0}
+}
+
+%fused.1 (b: f32[2,3]) -> f32[2,3] {
+  %b = f32[2,3]{1,0} parameter(0)
+  ROOT %n = f32[2,3]{1,0} negate(%b)
+}
+
+ENTRY %main (x: f32[2,3]) -> (f32[2,2], f32[3,2]) {
+  %x = f32[2,3]{1,0} parameter(0)
+  %fusion = f32[3,2]{1,0} fusion(%x), kind=kLoop, calls=%fused
+  %fusion.1 = f32[2,3]{1,0} fusion(%x), kind=kLoop, calls=%fused.1
+  %dot = f32[2,2]{1,0} dot(%fusion.1, %fusion), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %tuple = (f32[2,2]{1,0}, f32[3,2]{1,0}) tuple(%dot, %fusion)
+}
+"""
+    kinds = profiling.kinds(hlo)
+    assert (kinds["fusion"], kinds["fusion.1"], kinds["dot"]) == ("copy/transposition", "elementwise", "dot")
+    assert kinds["tuple"] == ""  # its time is that of what it holds
+
+
+def test_peers_take_turns_where_they_are(folder, tmp_path, monkeypatch, capsys):
+    import peers
+
+    monkeypatch.delenv("TRL_PY", raising=False)
+    (tmp_path / "tunix.py").touch()
+    line = '{"script": "x", "tokens_per_s": 50, "useful_tokens_per_s": 20}'
+    for script in ("peers_train.py", "peers_sample.py"):
+        (tmp_path / script).write_text(f"print('noise')\nprint('{line}')\n")
+    for key, value in {"PEERS_DIR": str(tmp_path), "TUNIX_PY": sys.executable, "PYTHONPATH": str(tmp_path)}.items():
+        monkeypatch.setenv(key, value)
+    commands = peers.peers(2)
+    assert [sorted(c) for c in commands.values()] == [["ours", "tunix"]] * 3
+    for case in commands.values():
+        case["ours"] = [sys.executable, "-c", f"print('{line}'.replace('0', '5'))"]
+    monkeypatch.setattr(peers, "peers", lambda steps: commands)
+    monkeypatch.setattr(sys, "argv", ["peers.py"])
+    peers.main()
+    out = capsys.readouterr()
+    assert "sft: ours / tunix = 1.10" in out.out and "sample: ours / tunix = 1.25" in out.out
+    assert "transformers: left out" in out.err
