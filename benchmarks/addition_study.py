@@ -18,7 +18,11 @@ from reasoning_jax import metrics
 
 VARIANTS = {
     "star": ["--config=configs/star_addition.py"],
-    "no rationalization": ["--config=configs/star_addition.py", "--config.algorithm.rationalize=False", "--config.base.num_updates=0"],
+    "no rationalization": [
+        "--config=configs/star_addition.py",
+        "--config.algorithm.rationalize=False",
+        "--config.base.num_updates=0",
+    ],
     "direct": ["--config=configs/sft_addition.py:direct"],
 }
 
