@@ -35,8 +35,8 @@ def init(seed: int, cfg: model.ModelConfig, optimizer: optax.GradientTransformat
 
 def fresh(params: model.Params, optimizer: optax.GradientTransformation) -> TrainState:
     """A state at step 0 around these parameters; under jit with out_shardings, as in ``init``."""
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, params, optimizer.init(params), zero, zero)
+    step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # not one buffer: each is donated
+    return TrainState(step, params, optimizer.init(params), skipped, in_a_row)
 
 
 def abstract(state: TrainState) -> TrainState:
