@@ -18,5 +18,5 @@ def get_config(arg: str = "direct"):
     c.algorithm.split = "given" if "given" in arg else "train"
     c.algorithm.num_rounds = 1
     c.algorithm.examples_per_round = 0
-    c.algorithm.start_updates = 20 if smoke else 2000
+    c.algorithm.start_updates = 20 if smoke else 1500
     return c

@@ -8,15 +8,15 @@ from configs import default
 
 def get_config(arg: str = ""):
     c = default.get_config()
-    c.task.given = (64, 900, 80, 60, 60)
+    c.task.given = (64, 900, 100, 50, 50)
     c.sequence_length = 128
     c.batch_size = 24
-    c.base.num_updates = 1000
+    c.base.num_updates = 1200
     c.base.learning_rate = 1e-3
-    c.algorithm.examples_per_round = 1000
+    c.algorithm.examples_per_round = 4000
     c.algorithm.schedule = "linear"
     c.algorithm.start_updates = 120
-    c.algorithm.num_rounds = 8
+    c.algorithm.num_rounds = 6
     c.optim.decay = 0.2
     c.sampling.max_new_tokens = 96
     c.eval.num_examples = 500
