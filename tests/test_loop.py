@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = {
     "task.num_eval": 8,
     "base.num_updates": 12,
+    "base.hinted": 1.0,  # so that rationalization keeps something even of a model that has hardly begun
     "algorithm.examples_per_round": 48,
     "algorithm.start_updates": 7,
     "algorithm.increment": 1,
@@ -164,7 +165,7 @@ def test_finished_runs_say_so_and_go_on_when_given_more_rounds(run, capsys):
 
 def start(directory):
     """The command as a user types it, on one device and with output line by line."""
-    flags = [f"--config.{k}={v}" for k, v in (OVERRIDES | {"base.num_updates": 40}).items()]
+    flags = [f"--config.{k}={v}" for k, v in (OVERRIDES | {"base.num_updates": 80}).items()]
     command = [sys.executable, "-m", "reasoning_jax.main", "--config=configs/star_addition.py:smoke", f"--workdir={directory}"]
     env = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(command + flags, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
