@@ -178,7 +178,10 @@ with metrics.progress("collect", 50, round=1) as shown:
     terminal, theirs = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     root = pathlib.Path(metrics.__file__).parents[1]
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, stderr=theirs, env=environment, cwd=root)
+    # A shell that starts pytest in the background has SIGINT ignored, and children inherit that.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    command = [sys.executable, "-c", program]
+    child = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment, cwd=root, preexec_fn=heed)
     os.close(theirs)
     said, deadline, interrupted = b"", time.monotonic() + 60, False
     while time.monotonic() < deadline:
