@@ -25,7 +25,7 @@ from reasoning_jax import metrics
 
 PER_ROUND, IN_ALL, FEWEST, LONGEST = 60, 4000, 8, 6000  # samples a round, in all, at least a round; characters of one
 INK, GRID, COLOURS = "#000001", "#000002", [f"#0000f{i}" for i in range(8)]  # stand for the page's CSS variables
-MARKERS = list(zip("os^Dvphd", "●■▲◆▼⬟⬢♦"))  # in a chart, in its legend
+MARKERS = list(zip("os^Dvphd", "●■▲◆▼⬟⬢♦", strict=True))  # in a chart, in its legend
 Line = dict[str, Any]
 
 
@@ -98,7 +98,7 @@ def evaluations(lines: Sequence[Line], split: str | None = None) -> list[Line]:
     found = [line for line in lines if line.get("phase") == "eval"]
     splits = [line.get("split", "validation") for line in found]
     split = split or ("validation" if "validation" in splits or not splits else splits[0])
-    return list({(line.get("round"), line.get("step")): line for line, s in zip(found, splits) if s == split}.values())
+    return list({(line.get("round"), line.get("step")): line for line, s in zip(found, splits, strict=True) if s == split}.values())
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -265,7 +265,7 @@ def pick(rows: Sequence[Line], limit: int) -> list[Line]:
     for i, row in enumerate(rows):
         kinds[row.get("verdict"), row.get("wrong_line") is None, bool(row.get("hinted"))].append(i)
     chosen, room = [], limit
-    for left, members in zip(range(len(kinds), 0, -1), sorted(kinds.values(), key=len)):
+    for left, members in zip(range(len(kinds), 0, -1), sorted(kinds.values(), key=len), strict=True):
         chosen += evenly(members, room // left)
         room = limit - len(chosen)
     return [rows[i] for i in sorted(chosen)]
