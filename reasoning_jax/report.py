@@ -98,7 +98,7 @@ def evaluations(lines: Sequence[Line], split: str | None = None) -> list[Line]:
     found = [line for line in lines if line.get("phase") == "eval"]
     splits = [line.get("split", "validation") for line in found]
     split = split or ("validation" if "validation" in splits or not splits else splits[0])
-    return list({(line.get("round"), line.get("step")): line for line, s in zip(found, splits, strict=True) if s == split}.values())
+    return list({(m.get("round"), m.get("step")): m for m, s in zip(found, splits, strict=True) if s == split}.values())
 
 
 def table(lines: Sequence[Line]) -> str:
