@@ -60,7 +60,7 @@ def ours(case: str, steps: int) -> dict[str, Any]:
         tokens = np.stack([np.pad(p, (0, PROMPT - len(p))) for p in prompts])
         ids = np.arange(PROMPTS, dtype=np.int32)
         arrays = sharding.put((tokens, lengths, ids, 0 * ids), mesh, "batch", None)
-        rule, stop = sharding.put((sampling.jit_arguments(sampling.Temperature(1.0)), np.asarray([-1], np.int32)), mesh)
+        rule, stop = sharding.put((jax.tree.map(np.float32, sampling.Temperature(1.0)), np.asarray([-1], np.int32)), mesh)
 
         def call(i: int, new: int) -> float:
             began, key = time.perf_counter(), prng.key(i, "benchmark", 0)

@@ -153,7 +153,7 @@ def accuracy_table(rows: Mapping[str, Mapping[str, Any]] | Iterable[tuple[str, M
 class Progress:
     """How far a phase is: a live bar on a terminal, elsewhere a plain line at the start, every 10 s and at the end.
 
-    ``with progress("collect", 400, round=3) as p: p.update(16, kept=0.5)``; a resumed phase begins at ``start``.
+    ``with Progress("collect", 400, round=3) as p: p.update(16, kept=0.5)``; a resumed phase begins at ``start``.
     """
 
     def __init__(self, phase: str, total: int, round: int | None = None, start: int = 0, active: bool = True):
@@ -208,6 +208,3 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=done, text=" | ".join(parts))
         elif self._active:
             print(f"{self._title}: {done}/{self._total} {' | '.join(parts)}", flush=True)
-
-
-progress = Progress  # as it is called: ``with metrics.progress(...)``

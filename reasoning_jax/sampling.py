@@ -7,7 +7,6 @@ from its own keys, and padding, the rest of the batch and the number of devices 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -175,8 +174,3 @@ def bucket(length: int, least: int = 16) -> int:
 def compilations() -> int:
     """How many shapes of ``sample`` have been compiled in this process."""
     return sample._cache_size()
-
-
-def jit_arguments(value: Any) -> Any:
-    """A rule with its numbers as arrays, so that another temperature is no new program."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), value)

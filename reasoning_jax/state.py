@@ -37,8 +37,3 @@ def fresh(params: model.Params, optimizer: optax.GradientTransformation) -> Trai
     """A state at step 0 around these parameters; under jit with out_shardings, as in ``init``."""
     step, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))  # not one buffer: each is donated
     return TrainState(step, params, optimizer.init(params), skipped, in_a_row)
-
-
-def abstract(state: TrainState) -> TrainState:
-    """Shapes, dtypes and shardings of a state: what a checkpoint is restored into."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)

@@ -145,13 +145,13 @@ def test_plain_progress_has_lines_only(capsys, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with metrics.progress("collect", 400, round=3) as shown:
+    with metrics.Progress("collect", 400, round=3) as shown:
         for done in range(4, 401, 4):
             clock[0] += 0.25
             shown.update(done, tokens=10 * done, kept=0.5, parsed=0.91234)
-    with metrics.progress("update", 10, start=10):
+    with metrics.Progress("update", 10, start=10):
         pass
-    with metrics.progress("update", 10, active=False) as shown:
+    with metrics.Progress("update", 10, active=False) as shown:
         shown.update(3)
     assert capsys.readouterr().out.split("\n") == [
         "round 3 collect: 0/400 samples",
@@ -169,7 +169,7 @@ def test_ctrl_c_gives_the_terminal_back(tmp_path):
     program = """
 import time
 from reasoning_jax import metrics
-with metrics.progress("collect", 50, round=1) as shown:
+with metrics.Progress("collect", 50, round=1) as shown:
     for i in range(50):
         shown.update(i, kept=0.5)
         print("READY" if i == 3 else "", flush=True)
