@@ -14,7 +14,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from reasoning_jax import metrics
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from reasoning_jax import metrics  # noqa: E402
 
 VARIANTS = {
     "star": ["--config=configs/star_addition.py"],
@@ -29,11 +32,12 @@ VARIANTS = {
 
 def run(out: Path, variant: str, seed: int) -> Path:
     """One run to its end; its work directory."""
+    out = out.resolve()
     directory = out / f"{variant.replace(' ', '_')}_{seed}"
     flags = [*VARIANTS[variant], f"--workdir={directory}", f"--config.seed={seed}"]
     if variant == "no rationalization":
         flags.append(f"--config.base.init_from={out / f'star_{seed}' / 'base'}")
-    subprocess.run([sys.executable, "-m", "reasoning_jax.main", *flags], check=True)
+    subprocess.run([sys.executable, "-m", "reasoning_jax.main", *flags], check=True, cwd=ROOT)
     return directory
 
 
