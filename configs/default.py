@@ -33,6 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.task.num_eval = 500  # addition: held-out problems a length, in validation and in test
     c.task.given = (0,)  # addition: worked examples of 1, 2, ... digits
     c.task.path = ""  # other tasks: folder of the data; "" = $REASONING_DATA/<task>, else ../shared/data/<task>
+    c.task.form = "boolean_expressions"  # bbh: which of its 27 tasks
     c.task.source = "jsonl"  # gsm8k: jsonl or tfds
     c.task.calculator = True  # gsm8k: keep the <<48/2=24>> spans
     c.task.shots = ""  # a few-shot prompt file; "" = none
@@ -49,15 +50,25 @@ def get_config(arg: str = "") -> ConfigDict:
     c.algorithm.split = "train"
     c.algorithm.num_rounds = 16
     c.algorithm.examples_per_round = 0  # 0 = all
+    c.algorithm.online = False  # a round is one minibatch, and each of its updates takes all of its rows
     c.algorithm.restart = True  # each round trains the base model again, with a fresh optimiser
     c.algorithm.rationalize = True  # star: a second, hinted attempt at what failed
     c.algorithm.direct = False  # sft: answers without rationales
+    c.algorithm.control_variate = "history"  # trice: none, batch (the paper's), history (ours)
+    c.algorithm.stochastic = False  # trice: p(y|x,z) is the model's own, instead of whether the sample's answer is right
+    c.algorithm.subsample = 0  # trice: terms of a gradient, by systematic resampling; 0 = all
+    c.algorithm.max_age = 0  # trice: a chain without an acceptance in so many visits is left out; 0 = never
+    c.algorithm.measure_every = 10  # trice: rounds between two measurements of the gradient's variance; 0 = never
+    c.algorithm.num_samples = 4  # rejection: samples a question
+    c.algorithm.max_kept = 0  # rejection: of a question's correct samples; 0 = all
+    c.algorithm.distinct = False  # rejection: one sample of each path, without false lines
+    c.algorithm.per_question = False  # rejection: a question weighs 1 however many samples it keeps
     c.algorithm.schedule = "exponential"  # updates a round: int(start * growth^(n-1)); linear: start + increment * (n-1)
     c.algorithm.start_updates = 40
     c.algorithm.growth = 1.2
     c.algorithm.increment = 20
     c.algorithm.min_kept_rows = 100  # warn below
-    c.algorithm.patience = 4  # stop after so many rounds without a gain in validation accuracy; 0 = never
+    c.algorithm.patience = 4  # stop after so many evaluations without a gain in validation accuracy; 0 = never
     c.algorithm.min_gain = 0.002
 
     c.sampling = ConfigDict()
@@ -88,8 +99,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.checkpoint.keep = 2
 
     c.eval = ConfigDict()
-    c.eval.split = "validation"  # after every round; chooses the best one
+    c.eval.split = "validation"  # chooses the best round
+    c.eval.every = 1  # rounds
     c.eval.num_examples = 0  # of that split; 0 = all
     c.eval.num_test = 0  # of the test split; 0 = all
-    c.eval.test_every = 4  # rounds; the test split is also evaluated before round 1 and at the end
+    c.eval.test_every = 4  # rounds (a multiple of every); the test split is also evaluated before round 1 and at the end
     return c.lock()

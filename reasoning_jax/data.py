@@ -13,6 +13,8 @@ from typing import Any
 import grain
 import numpy as np
 
+Rows = Sequence[Mapping[str, np.ndarray]]
+
 
 def read_jsonl(path: str | Path, required_keys: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The objects of a JSON lines file, in order: row i is line i + 1.
@@ -65,9 +67,7 @@ def tfds_source(name: str, data_dir: str | Path, split: str) -> list[tuple[int, 
     except ValueError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"{builder.data_dir}: the split {split!r} is empty or unknown ({reason}).") from None
-    numbers = [
-        i for part in parts for i in range(part.from_ or 0, part.to or builder.info.splits[part.splitname].num_examples)
-    ]
+    numbers = [i for part in parts for i in range(part.from_ or 0, part.to or builder.info.splits[part.splitname].num_examples)]
 
     def text(value: Any) -> Any:
         return value.decode("utf-8") if isinstance(value, bytes) else value
@@ -118,9 +118,7 @@ class _Reshuffled(Sequence):
         return self.records[self.order(epoch)[i]]
 
 
-def batches(
-    rows: Sequence[Mapping[str, np.ndarray]], *, batch_size: int, length: int, seed: int
-) -> grain.IterDataset[dict[str, np.ndarray]]:
+def batches(rows: Rows, *, batch_size: int, length: int, seed: int) -> grain.IterDataset[dict[str, np.ndarray]]:
     """An endless, reshuffled stream of packed batches: dicts of [batch_size, length] arrays.
 
     Keys are those of the rows plus "segment_ids" (from 1; 0 = padding) and "positions" (from 0 in each segment). A row
@@ -154,3 +152,38 @@ def batches(
         stream, length_struct={"row": length}, num_packing_bins=batch_size, shuffle_bins=False
     )
     return stream.batch(batch_size, drop_remainder=True).map(unpack)
+
+
+def pack(rows: Rows, *, multiple: int, length: int) -> dict[str, np.ndarray]:
+    """All rows, once, in one packed batch of as few sequences as first fit, longest first, needs, rounded up to ``multiple``.
+
+    Keys and errors are those of ``batches``. Few sizes occur, so few shapes are compiled.
+    """
+    bins: list[list[Mapping[str, np.ndarray]]] = []
+    free: list[int] = []
+    for row in sorted(rows, key=lambda row: -len(row["tokens"])):  # a stable sort: the result is a function of the rows
+        n = len(row["tokens"])
+        if not 0 < n <= length:
+            raise ValueError(f"A row has {n} tokens, but a packed sequence holds 1 to {length}.")
+        i = next((i for i, room in enumerate(free) if room >= n), len(bins))
+        if i == len(bins):
+            bins.append([])
+            free.append(length)
+        bins[i].append(row)
+        free[i] -= n
+    return fill(bins, -(-len(bins) // multiple) * multiple, length)
+
+
+def fill(bins: Sequence[Rows], batch_size: int, length: int) -> dict[str, np.ndarray]:
+    """[batch_size, length] arrays in which sequence i holds the rows of bins[i], and what is left is padding."""
+    first = bins[0][0]
+    batch = {k: np.zeros((batch_size, length), np.asarray(v).dtype) for k, v in first.items()}
+    batch |= {k: np.zeros((batch_size, length), np.int32) for k in ("segment_ids", "positions")}
+    for i, content in enumerate(bins):
+        start = 0
+        for segment, row in enumerate(content, 1):
+            n = len(row["tokens"])
+            for k, v in {**row, "segment_ids": segment, "positions": np.arange(n)}.items():
+                batch[k][i, start : start + n] = v
+            start += n
+    return batch

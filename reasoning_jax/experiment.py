@@ -20,7 +20,7 @@ from reasoning_jax.tasks import Example
 
 POSITIVE = (
     "batch_size", "micro_batches", "sequence_length", "log_every", "sampling.batch_size", "sampling.max_new_tokens",
-    "checkpoint.every", "checkpoint.keep",
+    "checkpoint.every", "checkpoint.keep", "eval.every",
 )  # fmt: skip
 
 
@@ -47,13 +47,15 @@ class Experiment:
         n = (self.cfg.eval.num_test if split == "test" else self.cfg.eval.num_examples) or len(examples)
         return [examples[int(i)] for i in np.linspace(0, len(examples) - 1, min(n, len(examples)))]
 
-    def rollout(self, params: model.Params, purpose: str, round: int, rule: sampling.Rule | None = None) -> Rollout:
+    def rollout(
+        self, params: model.Params, purpose: str, round: int, rule: sampling.Rule | None = None, quiet: bool = False
+    ) -> Rollout:
         """A rollout whose draws belong to this purpose and round; ``rule`` defaults to the config's."""
         s = self.cfg.sampling
         rule = rule if rule is not None else sampling.make_rule(s.temperature, s.top_k, s.top_p)
         return Rollout(
             params, self.model_cfg, self.tokenizer, self.task, self.shots, rule, s.batch_size, s.max_new_tokens,
-            self.cfg.sequence_length, self.mesh, prng.key(self.cfg.seed, purpose, round), purpose, round,
+            self.cfg.sequence_length, self.mesh, prng.key(self.cfg.seed, purpose, round), purpose, round, quiet,
         )  # fmt: skip
 
     def abstract_state(self) -> state.TrainState:

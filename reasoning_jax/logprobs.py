@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -43,9 +45,17 @@ def token_logprobs(params: model.Params, batch: dict[str, jax.Array], cfg: model
 
     batch: tokens, positions, segment_ids [B, S]. A segment's first token and padding get 0.
     """
+    hidden, _ = model.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"], cfg=cfg)
+    return of_hidden(params, hidden, batch, cfg)
+
+
+def of_hidden(params: model.Params, hidden: jax.Array, batch: dict[str, jax.Array], cfg: model.ModelConfig) -> jax.Array:
+    """``token_logprobs`` from the final hidden states [B, S, D] of the batch."""
     tokens, segments = batch["tokens"], batch["segment_ids"]
-    hidden, _ = model.apply(params, tokens, batch["positions"], segments, cfg=cfg)
     following = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))
     out = jnp.pad(of_targets(params, hidden, following, cfg)[:, :-1], ((0, 0), (1, 0)))
     inside = (segments == jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))) & (segments > 0)
     return jnp.where(inside, out, 0.0)
+
+
+score = partial(jax.jit, static_argnames="cfg")(token_logprobs)  # compiled by itself, outside an update

@@ -1,16 +1,16 @@
 """The one loop: collect, update, evaluate, save; and again. It knows no method, task or model by name.
 
 Killed at any moment and started again, a run ends with the same bits: what is random is a function of the seed, the round
-and the example; a round's rows are on disk before its updates begin; a checkpoint is complete or it does not exist.
+and the example; a round's rows are on disk before its updates begin, or are collected again from the same checkpoint; a
+checkpoint is complete or it does not exist.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -18,11 +18,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax import (
-    algorithms,
     checkpoint,
     data,
     evaluate,
-    experiment,
     interrupts,
     metrics,
     optim,
@@ -30,141 +28,101 @@ from reasoning_jax import (
     rollout,
     sampling,
     sharding,
-    state,
     update,
     workdir,
 )
 from reasoning_jax.algorithms import sft
-
-
-@dataclasses.dataclass
-class Position:
-    """Where a run is: the JSON part of every checkpoint."""
-
-    round: int = 0  # the round in progress; round 0 trains the base model
-    update: int = 0  # updates of this round that are done
-    iterator: dict | None = None  # state of the round's stream of batches
-    metrics_bytes: int = 0  # length of metrics.jsonl
-    best_round: int = -1
-    best_accuracy: float = -1.0
-    rounds_without_gain: int = 0
-    finished: bool = False
-
-
-@dataclasses.dataclass
-class Run:
-    """A run in progress."""
-
-    cfg: ConfigDict
-    dir: Path
-    exp: experiment.Experiment
-    algorithm: ModuleType
-    writer: metrics.Writer
-    abstract: state.TrainState
-    state: state.TrainState
-    memory: Any
-    position: Position
+from reasoning_jax.run import Run, restart, save, start
 
 
 def train(cfg: ConfigDict, directory: Path) -> None:
     """Runs the experiment to its end, going on where it stopped; says so where it is finished."""
-    run = _start(cfg, directory)
-    while not run.position.finished:
-        rows = _collect(run)
-        _update(run, rows)
+    run = start(cfg, directory)
+    p, every = run.position, cfg.eval.every
+    while not p.finished:
+        short = p.round > 0 and every > 1  # many short rounds between two evaluations: one progress line for them all
+        rounds = min(every - (p.round - 1) % every, cfg.algorithm.num_rounds - p.round + 1) if short else 1
+        with metrics.Progress("train", rounds, active=short and jax.process_index() == 0) as progress:
+            for done in range(1, rounds + 1):
+                rows, shown = _collect(run, quiet=short)
+                _update(run, rows, quiet=short)
+                progress.update(done, round=p.round, samples=p.samples, **shown)
+                if not run.due():
+                    _next_round(run)
         _assess(run)
     run.writer.close()
     print(_table(directory), flush=True)
-    print(f"best round by {cfg.eval.split} accuracy: {run.position.best_round}; report: {report.write(directory)}", flush=True)
+    print(f"best round by {cfg.eval.split} accuracy: {p.best_round}; report: {report.write(directory)}", flush=True)
 
 
-# ---- start -----------------------------------------------------------------------------------------------------------
-
-
-def _start(cfg: ConfigDict, directory: Path) -> Run:
-    """The newest checkpoint, or a new run from ``base.init_from`` or random parameters."""
-    exp = experiment.make(cfg)
-    algorithm = algorithms.get(cfg.algorithm.name)
-    for split in [*([cfg.base.split] if cfg.base.num_updates else []), cfg.eval.split, "test"]:
-        exp.load(split)  # what is wrong with the data is said now, not in the round that first reads it
-    memory = algorithm.init_memory(cfg, len(exp.load(cfg.algorithm.split)))
-    algorithm.num_updates(1, 1, cfg)
-    workdir.claim(cfg, directory)
-    writer = metrics.Writer(directory, active=jax.process_index() == 0)
-    abstract = exp.abstract_state()
-    rest = {"state": abstract.replace(params=()), "memory": memory}
-    if found := checkpoint.restore(directory / "checkpoints", abstract.params, rest):
-        params, rest, meta = found
-        run = Run(cfg, directory, exp, algorithm, writer, abstract, rest["state"].replace(params=params), rest["memory"],
-                  Position(**meta))  # fmt: skip
-        p = run.position
-        p.finished &= p.round > cfg.algorithm.num_rounds or _saturated(run)  # it may have been given more rounds
-        if p.finished:
-            print(f"{directory}: this run is finished.", flush=True)
-        else:
-            writer.truncate(p.metrics_bytes, int(run.state.step))
-            print(f"{directory}: going on in round {p.round} after {p.update} updates.", flush=True)
-        return run
-    writer.truncate(0, 0)
-    optimizer = optim.make(cfg.optim)
-    train_state = state.init(cfg.seed, exp.model_cfg, optimizer, exp.mesh)
-    if cfg.base.init_from:
-        params, _ = checkpoint.load_params(Path(cfg.base.init_from), abstract.params)
-        train_state = _restarted(train_state, params, optimizer, abstract)
-    return Run(cfg, directory, exp, algorithm, writer, abstract, train_state, memory, Position())
-
-
-def _restarted(old: state.TrainState, params: Any, optimizer: Any, abstract: state.TrainState) -> state.TrainState:
-    """These parameters with a fresh optimiser; the counts of updates go on."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    new = jax.jit(lambda p: state.fresh(p, optimizer), out_shardings=shardings)(params)
-    return new.replace(step=old.step, skipped=old.skipped)
-
-
-def _save(run: Run) -> None:
-    run.position.metrics_bytes = run.writer.size()
-    rest = {"state": run.state.replace(params=()), "memory": run.memory}
-    number = int(run.state.step) + run.position.round  # so that a round's end differs from its last update
-    meta = dataclasses.asdict(run.position)
-    checkpoint.save(run.dir / "checkpoints", number, run.state.params, rest, meta, run.cfg.checkpoint.keep)
+def _next_round(run: Run) -> None:
+    """After a round that is not evaluated; it is saved where checkpoint.every says so."""
+    p = run.position
+    p.round, p.update, p.iterator = p.round + 1, 0, None
+    if int(run.state.step) % run.cfg.checkpoint.every == 0:
+        save(run)
 
 
 # ---- collect: the E-step ---------------------------------------------------------------------------------------------
 
 
-def _collect(run: Run) -> workdir.Rows:
-    """The rows of this round: from disk where a former start has collected them, else from the algorithm."""
-    n, cfg, exp = run.position.round, run.cfg, run.exp
+def _collect(run: Run, quiet: bool) -> tuple[workdir.Rows, dict[str, float]]:
+    """The rows of this round, from disk where a former start has collected them, else from the algorithm; what to show."""
+    p, cfg, exp = run.position, run.cfg, run.exp
+    n = p.round
     if n == 0 and cfg.base.num_updates == 0:
-        return []
+        return [], {}
     folder = run.dir / "rounds" / f"{n:04d}"
     if (folder / "rows.npz").exists():
-        rows, run.memory = workdir.read_rows(folder / "rows.npz", run.memory)
-        return rows
-    source = exp.load(cfg.algorithm.split if n else cfg.base.split)
+        rows, (run.memory, drawn) = workdir.read_rows(folder / "rows.npz", (run.memory, np.int64(0)))
+        p.samples = int(drawn)
+        if (folder / "collect.json").exists():  # a line of metrics that the checkpoint before it does not know
+            run.writer.write(int(run.state.step), n, "collect", json.loads((folder / "collect.json").read_text()))
+        return rows, {}
+    source = run.source if n else exp.load(cfg.base.split)
     count = cfg.algorithm.examples_per_round if n else 0
     indices = data.examples_for_round(len(source), count, cfg.seed, n - 1) if count else range(len(source))
-    method, began = run.algorithm if n else sft, time.monotonic()
-    examples = [source[int(i)] for i in indices]
-    rows, run.memory, told = method.collect(exp.rollout(run.state.params, "collect", n), examples, run.memory, n, cfg)
+    method, began, first = run.algorithm if n else sft, time.monotonic(), []
+    if n == 1 and hasattr(method, "begin"):
+        run.memory, first = method.begin(exp.rollout(run.state.params, "begin", n), source, run.memory, cfg)
+    roll = exp.rollout(run.state.params, "collect", n, quiet=quiet)
+    rows, run.memory, told = method.collect(roll, [source[int(i)] for i in indices], run.memory, n, cfg)
 
     unhinted = [s for s in told.samples if not s.hinted]
     values = told.values | (rollout.summary(unhinted, exp.task) if unhinted else {})
+    p.samples += len(told.samples) + len(first)
     values["seconds"] = seconds = time.monotonic() - began
     if told.samples:
-        values["samples_per_second"] = len(told.samples) / seconds
-        values["tokens_per_second"] = sum(len(s.tokens) for s in told.samples) / seconds
+        values["samples_drawn"] = p.samples
+        values["samples_per_second"] = (len(told.samples) + len(first)) / seconds
+        values["tokens_per_second"] = sum(len(s.tokens) for s in [*told.samples, *first]) / seconds
         values["compilations"] = sampling.compilations()
-    run.writer.write(int(run.state.step), n, "collect", {f"collect/{k}": v for k, v in values.items()})
-    if (cut := values.get("truncated", 0.0)) > 0.2:
-        _warn(f"round {n}: {cut:.0%} of the samples were cut off at sampling.max_new_tokens={cfg.sampling.max_new_tokens}.")
-    if n and len(rows) < cfg.algorithm.min_kept_rows:
-        _warn(f"round {n} kept {len(rows)} rows, fewer than algorithm.min_kept_rows={cfg.algorithm.min_kept_rows}.")
-    if jax.process_index() == 0:
+    if first:
+        values["first_states_correct"] = sum(s.correct for s in first) / len(first)
+    values = {f"collect/{k}": float(v) for k, v in values.items()}
+    run.writer.write(int(run.state.step), n, "collect", values)
+    if run.due() or n == 1:
+        if (cut := values.get("collect/truncated", 0.0)) > 0.2:
+            _warn(f"round {n}: {cut:.0%} of the samples were cut off at sampling.max_new_tokens={cfg.sampling.max_new_tokens}.")
+        if n and len(rows) < cfg.algorithm.min_kept_rows:
+            _warn(f"round {n} kept {len(rows)} rows, fewer than algorithm.min_kept_rows={cfg.algorithm.min_kept_rows}.")
+        for sentence in told.warnings:
+            _warn(f"round {n}: {sentence}")
+    if (run.due() or n == 1) and jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        workdir.write_samples(folder / "samples.jsonl", told, exp.task)
-        workdir.write_rows(folder / "rows.npz", rows, run.memory)  # last: where it is, the round is collected
-    return rows
+        workdir.write_samples(folder / "samples.jsonl", [*first, *told.samples], told.kept, exp.task)
+        if hasattr(method, "show"):
+            workdir.write_lines(folder / "chains.jsonl", method.show(run.memory, source, exp))
+        workdir.write(folder / "collect.json", json.dumps(values).encode())
+        _write_rows(run, rows)  # last: where they are, the round is collected
+    return rows, {"correct": values["collect/correct"]} if "collect/correct" in values else {}
+
+
+def _write_rows(run: Run, rows: workdir.Rows) -> None:
+    path = run.dir / "rounds" / f"{run.position.round:04d}" / "rows.npz"
+    if jax.process_index() == 0 and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workdir.write_rows(path, rows, (run.memory, np.int64(run.position.samples)))
 
 
 def _warn(sentence: str) -> None:
@@ -175,38 +133,48 @@ def _warn(sentence: str) -> None:
 # ---- update: the M-step ----------------------------------------------------------------------------------------------
 
 
-def _update(run: Run, rows: workdir.Rows) -> None:
+def _update(run: Run, rows: workdir.Rows, quiet: bool) -> None:
     """This round's gradient updates; from the base model again where ``algorithm.restart``."""
     cfg, exp, p = run.cfg, run.exp, run.position
-    n, method, optimizer = p.round, run.algorithm if p.round else sft, optim.make(cfg.optim)
-    if n and cfg.algorithm.restart and p.update == 0:
+    n, method = p.round, run.algorithm if p.round else sft
+    if n and p.update == 0 and cfg.algorithm.restart:
         found = checkpoint.restore(run.dir / "base", run.abstract.params)
         if found is None:
             raise FileNotFoundError(f"{run.dir / 'base'}: the base model, which every round trains again, is gone.")
-        run.state = _restarted(run.state, found[0], optimizer, run.abstract)
+        restart(run, found[0])
+    elif n == 1 and p.update == 0:
+        restart(run, run.state.params)  # the method begins with an optimiser of its own
     total = method.num_updates(n, len(rows), cfg) if rows else 0
     if p.update >= total:
         return
-    step = update.make_update(method, exp.model_cfg, optimizer, cfg)
-    batches = iter(data.batches(rows, batch_size=cfg.batch_size, length=cfg.sequence_length, seed=cfg.seed * 4096 + n))
-    if p.iterator is not None:
-        batches.set_state(p.iterator)
+    if method not in run.compiled:
+        run.compiled[method] = update.make_update(method, exp.model_cfg, optim.make(cfg.optim), cfg)
+    step, online = run.compiled[method], n > 0 and cfg.algorithm.online
+    if online:
+        whole = data.pack(rows, multiple=cfg.batch_size, length=cfg.sequence_length)
+    else:
+        batches = iter(data.batches(rows, batch_size=cfg.batch_size, length=cfg.sequence_length, seed=cfg.seed * 4096 + n))
+        if p.iterator is not None:
+            batches.set_state(p.iterator)
     peak = cfg.optim.learning_rate if n else cfg.base.learning_rate
     pending, tokens = None, 0
-    show = {"start": p.update, "active": jax.process_index() == 0}
+    show = {"start": p.update, "active": not quiet and jax.process_index() == 0}
     # Amid an update the old state is given away and the new one not yet there: Ctrl-C waits until both state and position
     # are of one update.
     with interrupts.wait() as interrupted, metrics.Progress("update", total, n, **show) as progress:
         log = _UpdateLog(run, progress, total)
         while p.update < total:
-            batch = next(batches)
+            batch = whole if online else next(batches)
             tokens += int((batch["segment_ids"] > 0).sum())
-            rate = optim.learning_rate(cfg.optim, peak, p.update, total)
+            # A method whose rounds are single minibatches has one schedule for all of them.
+            past, planned = ((n - 1) * total, cfg.algorithm.num_rounds * total) if online else (0, total)
+            rate = optim.learning_rate(cfg.optim, peak, past + p.update, planned)
             with jax.transfer_guard("disallow"):  # nothing moves between host and device but by name
-                parts = {k: v.reshape(cfg.micro_batches, -1, v.shape[-1]) for k, v in batch.items()}
+                size = cfg.batch_size // cfg.micro_batches
+                parts = {k: v.reshape(-1, size, v.shape[-1]) for k, v in batch.items()}
                 on_device = sharding.put(parts, exp.mesh, None, "batch", None)
                 run.state, measured = step(run.state, on_device, sharding.put(np.float32(rate), exp.mesh))
-            p.update, p.iterator = p.update + 1, batches.get_state()
+            p.update, p.iterator = p.update + 1, None if online else batches.get_state()
             if pending is not None:  # this update runs while the one before it is read
                 log(*pending)
             pending = p.update, tokens, rate, measured, batch
@@ -214,7 +182,8 @@ def _update(run: Run, rows: workdir.Rows) -> None:
             if stopping or (p.update % cfg.checkpoint.every == 0 and p.update < total):
                 log(*pending)
                 pending = None
-                _save(run)
+                _write_rows(run, rows)  # the rest of a round is of no use without them
+                save(run)
             if stopping:
                 break
         if pending is not None:
@@ -256,30 +225,28 @@ def _assess(run: Run) -> None:
     if n == 0:
         checkpoint.save(run.dir / "base", 0, run.state.params, None, {"round": 0}, 1)
     accuracy = _evaluate(run, cfg.eval.split, n, run.state.params)
-    p.rounds_without_gain = 0 if n <= 1 or accuracy > p.best_accuracy + cfg.algorithm.min_gain else p.rounds_without_gain + 1
+    gained = p.best_round <= 0 or accuracy > p.best_accuracy + cfg.algorithm.min_gain
+    p.evaluations_without_gain = 0 if gained else p.evaluations_without_gain + 1
     if accuracy > p.best_accuracy:
         p.best_accuracy, p.best_round = accuracy, n
         checkpoint.save(run.dir / "best", n, run.state.params, None, {"round": n, "accuracy": accuracy}, 1)
-    p.finished = n == cfg.algorithm.num_rounds or _saturated(run)
+    p.finished = n == cfg.algorithm.num_rounds or run.saturated()
     if n == 0 or p.finished or (cfg.eval.test_every and n % cfg.eval.test_every == 0):
         _evaluate(run, "test", n, run.state.params)
     if p.finished and p.best_round != n:
         _evaluate(run, "test", p.best_round, checkpoint.load_params(run.dir, run.abstract.params)[0])
     if p.finished and n < cfg.algorithm.num_rounds:
-        print(f"no gain in {cfg.eval.split} accuracy for {cfg.algorithm.patience} rounds: stopping here.", flush=True)
+        print(f"no gain in {cfg.eval.split} accuracy for {cfg.algorithm.patience} evaluations: stopping here.", flush=True)
     p.round, p.update, p.iterator = n + 1, 0, None
-    _save(run)
-
-
-def _saturated(run: Run) -> bool:
-    return 0 < run.cfg.algorithm.patience <= run.position.rounds_without_gain
+    save(run)
 
 
 def _evaluate(run: Run, split: str, round: int, params: Any) -> float:
     """Greedy accuracy on a split, written down; the same questions and draws in every round."""
     roll = run.exp.rollout(params, f"evaluate {split}", round, sampling.Greedy())
     values = evaluate.accuracy_metrics(roll(run.exp.load_eval(split)), run.exp.task)
-    run.writer.write(int(run.state.step), round, "eval", values, split=split)
+    drawn = run.position.samples if round == run.position.round else None  # of an earlier round: not known any more
+    run.writer.write(int(run.state.step), round, "eval", values, split=split, samples=drawn)
     levels = metrics.by_difficulty(values).items()
     parts = ", ".join(f"{name} {value}: {metrics.percent(accuracy)}" for (name, value), (accuracy, _) in levels)
     print(f"round {round} {split} accuracy {metrics.percent(values['eval/accuracy'])} ({parts})", flush=True)

@@ -18,6 +18,15 @@ def masked_mean(x: jax.Array, weights: jax.Array) -> jax.Array:
     return masked_sum(x, weights) / jnp.where(total == 0, 1.0, total)
 
 
+def sequence_nll(logprobs: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The weighted negative log-likelihood of whole sequences, each the sum over its tokens.
+
+    As ``weighted_nll``, but divided by the sum of ``share`` [B, S] of the batch: what its rows count for, say 1 a question.
+    """
+    loss = -masked_sum(logprobs, batch["weights"])
+    return loss, {"loss": loss, "weight": jnp.sum(batch["share"])}
+
+
 def weighted_nll(logprobs: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted negative log-likelihood of a batch, as sums.
 

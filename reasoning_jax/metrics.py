@@ -158,7 +158,7 @@ class Progress:
 
     def __init__(self, phase: str, total: int, round: int | None = None, start: int = 0, active: bool = True):
         self._title = phase if round is None else f"round {round} {phase}"
-        self._unit = "updates" if phase == "update" else "samples"
+        self._unit = {"update": "updates", "train": "rounds"}.get(phase, "samples")
         self._total, self._active, self._closed = total, active, False
         self._values: dict[str, Any] = {}
         self._first = (time.monotonic(), start, 0)  # (time, done, tokens)

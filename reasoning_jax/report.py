@@ -1,4 +1,4 @@
-"""One HTML page about a run: accuracy, curves, samples.
+"""One HTML page about a run: accuracy, curves, chains, samples.
 
 python -m reasoning_jax.report --workdir=DIR        writes DIR/report.html, which needs no network and no other file
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import collections
 import datetime
+import difflib
 import html
-import io
+import itertools
 import json
 import math
 import os
@@ -18,14 +19,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
-from reasoning_jax import metrics
+from reasoning_jax import charts, metrics
 
 PER_ROUND, IN_ALL, FEWEST, LONGEST = 60, 4000, 8, 6000  # samples a round, in all, at least a round; characters of one
-INK, GRID, COLOURS = "#000001", "#000002", [f"#0000f{i}" for i in range(8)]  # stand for the page's CSS variables
-MARKERS = list(zip("os^Dvphd", "●■▲◆▼⬟⬢♦", strict=True))  # in a chart, in its legend
+STATES = 2000  # of all chains together
 Line = dict[str, Any]
 
 
@@ -58,7 +57,8 @@ def build(workdir: str | os.PathLike[str]) -> str:
         "TITLE": html.escape(workdir.resolve().name),
         "HEADER": header(lines, config, total),
         "TABLE": table(lines),
-        "PLOTS": plots(lines),
+        "PLOTS": charts.plots(lines, evaluations(lines)),
+        "CHAINS": chains(workdir),
         "DATA": data.replace("<", "\\u003c"),
     }
     page = pathlib.Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
@@ -132,123 +132,60 @@ def table(lines: Sequence[Line]) -> str:
     return f"<div class=scroll><table>{rows}</table></div>"
 
 
-def plots(lines: Sequence[Line]) -> str:
-    """The charts, each over rounds (over updates where a run has a single round)."""
-    collects = [line for line in lines if line.get("phase") == "collect"]
-    updates = [line for line in lines if line.get("phase") == "update"]
-    evals = evaluations(lines)
-    scored, key = (evals, "eval/accuracy") if evals else (collects, "collect/correct")
-    levels = sorted({level for line in scored for level in metrics.by_difficulty(line, key)})
-    axis = "round" if len({line.get("round") for line in scored or lines}) > 2 else "step"
-
-    def curve(source: Sequence[Line], of: str, label: str, x: str = axis, error: str = "") -> tuple[str, np.ndarray]:
-        points = [(line.get(x), line.get(of), line.get(error, 0.0)) for line in source if of in line]
-        found = np.array(points, dtype=float).reshape(-1, 3)
-        found = found[np.isfinite(found).all(axis=1)]
-        xs, where = np.unique(found[:, 0], return_inverse=True)  # lines of one x become their mean
-        return label, np.stack([np.bincount(where, column) / np.bincount(where) for column in found.T], axis=1)
-
-    parts = [(f"_{name}_{value}", f"{name} {value}") for name, value in levels] + [("", "all")]
-    accuracy = [curve(scored, key + part, label, error=f"{key}_stderr{part}") for part, label in parts]
-    shares = [curve(collects, f"collect/{x}", x) for x in ("kept", "rationalized", "unparsed", "truncated")]
-    title = f"Accuracy by {levels[0][0]}" if levels else "Accuracy"
-    charts = [
-        (title, "" if evals else "of the unhinted samples collected", chart(accuracy, axis, fraction=True)),
-        ("What was collected", "of the examples or samples of a round", chart(shares, axis, fraction=True)),
-        ("Rationales with true lines only", "of the kept ones, and of all answers evaluated", chart(
-            [curve(collects, "collect/true_lines", "kept"),
-             curve(collects, "collect/hinted_true_lines", "kept, hinted"),
-             curve(evals, "eval/true_lines", "evaluation")], axis, fraction=True)),
-        ("Rationale length", "mean tokens of a completion", chart(
-            [curve(collects, "collect/tokens", "collected"), curve(evals, "eval/tokens", "evaluation")], axis)),
-        ("Loss", "each point the mean of neighbouring updates", chart(
-            [curve(updates, "update/loss", "loss", x="step")], "step", log=True)),
-        ("Samples a second", "sampling throughput", chart(
-            [curve(collects, "collect/samples_per_second", "collect")], axis)),
-        ("Tokens a second", "sampling and training throughput", chart(
-            [curve(collects, "collect/tokens_per_second", "collect"),
-             curve(updates, "update/tokens_per_second", "update")], axis, log=True)),
-        ("Gradient norm", "each point the mean of neighbouring updates", chart(
-            [curve(updates, "update/grad_norm", "gradient norm", x="step")], "step", log=True)),
-    ]  # fmt: skip
-    figure = "<figure><figcaption><b>{}</b> <span>{}</span></figcaption>{}</figure>"
-    drawn = "".join(figure.format(html.escape(title), note, svg) for title, note, svg in charts if svg)
-    missing = html.escape(", ".join(title.lower() for title, _, svg in charts if not svg))
-    return f"<div class=plots>{drawn}</div>" + f"<p class=muted>Not logged in this run: {missing}.</p>" * bool(missing)
-
-
-def chart(series: Sequence[tuple[str, np.ndarray]], axis: str, fraction: bool = False, log: bool = False) -> str:
-    """An inline SVG with its legend in HTML; a series is (label, [n, 3] array of x, y and y's standard error).
-
-    ``log`` scales y logarithmically where it spans more than a factor of thirty. Colours are the page's CSS
-    variables, so that one drawing serves light and dark; markers tell the series apart without colour.
-    """
-    series = [(label, thin(points)) for label, points in series if len(points)]
-    if not series:
+def chains(workdir: pathlib.Path) -> str:
+    """The section on the chains of a method that keeps some, a folded box for each; "" where none were written."""
+    histories: dict[str, list[Line]] = {}
+    paths = round_files(workdir, "chains.jsonl")
+    for path in paths:
+        for row in metrics.read_lines(path):
+            histories.setdefault(str(row.get("id")), []).append(row | {"round": int(path.parent.name)})
+    if not histories:
         return ""
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
-
-    style = {
-        "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 9, "text.color": INK, "axes.edgecolor": GRID,
-        "axes.labelcolor": INK, "xtick.color": GRID, "ytick.color": GRID, "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False, "grid.color": GRID,
-        "grid.linewidth": 0.6, "axes.axisbelow": True,
-    }  # fmt: skip
-    legend = ""
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.6, 2.5))
-        axes = figure.add_axes((0.085, 0.155, 0.9, 0.81))  # the same frame for all, so that a grid of charts lines up
-        axes.grid(axis="y")
-        for i, (label, points) in enumerate(series):
-            x, y, error = points.T
-            whole = label == "all"
-            colour, (marker, sign) = (INK, ("", "– –")) if whole else (COLOURS[i % 8], MARKERS[i % 8])
-            dots = {"marker": marker, "markersize": 3.5} if len(x) <= 40 else {}
-            dashes = "--" if whole else "-" if i < 8 else ":"
-            axes.plot(x, y, color=colour, linewidth=1.4, linestyle=dashes, clip_on=False, **dots)
-            if error.any() and not whole:
-                axes.fill_between(x, y - error, y + error, color=colour, alpha=0.16, linewidth=0)
-            legend += f"<span><i style='color:{colour}'>{sign}</i> {html.escape(label)}</span>"
-        values = np.concatenate([points[:, 1] for _, points in series])
-        axes.set_xlabel("updates" if axis == "step" else axis, labelpad=2)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.margins(x=0.02)
-        if axis == "round":  # from 0, the base, in every chart
-            last = max(points[-1, 0] for _, points in series) or 1
-            axes.set_xlim(-0.02 * last, 1.02 * last)
-        if fraction:
-            axes.set_ylim(0, 1)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-        elif log and values.min() > 0 and values.max() > 30 * values.min():
-            axes.set_yscale("log")
-        elif values.min() >= 0:
-            axes.set_ylim(0, 1.08 * values.max() or 1.0)
-        if not fraction:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y / 1000:g}k" if abs(y) >= 1000 else f"{y:g}"))
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = out.getvalue()[out.getvalue().index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>", "", svg, flags=re.S)
-    svg = re.sub(r' (xmlns(:\w+)?|width|height|version)="[^"]*"', "", svg, count=5)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    page = f"<div class=legend>{legend}</div>{svg}"
-    for i, colour in enumerate(COLOURS):
-        page = page.replace(colour, f"var(--c{i})")
-    return page.replace(INK, "currentColor").replace(GRID, "var(--line)")
+    limit = max(2, STATES // len(histories))
+    boxes = "".join(chain(rows, limit) for rows in histories.values())
+    note = f"The rationales that {len(histories)} questions held one after another, as seen after {len(paths):,} of the rounds"
+    note += f" (at most {limit} of each are shown)" * (len(paths) > limit)
+    note += ". A line marked + is not in the rationale shown before."
+    return f"<section id=chains><h2>Chains</h2><p class=muted>{note}</p>{boxes}</section>"
 
 
-def thin(points: np.ndarray, most: int = 240) -> np.ndarray:
-    """At most ``most`` points, each the mean of its neighbours."""
-    return np.array([part.mean(axis=0) for part in np.array_split(points, min(len(points), most))])
+def chain(rows: Sequence[Line], limit: int) -> str:
+    """A question's states in the run's order, equal neighbours as one; at most ``limit`` of them, at even distances."""
+    cards, old = "", []
+    for span in evenly([list(equal) for _, equal in itertools.groupby(rows, rationale)], limit):
+        first, last = span[0], span[-1]
+        new = shortened(rationale(last)).split("\n") if rationale(last) else []
+        fresh = changed(old, new) if old else set()
+        spans = "".join(f"<span{' class=new' * (i in fresh)}>{html.escape(line)}</span>" for i, line in enumerate(new))
+        kind, name = ("correct", "correct") if last.get("correct") else ("wrong", "wrong") if new else ("", "no rationale yet")
+        time = f"round {last['round']}" if first is last else f"rounds {first['round']}–{last['round']}"
+        facts = [time, *(f"{key} {last[key]}" for key in ("age", "visits", "accepted") if key in last)]
+        top = f"<span class='badge {kind}'>{name}</span><span>{html.escape(' · '.join(facts))}</span>"
+        cards += f"<article class='sample {kind}'><div class=top>{top}</div>{f'<pre>{spans}</pre>' if new else ''}</article>"
+        old = new
+    last = rows[-1]
+    kind, name = ("correct", "valid") if last.get("correct") else ("wrong", "not valid")
+    facts = [difficulty(last), f"accepted {last.get('accepted', 0)}", f"gold {last.get('gold')}", f"id {last.get('id')}"]
+    about = f"<span class=muted>{html.escape(' · '.join(filter(None, facts)))}</span>"
+    row = f"<span class='badge {kind}'>{name}</span><b>{html.escape(str(last.get('question')))}</b>{about}"
+    return f"<details class=chain><summary><div>{row}</div></summary><div class=cards>{cards}</div></details>"
+
+
+def changed(old: Sequence[str], new: Sequence[str]) -> set[int]:
+    """The numbers of the lines of ``new`` that are not in ``old``, or not in that order."""
+    same = difflib.SequenceMatcher(None, old, new).get_matching_blocks()
+    return set(range(len(new))) - {i for block in same for i in range(block.b, block.b + block.size)}
+
+
+def round_files(workdir: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """The files of this name that the rounds have written, in the run's order."""
+    paths = [path for path in (workdir / "rounds").glob(f"*/{name}") if path.parent.name.isdigit()]
+    return sorted(paths, key=lambda path: int(path.parent.name))
 
 
 def choose_samples(workdir: pathlib.Path) -> tuple[list[Line], int]:
     """The samples to show, and of how many: evenly from the rounds and, within one, evenly from every kind."""
-    paths = [path for path in (workdir / "rounds").glob("*/samples.jsonl") if path.parent.name.isdigit()]
-    paths.sort(key=lambda path: int(path.parent.name))
+    paths = round_files(workdir, "samples.jsonl")
     shown = set(evenly(paths, IN_ALL // FEWEST))
     chosen, total = [], 0
     for path in paths:
@@ -279,13 +216,22 @@ def evenly(items: Sequence[Any], number: int) -> list[Any]:
 
 def entry(row: Line, round: int) -> Line:
     """A sample as the page's script takes it."""
-    text = str(row.get("rationale") or "")
-    cut = f"{text[:LONGEST]}\n[{len(text) - LONGEST:,} more characters]" if len(text) > LONGEST else text
     texts = {k: None if row.get(k) is None else str(row[k]) for k in ("id", "question", "answer", "gold", "verdict")}
     numbers = {key: row[key] if isinstance(row.get(key), int) else None for key in ("wrong_line", "tokens")}
     marks = {key: bool(row.get(key)) for key in ("hinted", "kept")}
-    level = " ".join(str(part) for part in row.get("difficulty") or ())
-    return {"round": round, "rationale": cut, "difficulty": level, **texts, **numbers, **marks}
+    return {"round": round, "rationale": shortened(rationale(row)), "difficulty": difficulty(row), **texts, **numbers, **marks}
+
+
+def rationale(row: Line) -> str:
+    return str(row.get("rationale") or "")
+
+
+def shortened(text: str) -> str:
+    return f"{text[:LONGEST]}\n[{len(text) - LONGEST:,} more characters]" if len(text) > LONGEST else text
+
+
+def difficulty(row: Line) -> str:
+    return " ".join(str(part) for part in row.get("difficulty") or ())
 
 
 def main(argv: Sequence[str]) -> None:

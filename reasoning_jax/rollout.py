@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import jax
 import numpy as np
 
-from reasoning_jax import metrics, model, prompts, sampling, sharding
+from reasoning_jax import data, logprobs, metrics, model, prompts, sampling, sharding, update
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, Example
 from reasoning_jax.tokenizer import Tokenizer
 
@@ -53,6 +53,7 @@ class Rollout:
     key: jax.Array
     label: str = "sample"  # what the progress line calls it
     round: int | None = None
+    quiet: bool = False  # no progress line: one of many short rounds
 
     def prompt_ids(self, example: Example, hint: bool = False) -> list[int]:
         """The start token, once, and the prompt."""
@@ -73,7 +74,7 @@ class Rollout:
         samples: list[Sample | None] = [None] * len(work)
         done = tokens = correct = parsed = 0
         label = "rationalize" if hint else self.label
-        with metrics.Progress(label, len(work), self.round, active=jax.process_index() == 0) as progress:
+        with metrics.Progress(label, len(work), self.round, active=not self.quiet and jax.process_index() == 0) as progress:
             pending: tuple[list[int], sampling.Samples] | None = None
             for chunk in [*self._batches(order, work), None]:  # sample a batch while the one before it is graded
                 started = (chunk, self._sample([work[n] for n in chunk])) if chunk else None
@@ -132,9 +133,39 @@ class Rollout:
             line = self.task.wrong_line(text, example)
             yield n, Sample(example, index, hint, ids, host.logprobs[row, :length], text, answer, verdict, line)
 
-    def row(self, sample: Sample) -> Row:
+    def row(self, example: Example, tokens: np.ndarray) -> Row:
         """What a sample trains: its tokens after the prompt *without* the hint; prompt tokens weigh 0."""
-        return _row(self.prompt_ids(sample.example), sample.tokens.tolist())
+        return _row(self.prompt_ids(example), tokens.tolist())
+
+    def weighted_row(self, example: Example, tokens: np.ndarray, weight: float, share: float, ending: int = 0) -> Row:
+        """A row for masked.sequence_nll: the sample's log-likelihood weighs ``weight`` and adds ``share`` to the divisor.
+
+        Its last ``ending`` tokens weigh 1.
+        """
+        row = self.row(example, tokens)
+        weights, shares = row["weights"] * np.float32(weight), np.zeros_like(row["weights"])
+        weights[len(weights) - ending :] = 1.0
+        shares[-1] = share
+        return {"tokens": row["tokens"], "weights": weights, "share": shares}
+
+    def logprobs(self, examples: Sequence[Example], tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """log p of each token of these completions of the examples' prompts, under this rollout's parameters."""
+        rows = [self.row(e, t) for e, t in zip(examples, tokens, strict=True)]
+        found = self._of_rows(logprobs.score, rows)
+        return [p[len(r["tokens"]) - len(t) : len(r["tokens"])] for p, r, t in zip(found, rows, tokens, strict=True)]
+
+    def scores(self, examples: Sequence[Example], tokens: Sequence[np.ndarray]) -> np.ndarray:
+        """[n, D]: the gradient of log p(tokens | prompt) by a shift of the final hidden states (update.scores)."""
+        return self._of_rows(update.scores, [self.row(e, t) for e, t in zip(examples, tokens, strict=True)])
+
+    def _of_rows(self, function: Callable, rows: list[Row]) -> np.ndarray:
+        """function(params, batch, model_cfg), a sequence a row, in batches of one size."""
+        out = []
+        for start in range(0, len(rows), self.batch_size):
+            bins = [[row] for row in rows[start : start + self.batch_size]]
+            batch = sharding.put(data.fill(bins, self.batch_size, self.max_length), self.mesh, "batch", None)
+            out.append(np.asarray(function(self.params, batch, self.model_cfg)))
+        return np.concatenate(out)[: len(rows)]
 
     def worked_row(self, example: Example, *, hint: bool = False, direct: bool = False) -> Row | None:
         """What a given rationale (``direct``: the answer alone) trains; None where it is too long for a sequence."""

@@ -1,4 +1,4 @@
-"""The M-step: one gradient update, the only place that differentiates."""
+"""The M-step: one gradient update; and the scores of single samples. The only place that differentiates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from reasoning_jax import logprobs, model
+from reasoning_jax import logprobs, model, sharding
+from reasoning_jax.masked import masked_sum
 from reasoning_jax.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -74,3 +75,19 @@ def make_update(
         }
 
     return update
+
+
+@partial(jax.jit, static_argnames="cfg")
+def scores(params: model.Params, batch: Batch, cfg: model.ModelConfig) -> jax.Array:
+    """The gradient of each row's weighted log-likelihood by a vector that is added to all of its final hidden states.
+
+    batch: one sequence a row, with ``weights`` [B, S]. Returns [B, D] float32. It costs a forward pass and little more, and
+    stands for the gradient by the parameters where only sizes and correlations of gradients are asked for.
+    """
+    hidden, _ = model.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"], cfg=cfg)
+
+    def total(shift: jax.Array) -> jax.Array:
+        log_p = logprobs.of_hidden(params, hidden + shift[:, None].astype(hidden.dtype), batch, cfg)
+        return masked_sum(log_p, batch["weights"])
+
+    return jax.grad(total)(sharding.shard(jnp.zeros((hidden.shape[0], hidden.shape[2])), "batch", None))

@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,7 +101,7 @@ def read_rows(path: Path, memory: Any) -> tuple[Rows, Any]:
     return rows, jax.tree.unflatten(jax.tree.structure(memory), leaves)
 
 
-def write_samples(path: Path, report: Any, task: ModuleType) -> None:
+def write_samples(path: Path, samples: Sequence[Any], kept: Any, task: ModuleType) -> None:
     """One JSON object a line for each sample of a round: what the report's browser shows."""
 
     def line(s: Any) -> dict[str, Any]:
@@ -113,11 +113,15 @@ def write_samples(path: Path, report: Any, task: ModuleType) -> None:
             "gold": s.example.answer,
             "verdict": s.verdict,
             "hinted": s.hinted,
-            "kept": (s.example.id, s.index, s.hinted) in report.kept,
+            "kept": (s.example.id, s.index, s.hinted) in kept,
             "wrong_line": s.wrong_line,
             "tokens": len(s.tokens),
             "difficulty": list(task.difficulty(s.example)),
         }
 
-    lines: Sequence[str] = [json.dumps(line(s), ensure_ascii=False) + "\n" for s in report.samples]
-    write(path, "".join(lines).encode())
+    write_lines(path, map(line, samples))
+
+
+def write_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
+    """A JSON-lines file, all of it or nothing."""
+    write(path, "".join(json.dumps(o, ensure_ascii=False) + "\n" for o in objects).encode())

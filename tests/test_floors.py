@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "reasoning_jax"
 FLOORS = (
     ("sharding", "tokenizer", "prng", "masked", "interrupts"),
     ("model", "presets"),
-    ("logprobs", "sampling", "data", "grading", "tasks", "prompts", "tasks/*"),
-    ("state", "optim", "update", "workdir", "checkpoint", "metrics"),
+    ("logprobs", "sampling", "data", "grading", "bbh_forms", "bbh_forms/*", "tasks", "prompts", "tasks/*"),
+    ("state", "optim", "update", "workdir", "checkpoint", "metrics", "chains", "control_variate", "answers"),
     ("algorithms", "algorithms/*"),
-    ("command_line", "rollout", "experiment", "report", "evaluate", "loop", "main", "ask"),
+    ("command_line", "rollout", "experiment", "charts", "report", "evaluate", "run", "loop", "main", "ask"),
 )
 LINES = {"tasks/*": 120, "algorithms/*": 150}
 MODULES = sorted(str(p.relative_to(PACKAGE).with_suffix("")) for p in PACKAGE.rglob("*.py"))

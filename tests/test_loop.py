@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from configs import star_addition
-from reasoning_jax import checkpoint, experiment, loop, metrics, workdir
-from reasoning_jax.algorithms import sft, star
+from configs import star_addition, trice_addition
+from reasoning_jax import checkpoint, experiment, loop, metrics, state, workdir
+from reasoning_jax.algorithms import sft, star, trice
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = {
@@ -59,13 +59,11 @@ def run(tmp_path_factory):
     starts, compiled = [], loop.update.make_update
 
     def watched(method, *args):
-        step, first = compiled(method, *args), True
+        step = compiled(method, *args)
 
         def update(state, batch, rate):
-            nonlocal first
-            if first:
+            if not any(np.any(x) for x in jax.tree.leaves(state.opt_state)):  # a fresh optimiser
                 starts.append((method, jax.device_get(state)))
-            first = False
             return step(state, batch, rate)
 
         return update
@@ -104,10 +102,9 @@ def test_every_round_starts_from_the_base_with_a_fresh_optimiser(run):
     exp = experiment.make(config())
     base = checkpoint.restore(directory / "base", exp.abstract_state().params)[0]
     assert [method for method, _ in starts] == [sft, star, star]
-    for _, state in starts[1:]:
-        assert same(state.params, jax.device_get(base))
-        assert all(not np.any(x) for x in jax.tree.leaves(state.opt_state))
-    assert [int(state.step) for _, state in starts] == [0, 80, 87]
+    for _, begun in starts[1:]:
+        assert same(begun.params, jax.device_get(base))
+    assert [int(begun.step) for _, begun in starts] == [0, 80, 87]
 
 
 def test_no_hint_and_no_failure_in_what_is_trained_on(run):
@@ -141,14 +138,14 @@ def test_any_number_of_devices_collects_the_same_and_learns_the_same(run, tmp_pa
         np.testing.assert_array_equal(mine["tokens"], theirs["tokens"])
 
     step = loop.update.make_update(star, exp.model_cfg, loop.optim.make(cfg.optim), cfg)
-    state = loop.state.init(cfg.seed, exp.model_cfg, loop.optim.make(cfg.optim), exp.mesh)
-    state = loop._restarted(state, params, loop.optim.make(cfg.optim), exp.abstract_state())
+    shardings = jax.tree.map(lambda x: x.sharding, exp.abstract_state())
+    begun = jax.jit(lambda p: state.fresh(p, loop.optim.make(cfg.optim)), out_shardings=shardings)(params)
     batches = iter(loop.data.batches(kept, batch_size=cfg.batch_size, length=cfg.sequence_length, seed=cfg.seed * 4096 + 1))
     theirs = [m["update/loss"] for m in metrics.read(directory) if m["phase"] == "update" and m["round"] == 1]
     for update in range(3):
         batch = loop.sharding.put({k: v[None] for k, v in next(batches).items()}, exp.mesh, None, "batch", None)
         rate = np.float32(loop.optim.learning_rate(cfg.optim, cfg.optim.learning_rate, update, 7))
-        state, measured = step(state, batch, rate)
+        begun, measured = step(begun, batch, rate)
         assert float(measured["loss"]) == pytest.approx(theirs[update], rel=2e-5)
 
 
@@ -163,17 +160,20 @@ def test_finished_runs_say_so_and_go_on_when_given_more_rounds(run, capsys):
 # ---- killed at any moment --------------------------------------------------------------------------------------------
 
 
-def start(directory):
+STAR = ["--config=configs/star_addition.py:smoke"]
+STAR += [f"--config.{k}={v}" for k, v in (OVERRIDES | {"base.num_updates": 80}).items()]
+
+
+def start(directory, flags):
     """The command as a user types it, on one device and with output line by line."""
-    flags = [f"--config.{k}={v}" for k, v in (OVERRIDES | {"base.num_updates": 80}).items()]
-    command = [sys.executable, "-m", "reasoning_jax.main", "--config=configs/star_addition.py:smoke", f"--workdir={directory}"]
+    command = [sys.executable, "-m", "reasoning_jax.main", f"--workdir={directory}"]
     env = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(command + flags, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def kill_when(directory, moment):
+def kill_when(directory, moment, flags=STAR):
     """Starts the run, kills it with SIGKILL as soon as ``moment(line, directory)`` says, and returns its output."""
-    process, output = start(directory), []
+    process, output = start(directory, flags), []
     for line in process.stdout:
         output.append(line)
         if moment(line, directory):
@@ -225,3 +225,47 @@ def test_killed_in_every_phase_it_ends_with_the_same_bits(tmp_path):
     # The log too is that of a run that was never killed: every update once, in order.
     logs = [[(m["step"], m.get("update/loss")) for m in metrics.read(d) if m["phase"] == "update"] for d in (whole, broken)]
     assert logs[0] == logs[1]
+
+
+def amid_rounds(line, directory):
+    """Waits, once round 4 is over, for updates of rounds that nothing is saved after."""
+    if "round 4 validation accuracy" not in line:
+        return False
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if any(m["round"] == 6 and m["phase"] == "update" for m in metrics.read(directory)):
+            return True
+        time.sleep(0.0005)
+    raise AssertionError("round 6 was not seen")
+
+
+def test_trice_killed_and_resumed_has_the_same_bits_and_the_same_memory(tmp_path):
+    """Rounds that are not written out are collected again, from the parameters and the memory of the last checkpoint."""
+    flags = ["--config=configs/trice_addition.py:smoke", "--config.base.num_updates=250", "--config.algorithm.measure_every=1"]
+    flags += ["--config.task.max_digits=1", "--config.task.given=(40,)", "--config.checkpoint.every=1000"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    output, code = kill_when(whole, lambda line, _: False, flags)
+    assert code == 0, output
+    for moment in (lambda line, _: "round 1 rationalize: 0/" in line, lambda line, _: "round 4 evaluate" in line, amid_rounds):
+        output, code = kill_when(broken, moment, flags)
+        assert code == -signal.SIGKILL, output
+        time.sleep(0.05)
+    output, code = kill_when(broken, lambda line, _: False, flags)
+    assert code == 0 and "going on in round 5" in output, output
+
+    cfg = trice_addition.get_config("smoke")
+    cfg.task.max_digits, cfg.task.given = 1, (40,)
+    exp = experiment.make(cfg)
+    abstract, memory = exp.abstract_state(), trice.init_memory(cfg, len(exp.load("train")))
+    ends = []
+    for directory in (whole, broken):
+        rest = {"state": abstract.replace(params=()), "memory": memory}
+        params, rest, meta = checkpoint.restore(directory / "checkpoints", abstract.params, rest)
+        ends.append((params, rest["state"], rest["memory"]))
+        assert meta["samples"] == 2 * 64 + 8 * 16 - 64 and meta["finished"]
+    assert same(*(jax.device_get(end) for end in ends))
+    chains = ends[0][2]
+    assert chains.visits.sum() == 8 * 16 and 0 < chains.accepted.sum() < 8 * 16 and chains.sums[3] > 0
+    logs = [[(m["step"], m["round"], m.get("update/loss"), m.get("collect/correct"))
+             for m in metrics.read(d) if m["phase"] != "eval"] for d in (whole, broken)]  # fmt: skip
+    assert logs[0] == logs[1] and len(logs[0]) > 8

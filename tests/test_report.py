@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import json
 import pathlib
@@ -83,6 +84,45 @@ def sample(rng: random.Random, i: int) -> dict:
     }  # fmt: skip
 
 
+def write_trice(workdir: pathlib.Path, rounds: int, every: int, count: int = 24) -> None:
+    """A work directory such as a long TRICE run leaves: a line each round, a folder and an evaluation each ``every``th."""
+    rng, lines = random.Random(0), []
+    chains = [{"id": i, "rationale": "", "age": 0, "visits": 0, "accepted": 0} for i in range(count)]
+    firsts = [sample(rng, i + 1) for i in range(count)]
+    for chain, first in zip(chains, firsts, strict=True):
+        chain |= {key: first[key] for key in ("question", "gold", "difficulty")} | {"correct": False}
+    for number in range(1, rounds + 1):
+        skill, where = number / rounds, {"step": number, "round": number}
+        values = {"correct": skill, "accepted": min(1, max(0, skill + rng.gauss(0, 0.1))), "valid": min(1, 2 * skill)}
+        values |= {"age_mean": 4 + rng.random(), "age_max": 30 * rng.random(), "distinct": 60 * number, "expired": 0.1}
+        values |= {"beta": 0.9 * skill, "samples_drawn": 64 * number}
+        if number % 5 == 0:
+            noise = (1.02 - skill) * rng.random()
+            values |= {"variance_basic": 9 * noise, "variance_paper": 3 * noise, "variance_ours": noise}
+        lines.append(where | {"phase": "collect", "time": number} | {f"collect/{k}": v for k, v in values.items()})
+        lines.append(where | {"phase": "update", "time": number, "update/loss": 2 - skill + 0.1 * rng.random()})
+        for chain in rng.sample(chains, max(1, count // 10)):
+            chain["visits"] += 1
+            chain["age"] += 1
+            if rng.random() < skill / 2:
+                proposal = firsts[chain["id"]]["rationale"].split("\n")
+                proposal.insert(rng.randrange(1, len(proposal)), f"carry {rng.randrange(10)}")
+                chain |= {"rationale": "\n".join(proposal), "correct": True, "age": 0, "accepted": chain["accepted"] + 1}
+        if number % every == 0:
+            score = {f"eval/accuracy_digits_{digits}": skill / digits for digits in range(1, 6)} | {"eval/accuracy": skill}
+            lines.append(where | {"phase": "eval", "split": "validation", "samples": 64 * number, "time": number} | score)
+            write_chains(workdir, number, *chains)
+            samples = [json.dumps(sample(rng, i)) for i in range(64)]
+            (workdir / "rounds" / f"{number:04}" / "samples.jsonl").write_text("\n".join(samples) + "\n")
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_chains(workdir: pathlib.Path, number: int, *chains: dict) -> None:
+    folder = workdir / "rounds" / f"{number:04}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "chains.jsonl").write_text("".join(json.dumps(chain) + "\n" for chain in chains))
+
+
 class Page(html.parser.HTMLParser):
     """Tags in order, the text of each kind of element, and whether every element was closed."""
 
@@ -122,6 +162,100 @@ def run(tmp_path_factory) -> tuple[pathlib.Path, str]:
 def data(page: str) -> dict:
     scripts = [text for text in Page(page).texts["script"] if text.startswith("{")]
     return json.loads(scripts[0], parse_constant=pytest.fail)
+
+
+def histories(page: str) -> list[tuple[str, list[tuple[str, list[str], list[int]]]]]:
+    """Of each chain its summary and, for each state, its heading, its lines and the numbers of the marked ones."""
+    found = []
+    for summary, cards in re.findall(r"<details class=chain><summary>(.*?)</summary>(.*?)</details>", page, re.S):
+        states = []
+        for top, body in re.findall(r"<div class=top>(.*?)</div>(.*?)</article>", cards, re.S):
+            lines = re.findall(r"<span( class=new)?>(.*?)</span>", body, re.S)
+            marked = [i for i, (new, _) in enumerate(lines) if new]
+            states.append((words(top), [html.unescape(line) for _, line in lines], marked))
+        found.append((words(summary), states))
+    return found
+
+
+def words(markup: str) -> str:
+    return html.unescape(re.sub(r"<[^>]*>", " ", markup)).strip()
+
+
+def test_a_chain_is_told_by_its_successive_rationales(tmp_path):
+    chain = {"id": 17, "question": "29+57", "gold": "86", "difficulty": ["digits", 2]}
+    told = [  # from round 9975 on, so that the order is that of numbers; another chain beside it
+        (9975, "", False, 0, 0, 0),
+        (9999, "", False, 1, 1, 0),
+        (10000, "a\nb\nc", True, 0, 2, 1),
+        (10025, "a\nb\nc", True, 4, 6, 1),
+        (10050, "a\nx\nb\nz", True, 0, 7, 2),
+        (10075, "a\nb\nc", False, 3, 11, 3),
+    ]
+    for number, text, correct, age, visits, accepted in told:
+        now = {"rationale": text, "correct": correct, "age": age, "visits": visits, "accepted": accepted}
+        write_chains(tmp_path, number, {"id": 3, "question": "1+1", "rationale": "2", "correct": False}, chain | now)
+    other, (summary, states) = histories(report.build(tmp_path))
+    assert re.split(r"\s{2,}", summary) == ["not valid", "29+57", "digits 2 · accepted 3 · gold 86 · id 17"]
+    assert states == [
+        ("no rationale yet  rounds 9975–9999 · age 1 · visits 1 · accepted 0", [], []),
+        ("correct  rounds 10000–10025 · age 4 · visits 6 · accepted 1", ["a", "b", "c"], []),
+        ("correct  round 10050 · age 0 · visits 7 · accepted 2", ["a", "x", "b", "z"], [1, 3]),
+        ("wrong  round 10075 · age 3 · visits 11 · accepted 3", ["a", "b", "c"], [2]),
+    ]
+    assert other[1] == [("wrong  rounds 9975–10075", ["2"], [])]
+
+
+@pytest.mark.parametrize(
+    "old, new, marked",
+    [("abc", "abc", []), ("abc", "ac", []), ("ac", "abc", [1]), ("ab", "ax", [1]), ("a", "aa", [1]), ("ab", "xy", [0, 1])],
+)
+def test_the_lines_that_changed(old, new, marked):
+    assert sorted(report.changed(old, new)) == marked
+
+
+def test_a_chain_is_only_text(tmp_path):
+    nasty = f"</span></pre></details></section>{NASTY}\n<img src=x onerror='alert(1)'>&amp;"
+    chain = {"id": nasty, "question": nasty, "gold": nasty, "rationale": nasty, "difficulty": [nasty], "age": nasty}
+    write_chains(tmp_path, 1, chain)
+    path = report.write(tmp_path)
+    page = Page(path.read_text(encoding="utf-8"))
+    tags = [tag for tag, _ in page.tags]
+    assert page.open == [] and tags.count("script") == 2 and "img" not in tags and tags.count("section") == 4
+    [(summary, [(heading, lines, _)])] = histories(path.read_text(encoding="utf-8"))
+    shown = nasty.replace("\ud800", "?")  # what UTF-8 cannot hold
+    assert "\n".join(lines) == shown and shown in heading and summary.count(shown) == 4
+
+
+def test_a_long_history_is_thinned_and_a_long_rationale_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "STATES", 10)
+    monkeypatch.setattr(report, "LONGEST", 12)
+    for number in range(1, 31):
+        chains = [{"id": i, "rationale": f"think {number}\n" + "x" * 20, "correct": True} for i in range(2)]
+        write_chains(tmp_path, number, *chains)
+    page = report.build(tmp_path)
+    assert "as seen after 30 of the rounds (at most 5 of each are shown)" in page
+    for _, states in histories(page):
+        assert [heading.split()[2] for heading, _, _ in states] == ["1", "8", "15", "22", "30"]
+        assert states[-1][1][0] == "think 30" and re.fullmatch(r"\[\d\d more characters\]", states[-1][1][-1])
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_without_chains_there_is_no_section(tmp_path, run, text):
+    (tmp_path / "rounds" / "0001").mkdir(parents=True)
+    if text is not None:
+        (tmp_path / "rounds" / "0001" / "chains.jsonl").write_text(text)
+    assert "<h2>Chains" not in report.build(tmp_path) and "<h2>Chains" not in run[1]
+
+
+def test_thousands_of_rounds_make_a_small_page(tmp_path):
+    write_trice(tmp_path, rounds=2000, every=25)
+    page = report.build(tmp_path)
+    assert len(page.encode("utf-8", "replace")) < 3e6 and Page(page).open == []
+    samples = data(page)["samples"]
+    assert len(samples) == report.IN_ALL and {s["round"] for s in samples} == set(range(25, 2001, 25))
+    found = histories(page)
+    assert len(found) == 24 and 24 * 10 < sum(len(states) for _, states in found) <= report.STATES
+    assert page.index("<h2>Curves") < page.index("<h2>Chains") < page.index("<h2>Samples")
 
 
 def test_the_page_parses_and_stands_alone(run):
@@ -245,6 +379,7 @@ def test_missing_pieces_are_left_out(tmp_path, files):
         ("config.json", "{", r".*config\.json is not JSON.*"),
         ("metrics.jsonl", "{\n{}\n", r".*metrics\.jsonl, line 1: .*"),
         ("rounds/0001/samples.jsonl", "{}\n{\n{}\n", r".*0001/samples\.jsonl, line 2: .*"),
+        ("rounds/0025/chains.jsonl", '{"id": 1}\n{}\n{"id"\n', r".*0025/chains\.jsonl, line 3: .*"),
     ],
 )
 def test_a_bad_run_is_one_sentence(tmp_path, name, text, sentence):

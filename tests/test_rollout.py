@@ -101,7 +101,7 @@ def test_rows_hold_the_sampled_ids_and_never_the_hint(make, samples):
     assert all(s.hinted for s in found)
     assert [s.tokens.tolist() for s in found] != [s.tokens.tolist() for s in samples]
     for s in found:
-        row, prompt = roll.row(s), roll.prompt_ids(s.example)
+        row, prompt = roll.row(s.example, s.tokens), roll.prompt_ids(s.example)
         assert row["tokens"].tolist() == prompt + s.tokens.tolist() and row["tokens"].dtype == np.int32
         assert row["weights"].tolist() == [0.0] * len(prompt) + [1.0] * len(s.tokens) and row["weights"].dtype == np.float32
         assert TOK.decode(row["tokens"][: len(prompt)]) == f"{s.example.question}\n"

@@ -7,6 +7,11 @@ An algorithm is a module with these functions (``cfg`` is the whole experiment):
     num_updates(round, num_rows, cfg) -> int
     loss(logprobs, batch, cfg) -> (sum, metrics)   M-step: pure, sums over the batch; metrics["weight"] divides them all
 
+and, where it keeps a state for every example:
+
+    begin(rollout, examples, memory, cfg) -> (memory, samples)     before round 1, with all the examples
+    show(memory, examples, experiment) -> list of dicts            what the report shows of the memory
+
 ``report`` is a Report: the samples that were drawn, which of them are trained on, and figures to log.
 """
 
@@ -26,6 +31,7 @@ class Report:
     values: dict[str, float] = dataclasses.field(default_factory=dict)
     samples: list[Any] = dataclasses.field(default_factory=list)
     kept: set[tuple[int, int, bool]] = dataclasses.field(default_factory=set)
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 def get(name: str) -> ModuleType:

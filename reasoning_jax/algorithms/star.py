@@ -43,7 +43,7 @@ def collect(rollout, examples: Sequence[Example], memory: tuple, round: int, cfg
         "hinted_true_lines": len(true) / rationalized if rationalized else 0.0,
     }
     report = Report(values, [*attempts, *hinted], {(s.example.id, s.index, s.hinted) for s in kept})
-    return [rollout.row(s) for s in kept], memory, report
+    return [rollout.row(s.example, s.tokens) for s in kept], memory, report
 
 
 def num_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:

@@ -1,0 +1,134 @@
+"""TRICE: tuning rationales with independence-chain EM (Phan, Hoffman, Dohan et al. 2023, arXiv 2312.02179, Algorithm 1).
+
+Maximises the marginal likelihood of the right answers over the rationales z that lead to them,
+
+    log p(y | x) = log sum_z p(z | x) c(z, y)             c(z, y) = 1 where z ends in the answer y, else 0
+    grad log p(y | x) = E_{z ~ p(z | x, y)} [grad log p(z | x)],
+
+with one Markov chain an example, whose stationary law is that posterior. Before round 1 each chain starts from the hinted
+guide, z ~ q(z | x, y), right or wrong. A round, for M distinct examples:
+
+    z~ ~ p(. | x)                                a proposal: temperature 1, no hint
+    z' = z~ where c(z~, y) = 1, else z           the independence sampler: its ratio of Metropolis-Hastings is c(z~) / c(z)
+    c' = c(z', y)                                only valid chains count
+
+    gradient = 1 / sum c' * sum_m c'_m [grad log p(z'_m | x_m) - beta_m grad log p(z~_m | x_m)]
+
+The last term is the control variate: E[grad log p(z~ | x)] = 0, so for valid chains any beta_m that does not look at z~_m
+leaves the mean as it is. ``control_variate`` is "none" (beta 0), "batch" (the paper's: how often the other examples of the
+batch accept) or "history" (ours: see control_variate.py). ``stochastic`` takes p(y | x, z) for c: see answers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from reasoning_jax import answers
+from reasoning_jax import chains as mcmc
+from reasoning_jax import control_variate as cv
+from reasoning_jax.algorithms import Report
+from reasoning_jax.chains import Chains
+from reasoning_jax.masked import sequence_nll
+from reasoning_jax.tasks import Example
+
+
+def plan(proposal_correct: np.ndarray, memory_correct: np.ndarray, beta: np.ndarray | None = None):
+    """Which log-likelihoods of a minibatch the gradient takes, and how much of each.
+
+    proposal_correct, memory_correct: [M] bool, c(z~) and c(z). beta: [M], None = the paper's, leave-one-out. Returns (valid,
+    beta, memory_weight, proposal_weight, normaliser): the gradient is sum(memory_weight * grad log p(z') - proposal_weight *
+    grad log p(z~)) / normaliser, with an accepted proposal, which is z' and z~ at once, under memory_weight alone.
+    """
+    c_new, c_old = np.asarray(proposal_correct, bool), np.asarray(memory_correct, bool)
+    valid = c_new | c_old
+    normaliser = int(valid.sum())
+    if beta is None:
+        beta = (c_new.sum() - c_new) / max(normaliser - 1, 1)  # a single valid chain has no others to learn from: 0
+    beta = np.where(valid, beta, 0.0)
+    return valid, beta, valid * (1 - beta * c_new), valid * beta * ~c_new, normaliser
+
+
+def subsample(weights: np.ndarray, signs: np.ndarray, count: int, u: float) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` of the terms by systematic resampling with probabilities w / sum(w); u is uniform in [0, 1).
+
+    Term i is drawn floor or ceil of count * w_i / sum(w) times, and each draw weighs sum(w) / count with its sign, so that
+    the weighted sum over the draws has the mean sum_i sign_i w_i f_i for any f. Returns (indices, weights), [count] each.
+    """
+    total = np.cumsum(weights, dtype=np.float64)
+    if not total[-1] > 0:
+        return np.zeros(0, int), np.zeros(0)
+    places = (u + np.arange(count)) / count * total[-1]
+    indices = np.minimum(np.searchsorted(total, places, side="right"), np.flatnonzero(weights)[-1])
+    return indices, np.asarray(signs)[indices] * (total[-1] / count)
+
+
+def init_memory(cfg: ConfigDict, num_examples: int) -> Chains:
+    a, s = cfg.algorithm, cfg.sampling
+    if (s.temperature, s.top_k, s.top_p) != (1.0, 0, 1.0):
+        raise ValueError("config.sampling: TRICE's proposals are the model's own law: temperature 1, top_k 0, top_p 1.")
+    if a.control_variate not in ("none", "batch", "history"):
+        raise ValueError(f"config.algorithm.control_variate: {a.control_variate!r} is not none, batch or history.")
+    if a.stochastic and a.subsample:
+        raise ValueError("config.algorithm.subsample: it needs config.algorithm.stochastic=False.")
+    return mcmc.empty(num_examples, s.max_new_tokens)
+
+
+def begin(rollout, examples: Sequence[Example], chains: Chains, cfg: ConfigDict):
+    """The first states: one sample of the hinted guide q(z | x, y) for every example of the data."""
+    guide = rollout(examples, hint=True)
+    states = [answers.complete(rollout, s) for s in guide] if cfg.algorithm.stochastic else guide
+    return mcmc.begin(chains, examples, states), guide
+
+
+def collect(rollout, examples: Sequence[Example], chains: Chains, round: int, cfg: ConfigDict):
+    a, at, rng = cfg.algorithm, mcmc.find(chains, examples), np.random.default_rng([cfg.seed, round])
+    drawn = rollout(examples)
+    memory_correct = chains.correct[at] & ~mcmc.expired(chains, a.max_age)[at]
+    if a.stochastic:
+        proposals, accept, z = answers.step(rollout, drawn, [chains.state(n) for n in at], memory_correct, rng.random(len(at)))
+    else:
+        proposals, accept, z = drawn, np.array([s.correct for s in drawn]), [s.tokens for s in drawn]
+    own = cv.own_rate(chains, at)
+    betas = {"none": 0.0 * own, "batch": None, "history": cv.rho(chains) * own}
+    valid, beta, memory_weight, proposal_weight, normaliser = plan(accept, memory_correct, betas[a.control_variate])
+    chains = cv.remember(mcmc.visit(chains, at, proposals, accept), accept)
+
+    # Terms 0 ... M-1 are the states z', terms M ... 2M-1 the proposals z~; an accepted proposal is a state by now.
+    both, tokens = (*examples, *examples), [chains.state(n) for n in at] + z
+    weights = np.concatenate([memory_weight, -proposal_weight])
+    if a.subsample:
+        indices, each = subsample(np.abs(weights), np.sign(weights), a.subsample, rng.random())
+        weights = np.bincount(indices, each, minlength=len(weights))  # one drawn twice is one row of twice the weight
+    terms = np.flatnonzero(weights) if not a.stochastic else np.flatnonzero(np.concatenate([valid, proposal_weight > 0]))
+    ends = np.concatenate([answers.lengths(rollout, examples) * a.stochastic, np.zeros(len(at), int)])
+    share = normaliser / max(len(terms), 1)
+    rows = [rollout.weighted_row(both[i], tokens[i], weights[i], share, ends[i]) for i in terms]
+
+    values = {"valid": valid.mean(), "accepted": accept.mean(), "beta": beta.sum() / max(normaliser, 1), "kept_rows": len(rows)}
+    if a.measure_every and round % a.measure_every == 0 and normaliser > 1:
+        scores = rollout.scores(both, tokens).reshape(2, len(at), -1)[:, valid]
+        for name, b in zip(("basic", "paper", "ours"), betas.values(), strict=True):
+            _, _, w_memory, w_proposal, _ = plan(accept, memory_correct, b)
+            values[f"variance_{name}"] = cv.variance(w_memory[valid], w_proposal[valid], scores)
+        chains = cv.fit(chains, own[valid], *scores)
+    figures, warnings = mcmc.summary(chains, a.max_age)
+    kept = {(s.example.id, s.index, s.hinted) for s, accepted in zip(drawn, accept, strict=True) if accepted}
+    return rows, chains, Report({k: float(v) for k, v in (values | figures).items()}, drawn, kept, warnings)
+
+
+def show(chains: Chains, examples: Sequence[Example], experiment) -> list[dict]:
+    """Some chains as they are now, for the report."""
+    return mcmc.show(chains, examples, experiment.task, experiment.tokenizer)
+
+
+def num_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:
+    return 1  # a second step on the same proposals would no longer be on-policy
+
+
+def loss(logprobs: jax.Array, batch: dict[str, jax.Array], cfg: ConfigDict):
+    """Negative log-likelihood of whole rationales with signed weights; the shares add up to sum c'."""
+    return sequence_nll(logprobs, batch)

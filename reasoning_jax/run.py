@@ -1,0 +1,103 @@
+"""A run in progress: where it is, how it starts or goes on, how it is saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from reasoning_jax import algorithms, checkpoint, experiment, metrics, optim, state, workdir
+from reasoning_jax.tasks import Example
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a run is: the JSON part of every checkpoint."""
+
+    round: int = 0  # the round in progress; round 0 trains the base model
+    update: int = 0  # updates of this round that are done
+    iterator: dict | None = None  # state of the round's stream of batches
+    samples: int = 0  # drawn so far for training
+    metrics_bytes: int = 0  # length of metrics.jsonl
+    best_round: int = -1
+    best_accuracy: float = -1.0
+    evaluations_without_gain: int = 0
+    finished: bool = False
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything that changes, and what it is trained with."""
+
+    cfg: ConfigDict
+    dir: Path
+    exp: experiment.Experiment
+    algorithm: ModuleType
+    source: Sequence[Example]  # what the method's rounds draw from
+    writer: metrics.Writer
+    abstract: state.TrainState
+    state: state.TrainState
+    memory: Any
+    position: Position
+    compiled: dict[ModuleType, Callable] = dataclasses.field(default_factory=dict)  # each method's update
+
+    def due(self) -> bool:
+        """Whether this round is evaluated, written out and saved."""
+        n = self.position.round
+        return n % self.cfg.eval.every == 0 or n == self.cfg.algorithm.num_rounds
+
+    def saturated(self) -> bool:
+        return 0 < self.cfg.algorithm.patience <= self.position.evaluations_without_gain
+
+
+def start(cfg: ConfigDict, directory: Path) -> Run:
+    """The newest checkpoint, or a new run from ``base.init_from`` or random parameters."""
+    exp = experiment.make(cfg)
+    algorithm = algorithms.get(cfg.algorithm.name)
+    for split in [*([cfg.base.split] if cfg.base.num_updates else []), cfg.eval.split, "test"]:
+        exp.load(split)  # what is wrong with the data is said now, not in the round that first reads it
+    source = exp.load(cfg.algorithm.split)
+    memory = algorithm.init_memory(cfg, len(source))
+    algorithm.num_updates(1, 1, cfg)
+    workdir.claim(cfg, directory)
+    writer = metrics.Writer(directory, active=jax.process_index() == 0)
+    abstract = exp.abstract_state()
+    rest = {"state": abstract.replace(params=()), "memory": memory}
+    if found := checkpoint.restore(directory / "checkpoints", abstract.params, rest):
+        params, rest, meta = found
+        run = Run(cfg, directory, exp, algorithm, source, writer, abstract, rest["state"].replace(params=params),
+                  rest["memory"], Position(**meta))  # fmt: skip
+        p = run.position
+        p.finished &= p.round > cfg.algorithm.num_rounds or run.saturated()  # it may have been given more rounds
+        if p.finished:
+            print(f"{directory}: this run is finished.", flush=True)
+        else:
+            writer.truncate(p.metrics_bytes, int(run.state.step))
+            print(f"{directory}: going on in round {p.round} after {p.update} updates.", flush=True)
+        return run
+    writer.truncate(0, 0)
+    train_state = state.init(cfg.seed, exp.model_cfg, optim.make(cfg.optim), exp.mesh)
+    run = Run(cfg, directory, exp, algorithm, source, writer, abstract, train_state, memory, Position())
+    if cfg.base.init_from:
+        restart(run, checkpoint.load_params(Path(cfg.base.init_from), abstract.params)[0])
+    return run
+
+
+def restart(run: Run, params: Any) -> None:
+    """These parameters with a fresh optimiser; the counts of updates go on."""
+    optimizer, shardings = optim.make(run.cfg.optim), jax.tree.map(lambda x: x.sharding, run.abstract)
+    new = jax.jit(lambda p: state.fresh(p, optimizer), out_shardings=shardings)(params)
+    run.state = new.replace(step=run.state.step, skipped=run.state.skipped)
+
+
+def save(run: Run) -> None:
+    run.position.metrics_bytes = run.writer.size()
+    rest = {"state": run.state.replace(params=()), "memory": run.memory}
+    number = int(run.state.step) + run.position.round  # so that a round's end differs from its last update
+    meta = dataclasses.asdict(run.position)
+    checkpoint.save(run.dir / "checkpoints", number, run.state.params, rest, meta, run.cfg.checkpoint.keep)
