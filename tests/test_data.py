@@ -101,9 +101,7 @@ def prepared(data_dir, tmp_path_factory):
         chosen = lines[:520] if name == "train" else lines[520:]
         (local / f"{name}.jsonl").write_text("\n".join(chosen) + "\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            DownloadManager, "download_and_extract", lambda self, urls: {k: local / f"{k}.jsonl" for k in urls}
-        )
+        patch.setattr(DownloadManager, "download_and_extract", lambda self, urls: {k: local / f"{k}.jsonl" for k in urls})
         Gsm8k(data_dir=str(folder), file_format="array_record").download_and_prepare()
     return types.SimpleNamespace(folder=folder, train=lines[:520], test=lines[520:])
 
@@ -290,3 +288,30 @@ def test_packing_is_dense():
     iterator = iter(data.batches(many_rows(2000), batch_size=32, length=256, seed=0))
     filled = np.mean([np.mean(batch["segment_ids"] > 0) for batch in take(iterator, 30)])
     assert filled >= 0.90
+
+
+# One batch of all rows
+
+
+def test_pack_holds_every_row_once_and_few_sequences():
+    rows = many_rows(60)
+    batch = data.pack(rows, multiple=4, length=128)
+    found = sorted((s["tokens"].tolist(), s["weights"].tolist(), s["positions"].tolist()) for s in segments(batch))
+    assert found == sorted((r["tokens"].tolist(), r["weights"].tolist(), list(range(len(r["tokens"])))) for r in rows)
+    size, total = batch["tokens"].shape[0], sum(len(r["tokens"]) for r in rows)
+    assert size % 4 == 0 and total / 128 <= size <= 1.25 * total / 128 + 4
+    assert not batch["weights"][batch["segment_ids"] == 0].any()
+    again = data.pack(rows, multiple=4, length=128)
+    assert same(batch, again) and batch["tokens"].dtype == np.int32 and batch["weights"].dtype == np.float32
+    full = data.pack([row(128, i) for i in range(3)], multiple=2, length=128)  # nothing fits beside them
+    assert full["tokens"].shape == (4, 128) and not full["segment_ids"][3].any()
+    for bad in (row(129), {k: v[:0] for k, v in row(1).items()}):
+        with pytest.raises(ValueError, match=f"has {len(bad['tokens'])} tokens, but a packed sequence holds 1 to 128"):
+            data.pack([row(5), bad], multiple=4, length=128)
+
+
+def test_fill_puts_each_list_in_its_sequence():
+    batch = data.fill([[row(3), row(2, 1)], [row(4, 2)]], 3, 6)
+    assert batch["tokens"].tolist() == [[1, 2, 3, 1001, 1002, 0], [2001, 2002, 2003, 2004, 0, 0], [0] * 6]
+    assert batch["segment_ids"].tolist() == [[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0], [0] * 6]
+    assert batch["positions"].tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0], [0] * 6]

@@ -6,10 +6,12 @@ import dataclasses
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scripted
 
-from reasoning_jax import rollout, sampling
+from reasoning_jax import logprobs, model, rollout, sampling
 from reasoning_jax.rollout import Rollout, Sample, summary
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example, addition
 from reasoning_jax.tokenizer import Characters
@@ -157,3 +159,45 @@ def test_a_summary_by_hand():
         "correct_digits_1": 1.0, "correct_digits_2": 0.0,
     }  # fmt: skip
     assert summary([], addition)["correct"] == 0
+
+
+def test_weighted_rows():
+    roll = scripted.rollout({})
+    e, tokens = scripted.example(0, 1, 2), np.array([5, 6, 7, TOK.eos_id], np.int32)
+    row, plain = roll.weighted_row(e, tokens, -0.25, 0.5), roll.row(e, tokens)
+    prompt = len(plain["tokens"]) - 4
+    assert row["tokens"].tolist() == plain["tokens"].tolist()
+    assert row["weights"].tolist() == [0.0] * prompt + [-0.25] * 4 and row["weights"].dtype == np.float32
+    assert row["share"].tolist() == [0.0] * (prompt + 3) + [0.5]
+    assert roll.weighted_row(e, tokens, -0.25, 0.5, 2)["weights"].tolist() == [0.0] * prompt + [-0.25] * 2 + [1.0] * 2
+
+
+def test_logprobs_of_samples_are_those_they_were_drawn_with(make, samples):
+    """In the order asked, whatever the batch; the last, part-filled batch too."""
+    roll = make(batch_size=4)
+    picked = [s for s in samples if s.tokens[-1] == TOK.eos_id][::-1][:7]
+    found = roll.logprobs([s.example for s in picked], [s.tokens for s in picked])
+    assert [len(p) for p in found] == [len(s.tokens) for s in picked]
+    for p, s in zip(found, picked, strict=True):
+        np.testing.assert_allclose(p, s.logprobs, atol=1e-5)
+
+
+def test_scores_are_derivatives_by_a_shift_of_the_hidden_states(make, samples):
+    """Central differences of the log-likelihood, the shift put in by hand."""
+    roll = make(batch_size=4)
+    picked = list({len(s.tokens): s for s in samples}.values())[:3]
+    scores = roll.scores([s.example for s in picked], [s.tokens for s in picked])
+    assert scores.shape == (len(picked), roll.model_cfg.width)
+    direction = np.random.default_rng(0).normal(size=roll.model_cfg.width).astype(np.float32)
+    for s, score in zip(picked, scores, strict=True):
+        row = roll.row(s.example, s.tokens)
+        n = len(row["tokens"])
+        arrays = [jnp.asarray(x)[None] for x in (row["tokens"], np.arange(n), np.ones(n, np.int32))]
+        hidden, _ = model.apply(roll.params, *arrays, cfg=roll.model_cfg)
+        batch = {"tokens": arrays[0], "segment_ids": arrays[2]}
+
+        def total(h, hidden=hidden, batch=batch, row=row):
+            log_p = logprobs.of_hidden(roll.params, hidden + h * direction, batch, roll.model_cfg)
+            return float((log_p[0] * row["weights"]).sum())
+
+        assert (total(0.01) - total(-0.01)) / 0.02 == pytest.approx(float(score @ direction), rel=1e-2, abs=1e-3)
