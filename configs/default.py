@@ -55,6 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.algorithm.rationalize = True  # star: a second, hinted attempt at what failed
     c.algorithm.direct = False  # sft: answers without rationales
     c.algorithm.control_variate = "history"  # trice: none, batch (the paper's), history (ours)
+    c.algorithm.refresh = 0  # trice: how many of a round's chains get a proposal; the others stay; 0 = all
     c.algorithm.stochastic = False  # trice: p(y|x,z) is the model's own, instead of whether the sample's answer is right
     c.algorithm.subsample = 0  # trice: terms of a gradient, by systematic resampling; 0 = all
     c.algorithm.max_age = 0  # trice: a chain without an acceptance in so many visits is left out; 0 = never

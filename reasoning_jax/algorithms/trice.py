@@ -86,37 +86,42 @@ def begin(rollout, examples: Sequence[Example], chains: Chains, cfg: ConfigDict)
 
 def collect(rollout, examples: Sequence[Example], chains: Chains, round: int, cfg: ConfigDict):
     a, at, rng = cfg.algorithm, mcmc.find(chains, examples), np.random.default_rng([cfg.seed, round])
-    drawn = rollout(examples)
     memory_correct = chains.correct[at] & ~mcmc.expired(chains, a.max_age)[at]
+    new = slice(a.refresh or len(at))  # the part of the minibatch that gets proposals; the other chains stay where they are
+    drawn = rollout(examples[new])
     if a.stochastic:
-        proposals, accept, z = answers.step(rollout, drawn, [chains.state(n) for n in at], memory_correct, rng.random(len(at)))
+        states = [chains.state(n) for n in at[new]]
+        proposals, accepted, z = answers.step(rollout, drawn, states, memory_correct[new], rng.random(len(drawn)))
     else:
-        proposals, accept, z = drawn, np.array([s.correct for s in drawn]), [s.tokens for s in drawn]
-    own = cv.own_rate(chains, at)
-    betas = {"none": 0.0 * own, "batch": None, "history": cv.rho(chains) * own}
-    valid, beta, memory_weight, proposal_weight, normaliser = plan(accept, memory_correct, betas[a.control_variate])
-    chains = cv.remember(mcmc.visit(chains, at, proposals, accept), accept)
+        proposals, accepted, z = drawn, np.array([s.correct for s in drawn]), [s.tokens for s in drawn]
+    own = cv.own_rate(chains, at[new])
+    betas = {"none": 0.0 * own, "batch": plan(accepted, memory_correct[new])[1], "history": cv.rho(chains) * own}
+    accept, beta = np.zeros(len(at), bool), np.zeros(len(at))
+    accept[new], beta[new] = accepted, betas[a.control_variate]
+    valid, beta, memory_weight, proposal_weight, normaliser = plan(accept, memory_correct, beta)
+    chains = cv.remember(mcmc.visit(chains, at[new], proposals, accepted), accepted)
 
-    # Terms 0 ... M-1 are the states z', terms M ... 2M-1 the proposals z~; an accepted proposal is a state by now.
-    both, tokens = (*examples, *examples), [chains.state(n) for n in at] + z
-    weights = np.concatenate([memory_weight, -proposal_weight])
+    # Terms 0 ... M-1 are the states z', the others the proposals z~; an accepted proposal is a state by now.
+    both, tokens = (*examples, *examples[new]), [chains.state(n) for n in at] + z
+    weights = np.concatenate([memory_weight, -proposal_weight[new]])
     if a.subsample:
         indices, each = subsample(np.abs(weights), np.sign(weights), a.subsample, rng.random())
         weights = np.bincount(indices, each, minlength=len(weights))  # one drawn twice is one row of twice the weight
-    terms = np.flatnonzero(weights) if not a.stochastic else np.flatnonzero(np.concatenate([valid, proposal_weight > 0]))
-    ends = np.concatenate([answers.lengths(rollout, examples) * a.stochastic, np.zeros(len(at), int)])
+    terms = np.flatnonzero(weights) if not a.stochastic else np.flatnonzero(np.concatenate([valid, proposal_weight[new] > 0]))
+    ends = np.concatenate([answers.lengths(rollout, examples) * a.stochastic, np.zeros(len(z), int)])
     share = normaliser / max(len(terms), 1)
     rows = [rollout.weighted_row(both[i], tokens[i], weights[i], share, ends[i]) for i in terms]
 
-    values = {"valid": valid.mean(), "accepted": accept.mean(), "beta": beta.sum() / max(normaliser, 1), "kept_rows": len(rows)}
-    if a.measure_every and round % a.measure_every == 0 and normaliser > 1:
-        scores = rollout.scores(both, tokens).reshape(2, len(at), -1)[:, valid]
+    values = {"valid": valid.mean(), "accepted": accepted.mean(), "beta": beta[new].sum() / max(valid[new].sum(), 1),
+              "kept_rows": len(rows)}  # fmt: skip
+    if a.measure_every and round % a.measure_every == 0 and (here := valid[new]).sum() > 1:
+        scores = rollout.scores([*examples[new]] * 2, [chains.state(n) for n in at[new]] + z).reshape(2, len(z), -1)[:, here]
         for name, b in zip(("basic", "paper", "ours"), betas.values(), strict=True):
-            _, _, w_memory, w_proposal, _ = plan(accept, memory_correct, b)
-            values[f"variance_{name}"] = cv.variance(w_memory[valid], w_proposal[valid], scores)
-        chains = cv.fit(chains, own[valid], *scores)
+            _, _, w_memory, w_proposal, _ = plan(accepted, memory_correct[new], b)
+            values[f"variance_{name}"] = cv.variance(w_memory[here], w_proposal[here], scores)
+        chains = cv.fit(chains, own[here], *scores)
     figures, warnings = mcmc.summary(chains, a.max_age)
-    kept = {(s.example.id, s.index, s.hinted) for s, accepted in zip(drawn, accept, strict=True) if accepted}
+    kept = {(s.example.id, s.index, s.hinted) for s, taken in zip(drawn, accepted, strict=True) if taken}
     return rows, chains, Report({k: float(v) for k, v in (values | figures).items()}, drawn, kept, warnings)
 
 
