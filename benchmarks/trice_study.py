@@ -9,6 +9,7 @@ TRICE's samples include those of its hinted guide, STaR's its hinted attempts.
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/reasoning_jax").expanduser()))  # before jax is there
 
 from configs import trice_addition, trice_bbh  # noqa: E402
 from reasoning_jax import metrics  # noqa: E402
@@ -35,14 +37,19 @@ class Run:
     directory: Path
 
 
+def experiment(task: str):
+    """The paper's Algorithm 1 on this task."""
+    return trice_addition.get_config("online") if task == "addition" else trice_bbh.get_config(task)
+
+
 def config(task: str, method: str, seed: int, base: Path):
     """TRICE's config of the task, or that of another method with as many samples and updates."""
-    c = trice_addition.get_config() if task == "addition" else trice_bbh.get_config(task)
+    c = experiment(task)
     c.seed = seed
     c.base.init_from, c.base.num_updates = str(base / "base"), 0
     c.eval.test_every = c.eval.every
-    c.eval.num_examples = 100  # the test split is what is looked at, in every evaluation
-    c.eval.num_test = 500
+    c.eval.num_examples = 20  # the test split is what is looked at, in every evaluation
+    c.eval.num_test = 250
     a, updates = c.algorithm, c.algorithm.num_rounds
     samples = c.task.num_train + updates * a.examples_per_round
     if method == "STaR":
@@ -66,12 +73,13 @@ def run_all(out: Path, tasks: list[str], methods: list[str], seeds: int) -> list
     from reasoning_jax import loop
 
     out, runs = out.resolve(), []
-    for task in tasks:
-        base = out / task / "base_model"
-        c = trice_addition.get_config() if task == "addition" else trice_bbh.get_config(task)
-        c.algorithm.num_rounds = 0
-        loop.train(c, base)
-        for seed in range(seeds):
+    for seed in range(seeds):
+        for task in tasks:
+            base = out / task / "base_model"
+            if seed == 0:
+                c = experiment(task)
+                c.algorithm.num_rounds = 0
+                loop.train(c, base)
             for method in methods:
                 name = f"{method.replace(',', '').replace(' ', '_').replace(chr(39), '')}_{seed}"
                 runs.append(Run(task, method, seed, out / task / name))

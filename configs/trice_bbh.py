@@ -1,8 +1,8 @@
 """TRICE on a form of BIG-Bench Hard, from worked examples of its easy levels; tested on the published rows.
 
-    python -m reasoning_jax.main --config=configs/trice_bbh.py:web_of_lies --workdir=runs/trice_web_of_lies
+    python -m reasoning_jax.main --config=configs/trice_bbh.py:object_counting --workdir=runs/trice_object_counting
 
-The argument is a form that has a generator (reasoning_jax/bbh_forms), or that and ",smoke".
+The argument is a form that has a generator (reasoning_jax/bbh_forms), boolean_expressions where there is none; "FORM,smoke".
 """
 
 from configs import default
@@ -16,16 +16,17 @@ GIVEN = {
 }
 
 
-def get_config(arg: str = "web_of_lies"):
-    form, _, size = arg.partition(",")
-    if size not in ("", "smoke"):
-        raise ValueError(f"configs/trice_bbh.py takes a form and perhaps ',smoke', not {arg!r}.")
+def get_config(arg: str = ""):
+    words = [word for word in arg.split(",") if word]
+    forms = [word for word in words if word != "smoke"] or ["boolean_expressions"]
+    if len(forms) > 1:
+        raise ValueError(f"configs/trice_bbh.py takes a form and perhaps smoke, not {arg!r}.")
     c = default.get_config()
     c.task.name = "bbh"
-    c.task.form = form
+    c.task.form = forms[0]
     c.task.num_train = 1000  # chains
     c.task.num_eval = 250
-    c.task.given = GIVEN.get(form, (200, 200, 200))
+    c.task.given = GIVEN.get(forms[0], (200, 200, 200))
     c.sequence_length = 128
     c.batch_size = 16
     c.base.num_updates = 400
@@ -33,7 +34,7 @@ def get_config(arg: str = "web_of_lies"):
     c.algorithm.name = "trice"
     c.algorithm.online = True
     c.algorithm.restart = False
-    c.algorithm.num_rounds = 120
+    c.algorithm.num_rounds = 100
     c.algorithm.examples_per_round = 64
     c.algorithm.min_kept_rows = 0
     c.algorithm.patience = 0
@@ -42,10 +43,10 @@ def get_config(arg: str = "web_of_lies"):
     c.sampling.max_new_tokens = 64
     c.optim.clip_norm = 0.0
     c.optim.decay = 0.5
-    c.eval.every = 20
-    c.eval.test_every = 20
+    c.eval.every = 25
+    c.eval.test_every = 25
     c.log_every = 1
-    if size == "smoke":
+    if "smoke" in words:
         c.model.preset = "tiny"
         c.task.num_train = 64
         c.task.num_eval = 16

@@ -1,7 +1,8 @@
 """Stochastic answers: p(y | x, z) is the model's own likelihood of the answer y after the rationale z.
 
 A state is then a rationale followed by the right answer, whatever answer was sampled with it, and a proposal z~ is accepted
-with the probability min(1, p(y | x, z~) / p(y | x, z)), both under the current model (Phan et al. 2023, section 2).
+with the probability min(1, p(y | x, z~) / p(y | x, z)), both under the current model. The gradient of a chain is that of
+log p(z', y | x); the control variate is the score of the sample as it was drawn, its own answer included.
 """
 
 from __future__ import annotations
@@ -21,11 +22,6 @@ def ending(rollout: Any, example: Example, answer: str) -> list[int]:
     return [*rollout.tokenizer.encode(text), rollout.tokenizer.eos_id]
 
 
-def lengths(rollout: Any, examples: Sequence[Example]) -> np.ndarray:
-    """How many tokens of a completed state are its answer; [M]."""
-    return np.array([len(ending(rollout, e, e.answer)) for e in examples])
-
-
 def complete(rollout: Any, sample: Any) -> Any:
     """The sample with the right answer after its rationale, as correct; as it is, and not correct, where it has none."""
     if sample.answer is not None and sample.verdict not in (TRUNCATED, UNPARSED):
@@ -39,18 +35,17 @@ def complete(rollout: Any, sample: Any) -> Any:
 def step(rollout: Any, drawn: Sequence[Any], states: Sequence[np.ndarray], there: np.ndarray, u: np.ndarray):
     """One step of Metropolis-Hastings for M chains with the states ``states``, where they are ``there``; u [M] uniforms.
 
-    Returns (the proposals as completed samples, which of them are accepted, the tokens of their rationales alone).
+    Returns (the proposals as completed samples, which of them are accepted).
     """
     examples, proposals = [s.example for s in drawn], [complete(rollout, s) for s in drawn]
-    size, possible = lengths(rollout, examples), np.array([s.correct for s in proposals])
+    size, possible = [len(ending(rollout, e, e.answer)) for e in examples], np.array([s.correct for s in proposals])
 
     def log_likelihood(tokens: Sequence[np.ndarray], exists: np.ndarray) -> np.ndarray:
         found = rollout.logprobs(examples, tokens)
         return np.where(exists, [p[len(p) - n :].sum() for p, n in zip(found, size, strict=True)], -np.inf)
 
     new = log_likelihood([s.tokens for s in proposals], possible)
-    rationales = [s.tokens[: len(s.tokens) - n * s.correct] for s, n in zip(proposals, size, strict=True)]
-    return proposals, accepts(new, log_likelihood(states, there), u), rationales
+    return proposals, accepts(new, log_likelihood(states, there), u)
 
 
 def accepts(new: np.ndarray, old: np.ndarray, u: np.ndarray) -> np.ndarray:

@@ -106,6 +106,11 @@ def expired(chains: Chains, max_age: int) -> np.ndarray:
     return (chains.ages >= max_age) & (max_age > 0)
 
 
+def valid(chains: Chains, max_age: int) -> np.ndarray:
+    """[N] bool: the chains whose state has the right answer and that have not expired."""
+    return chains.correct & ~expired(chains, max_age)
+
+
 def summary(chains: Chains, max_age: int) -> tuple[dict[str, float], list[str]]:
     """Figures of all chains, and a warning of those that are not trained on any more."""
     old = expired(chains, max_age)

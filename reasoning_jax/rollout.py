@@ -137,16 +137,12 @@ class Rollout:
         """What a sample trains: its tokens after the prompt *without* the hint; prompt tokens weigh 0."""
         return _row(self.prompt_ids(example), tokens.tolist())
 
-    def weighted_row(self, example: Example, tokens: np.ndarray, weight: float, share: float, ending: int = 0) -> Row:
-        """A row for masked.sequence_nll: the sample's log-likelihood weighs ``weight`` and adds ``share`` to the divisor.
-
-        Its last ``ending`` tokens weigh 1.
-        """
+    def weighted_row(self, example: Example, tokens: np.ndarray, weight: float, share: float) -> Row:
+        """A row for masked.sequence_nll: the sample's log-likelihood weighs ``weight`` and adds ``share`` to the divisor."""
         row = self.row(example, tokens)
-        weights, shares = row["weights"] * np.float32(weight), np.zeros_like(row["weights"])
-        weights[len(weights) - ending :] = 1.0
+        shares = np.zeros_like(row["weights"])
         shares[-1] = share
-        return {"tokens": row["tokens"], "weights": weights, "share": shares}
+        return {"tokens": row["tokens"], "weights": row["weights"] * np.float32(weight), "share": shares}
 
     def logprobs(self, examples: Sequence[Example], tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
         """log p of each token of these completions of the examples' prompts, under this rollout's parameters."""

@@ -34,7 +34,7 @@ def test_the_right_answer_takes_the_place_of_the_sampled_one():
     assert right.correct and right.tokens.tolist() == roll([EXAMPLES[0]])[0].tokens.tolist()
     assert wrong.correct and TOK.decode(wrong.tokens).endswith("</scratch>\n52") and wrong.tokens[-1] == TOK.eos_id
     assert not cut.correct and not unparsed.correct
-    assert answers.lengths(roll, EXAMPLES).tolist() == [3, 3, 3, 3]  # two digits and the end token
+    assert answers.ending(roll, EXAMPLES[1], "52") == [*TOK.encode("52"), TOK.eos_id]
     short = dataclasses.replace(roll, max_new_tokens=len(right.tokens) - 1)
     assert not answers.complete(short, roll([EXAMPLES[0]])[0]).correct
 
@@ -69,8 +69,8 @@ def test_the_posterior_is_invariant():
 
 
 def test_rows_of_a_round():
-    """A state weighs 1 - beta or 1 on its rationale and 1 on its answer; a rejected proposal has its rationale alone."""
-    cfg = config(name="trice", control_variate="batch", stochastic=True, measure_every=0)
+    """A state weighs 1, its right answer included; the sample as it was drawn weighs minus beta, accepted or not."""
+    cfg = config(name="trice", online=True, control_variate="batch", stochastic=True, measure_every=0)
     cfg.sampling.temperature, cfg.sampling.max_new_tokens = 1.0, 96
     roll = scripted.rollout(SCRIPT, max_length=128)
     roll = likely(dataclasses.replace(roll, max_new_tokens=96), lambda e, t: -0.1)
@@ -79,19 +79,16 @@ def test_rows_of_a_round():
     # The proposals of examples 0 and 1 have rationales, and as likely answers as the states: they are accepted.
     rows, after, report = trice.collect(roll, EXAMPLES, chains, 1, cfg)
     assert after.accepted.tolist() == [1, 1, 0, 0] and report.values["valid"] == 0.75
-    beta = [1 / 2, 1 / 2, 2 / 2]  # of the other two valid chains
-    assert len(rows) == 4  # states 0, 1, 2 and the rejected proposal of example 2
-    for row, b, accepted in zip(rows, beta, (True, True, False), strict=False):
-        w = row["weights"]
-        assert w[-3:].tolist() == [1.0] * 3 and w[-4] == pytest.approx(1 - b * accepted)
-    rejected = rows[3]
-    assert set(rejected["weights"].tolist()) == {0.0, -1.0}
+    weights = [sorted(set(row["weights"].tolist()) - {0.0}) for row in rows]
+    assert weights == [[1.0], [1.0], [1.0], [-0.5], [-0.5], [-1.0]]  # beta: of the other two valid chains
+    texts = [TOK.decode(row["tokens"]) for row in rows]
+    assert texts[1].endswith("\n52") and texts[4].endswith("\n521")  # example 1: what is right, what was sampled
     assert sum(row["share"].sum() for row in rows) == pytest.approx(3)
-    assert not any(roll.task.prompt(EXAMPLES[0], EXAMPLES[0].answer) in TOK.decode(row["tokens"]) for row in rows)
+    assert not any(roll.task.prompt(EXAMPLES[0], EXAMPLES[0].answer) in text for text in texts)
 
 
 def test_what_cannot_go_together():
-    cfg = config(name="trice", stochastic=True, subsample=3)
+    cfg = config(name="trice", online=True, stochastic=True, subsample=3)
     cfg.sampling.temperature = 1.0
     with pytest.raises(ValueError, match=r"config\.algorithm\.subsample"):
         trice.init_memory(cfg, 4)

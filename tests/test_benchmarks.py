@@ -101,3 +101,26 @@ def test_peers_take_turns_where_they_are(folder, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr()
     assert "sft: ours / tunix = 1.10" in out.out and "sample: ours / tunix = 1.25" in out.out
     assert "transformers: left out" in out.err
+
+
+def test_variance_of_the_toys_and_of_a_model(folder, quick_compile, tmp_path, capsys):
+    """The notes' table, number beside number; in a minibatch drawn from these questions, variances that can be had by hand."""
+    import variance
+
+    variance.main([f"--out={tmp_path}", "--points=2"])
+    out = capsys.readouterr().out
+    assert "0.9168 / 0.9168   0.1057 / 0.1057   0.0524 / 0.0524" in out and (tmp_path / "variance.png").stat().st_size > 10_000
+
+    # Two questions; two right samples and a wrong one each.
+    scores = np.array([[[1.0, 0], [3, 0], [-4, 1]], [[0, 2], [0, 4], [0, -6]]])
+    right = np.array([True, True, False])
+    found = [variance.moments(s, right) for s in scores]
+    assert [(m["second"], m["V"], m["F"]) for m in found] == [(5, 2, 9), (10, 2, pytest.approx(56 / 3))]
+    questions = [{"own": 0.5, "pi": 2 / 3, "full": m} for m in found]
+    rho = variance.least_squares(questions, "full")
+    assert rho == pytest.approx(0.5 * 2 / 3 * 4 / (0.25 * (9 + 56 / 3)))
+    none, paper, ours = variance.variances(questions, "full", 0.5, rho)
+    assert none == pytest.approx(7.5)  # of the mean scores (2, 0) and (0, 3), which are orthogonal
+    b, F = rho / 2, (9 + 56 / 3) / 2
+    assert ours == pytest.approx(7.5 - 2 * b * 2 / 3 * 2 + b**2 * F)
+    assert paper == pytest.approx(7.5 - 2 * 0.5 * 2 / 3 * 2 + (0.25 + 0.25 / 63) * F)

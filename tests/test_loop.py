@@ -241,8 +241,9 @@ def amid_rounds(line, directory):
 
 def test_trice_killed_and_resumed_has_the_same_bits_and_the_same_memory(tmp_path):
     """Rounds that are not written out are collected again, from the parameters and the memory of the last checkpoint."""
-    flags = ["--config=configs/trice_addition.py:smoke", "--config.base.num_updates=250", "--config.algorithm.measure_every=1"]
-    flags += ["--config.task.max_digits=1", "--config.task.given=(40,)", "--config.checkpoint.every=1000"]
+    changes = ("base.num_updates=250", "algorithm.measure_every=1", "task.max_digits=1", "task.given=(40,)",
+               "checkpoint.every=1000")  # fmt: skip
+    flags = ["--config=configs/trice_addition.py:online,smoke", *(f"--config.{change}" for change in changes)]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     output, code = kill_when(whole, lambda line, _: False, flags)
     assert code == 0, output
@@ -253,7 +254,7 @@ def test_trice_killed_and_resumed_has_the_same_bits_and_the_same_memory(tmp_path
     output, code = kill_when(broken, lambda line, _: False, flags)
     assert code == 0 and "going on in round 5" in output, output
 
-    cfg = trice_addition.get_config("smoke")
+    cfg = trice_addition.get_config("online,smoke")
     cfg.task.max_digits, cfg.task.given = 1, (40,)
     exp = experiment.make(cfg)
     abstract, memory = exp.abstract_state(), trice.init_memory(cfg, len(exp.load("train")))

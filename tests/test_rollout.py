@@ -169,7 +169,6 @@ def test_weighted_rows():
     assert row["tokens"].tolist() == plain["tokens"].tolist()
     assert row["weights"].tolist() == [0.0] * prompt + [-0.25] * 4 and row["weights"].dtype == np.float32
     assert row["share"].tolist() == [0.0] * (prompt + 3) + [0.5]
-    assert roll.weighted_row(e, tokens, -0.25, 0.5, 2)["weights"].tolist() == [0.0] * prompt + [-0.25] * 2 + [1.0] * 2
 
 
 def test_logprobs_of_samples_are_those_they_were_drawn_with(make, samples):

@@ -23,6 +23,8 @@ import pkgutil
 from types import ModuleType
 from typing import Any
 
+from ml_collections import ConfigDict
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -32,6 +34,17 @@ class Report:
     samples: list[Any] = dataclasses.field(default_factory=list)
     kept: set[tuple[int, int, bool]] = dataclasses.field(default_factory=set)
     warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+def scheduled_updates(round: int, cfg: ConfigDict) -> int:
+    """STaR's number of updates in round n: int(start * growth^(n-1)), 20 % more each round; or, for arithmetic, start +
+    increment * (n-1) (Zelikman et al. 2022, section 4 and appendix H). ValueError for another ``schedule``."""
+    a = cfg.algorithm
+    if a.schedule == "exponential":
+        return int(a.start_updates * a.growth ** (round - 1))
+    if a.schedule == "linear":
+        return a.start_updates + a.increment * (round - 1)
+    raise ValueError(f"config.algorithm.schedule: {a.schedule!r} is neither exponential nor linear.")
 
 
 def get(name: str) -> ModuleType:

@@ -17,9 +17,12 @@ from difflib import SequenceMatcher
 import jax
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import Report
+from reasoning_jax.algorithms import Report, scheduled_updates
 from reasoning_jax.masked import sequence_nll
 from reasoning_jax.tasks import Example
+
+NUMBER = r"[-($]*\d[\d.,]*\)*"
+EQUATION = re.compile(rf"{NUMBER}(?: *[-+*/] *{NUMBER})+ *= *[-$]*\d[\d.,]*")
 
 
 def init_memory(cfg: ConfigDict, num_examples: int) -> tuple:
@@ -30,7 +33,7 @@ def init_memory(cfg: ConfigDict, num_examples: int) -> tuple:
 
 def equations(text: str) -> tuple[str, ...]:
     """What makes two rationales one path: their equations in order, without blanks; the whole text where there is none."""
-    found = [re.sub(r"\s", "", part) for part in re.findall(r"[-+*/().,\d\s]+=[-\s]*[\d.,]*\d", text)]
+    found = [re.sub(r"[\s$]", "", equation).rstrip(".,") for equation in EQUATION.findall(text)]
     return tuple(found) or (" ".join(text.split()),)
 
 
@@ -68,7 +71,7 @@ def collect(rollout, examples: Sequence[Example], memory: tuple, round: int, cfg
 
 
 def num_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:
-    return 1 if cfg.algorithm.online else cfg.algorithm.start_updates
+    return 1 if cfg.algorithm.online else scheduled_updates(round, cfg)
 
 
 def loss(logprobs: jax.Array, batch: dict[str, jax.Array], cfg: ConfigDict):

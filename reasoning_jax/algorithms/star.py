@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import Report
+from reasoning_jax.algorithms import Report, scheduled_updates
 from reasoning_jax.masked import weighted_nll
 from reasoning_jax.tasks import Example
 
@@ -47,13 +47,7 @@ def collect(rollout, examples: Sequence[Example], memory: tuple, round: int, cfg
 
 
 def num_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:
-    """int(start * growth^(n-1)), 20 % more each round; or, for arithmetic, start + increment * (n-1) (appendix H)."""
-    a = cfg.algorithm
-    if a.schedule == "exponential":
-        return int(a.start_updates * a.growth ** (round - 1))
-    if a.schedule == "linear":
-        return a.start_updates + a.increment * (round - 1)
-    raise ValueError(f"config.algorithm.schedule: {a.schedule!r} is neither exponential nor linear.")
+    return scheduled_updates(round, cfg)
 
 
 def loss(logprobs: jax.Array, batch: dict[str, jax.Array], cfg: ConfigDict):

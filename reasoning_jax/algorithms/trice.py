@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from reasoning_jax import answers
 from reasoning_jax import chains as mcmc
 from reasoning_jax import control_variate as cv
-from reasoning_jax.algorithms import Report
+from reasoning_jax.algorithms import Report, scheduled_updates
 from reasoning_jax.chains import Chains
 from reasoning_jax.masked import sequence_nll
 from reasoning_jax.tasks import Example
@@ -72,6 +72,8 @@ def init_memory(cfg: ConfigDict, num_examples: int) -> Chains:
         raise ValueError("config.sampling: TRICE's proposals are the model's own law: temperature 1, top_k 0, top_p 1.")
     if a.control_variate not in ("none", "batch", "history"):
         raise ValueError(f"config.algorithm.control_variate: {a.control_variate!r} is not none, batch or history.")
+    if a.control_variate != "none" and not a.online:
+        raise ValueError("config.algorithm.control_variate: after the first of a round's updates only 'none' is unbiased.")
     if a.stochastic and a.subsample:
         raise ValueError("config.algorithm.subsample: it needs config.algorithm.stochastic=False.")
     return mcmc.empty(num_examples, s.max_new_tokens)
@@ -86,36 +88,40 @@ def begin(rollout, examples: Sequence[Example], chains: Chains, cfg: ConfigDict)
 
 def collect(rollout, examples: Sequence[Example], chains: Chains, round: int, cfg: ConfigDict):
     a, at, rng = cfg.algorithm, mcmc.find(chains, examples), np.random.default_rng([cfg.seed, round])
-    memory_correct = chains.correct[at] & ~mcmc.expired(chains, a.max_age)[at]
-    new = slice(a.refresh or len(at))  # the part of the minibatch that gets proposals; the other chains stay where they are
+    if a.refresh:  # this part of the minibatch gets proposals, first of all the chains that have yet to find a right answer
+        order = np.argsort(mcmc.valid(chains, a.max_age)[at], kind="stable")
+        examples, at = [examples[i] for i in order], at[order]
+    new, memory_correct = slice(a.refresh or len(at)), mcmc.valid(chains, a.max_age)[at]
     drawn = rollout(examples[new])
     if a.stochastic:
         states = [chains.state(n) for n in at[new]]
-        proposals, accepted, z = answers.step(rollout, drawn, states, memory_correct[new], rng.random(len(drawn)))
+        proposals, accepted = answers.step(rollout, drawn, states, memory_correct[new], rng.random(len(drawn)))
     else:
-        proposals, accepted, z = drawn, np.array([s.correct for s in drawn]), [s.tokens for s in drawn]
+        proposals, accepted = drawn, np.array([s.correct for s in drawn])
     own = cv.own_rate(chains, at[new])
     betas = {"none": 0.0 * own, "batch": plan(accepted, memory_correct[new])[1], "history": cv.rho(chains) * own}
     accept, beta = np.zeros(len(at), bool), np.zeros(len(at))
     accept[new], beta[new] = accepted, betas[a.control_variate]
     valid, beta, memory_weight, proposal_weight, normaliser = plan(accept, memory_correct, beta)
+    if a.stochastic:  # a state has the right answer, its proposal the one that was sampled: two terms, whatever is accepted
+        memory_weight, proposal_weight = 1.0 * valid, valid * beta
     chains = cv.remember(mcmc.visit(chains, at[new], proposals, accepted), accepted)
 
     # Terms 0 ... M-1 are the states z', the others the proposals z~; an accepted proposal is a state by now.
-    both, tokens = (*examples, *examples[new]), [chains.state(n) for n in at] + z
+    both, tokens = (*examples, *examples[new]), [chains.state(n) for n in at] + [s.tokens for s in drawn]
     weights = np.concatenate([memory_weight, -proposal_weight[new]])
     if a.subsample:
         indices, each = subsample(np.abs(weights), np.sign(weights), a.subsample, rng.random())
         weights = np.bincount(indices, each, minlength=len(weights))  # one drawn twice is one row of twice the weight
-    terms = np.flatnonzero(weights) if not a.stochastic else np.flatnonzero(np.concatenate([valid, proposal_weight[new] > 0]))
-    ends = np.concatenate([answers.lengths(rollout, examples) * a.stochastic, np.zeros(len(z), int)])
+    terms = np.flatnonzero(weights)
     share = normaliser / max(len(terms), 1)
-    rows = [rollout.weighted_row(both[i], tokens[i], weights[i], share, ends[i]) for i in terms]
+    rows = [rollout.weighted_row(both[i], tokens[i], weights[i], share) for i in terms]
 
     values = {"valid": valid.mean(), "accepted": accepted.mean(), "beta": beta[new].sum() / max(valid[new].sum(), 1),
               "kept_rows": len(rows)}  # fmt: skip
     if a.measure_every and round % a.measure_every == 0 and (here := valid[new]).sum() > 1:
-        scores = rollout.scores([*examples[new]] * 2, [chains.state(n) for n in at[new]] + z).reshape(2, len(z), -1)[:, here]
+        pairs = [chains.state(n) for n in at[new]] + [s.tokens for s in drawn]
+        scores = rollout.scores([*examples[new]] * 2, pairs).reshape(2, len(drawn), -1)[:, here]
         for name, b in zip(("basic", "paper", "ours"), betas.values(), strict=True):
             _, _, w_memory, w_proposal, _ = plan(accepted, memory_correct[new], b)
             values[f"variance_{name}"] = cv.variance(w_memory[here], w_proposal[here], scores)
@@ -131,7 +137,8 @@ def show(chains: Chains, examples: Sequence[Example], experiment) -> list[dict]:
 
 
 def num_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:
-    return 1  # a second step on the same proposals would no longer be on-policy
+    """1, as a second step on the same proposals would be off-policy; where not ``online``, as STaR's, on the states alone."""
+    return 1 if cfg.algorithm.online else scheduled_updates(round, cfg)
 
 
 def loss(logprobs: jax.Array, batch: dict[str, jax.Array], cfg: ConfigDict):
