@@ -3,9 +3,9 @@
     python -m reasoning_jax.main --config=configs/trice_addition.py --workdir=runs/trice_addition
     python -m reasoning_jax.main --config=configs/trice_addition.py:online --workdir=runs/trice_online
 
-The first is Monte-Carlo EM over a memory of 3,000 chains: a round proposes for 2,000 of them, those without a right answer
-first, then trains the base model again on all valid states (no control variate: many updates a round). "online" is the
-paper's Algorithm 1: a minibatch of 64 chains, one proposal each, one update with the control variate.
+The first is Monte-Carlo EM over a memory of 3,000 chains: a round proposes for 1,360 of them, those without a right answer
+first, then makes 200 updates on all valid states (so many that there can be no control variate). "online" is the paper's
+Algorithm 1: a minibatch of 64 chains, one proposal each, one update with the control variate.
 """
 
 from configs import star_addition
@@ -24,12 +24,15 @@ def get_config(arg: str = ""):
     c.algorithm.measure_every = 0
     c.task.num_train = 3000  # chains
     c.algorithm.examples_per_round = 3000
-    c.algorithm.refresh = 2000
+    c.algorithm.refresh = 1360
+    c.algorithm.num_rounds = 8
+    c.algorithm.restart = False
+    c.algorithm.start_updates = 200
+    c.algorithm.increment = 0
     c.sampling.temperature = 1.0
     c.optim.clip_norm = 0.0
     if "online" in words:
         c.algorithm.online = True
-        c.algorithm.restart = False
         c.algorithm.control_variate = "history"
         c.algorithm.measure_every = 10
         c.algorithm.refresh = 0
@@ -45,6 +48,7 @@ def get_config(arg: str = ""):
         c.algorithm.examples_per_round = 16 if "online" in words else 64
         c.algorithm.refresh = 0 if "online" in words else 32
         c.algorithm.num_rounds = 8 if "online" in words else 2
+        c.algorithm.start_updates = 10
         c.algorithm.measure_every = 2 * ("online" in words)
         c.eval.every = 4 if "online" in words else 1
     return c

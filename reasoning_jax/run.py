@@ -73,7 +73,8 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
         run = Run(cfg, directory, exp, algorithm, source, writer, abstract, rest["state"].replace(params=params),
                   rest["memory"], Position(**meta))  # fmt: skip
         p = run.position
-        p.finished &= p.round > cfg.algorithm.num_rounds or run.saturated()  # it may have been given more rounds
+        # It may have been given more rounds since, or fewer.
+        p.finished = p.round > cfg.algorithm.num_rounds or (p.finished and run.saturated())
         if p.finished:
             print(f"{directory}: this run is finished.", flush=True)
         else:
