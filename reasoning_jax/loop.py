@@ -76,7 +76,7 @@ def _collect(run: Run, quiet: bool) -> tuple[workdir.Rows, dict[str, float]]:
     if (folder / "rows.npz").exists():
         rows, (run.memory, drawn) = workdir.read_rows(folder / "rows.npz", (run.memory, np.int64(0)))
         p.samples = int(drawn)
-        if (folder / "collect.json").exists():  # a line of metrics that the checkpoint before it does not know
+        if p.update == 0 and (folder / "collect.json").exists():  # a line that the log lost: no checkpoint came after it
             run.writer.write(int(run.state.step), n, "collect", json.loads((folder / "collect.json").read_text()))
         return rows, {}
     source = run.source if n else exp.load(cfg.base.split)
