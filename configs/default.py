@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.algorithm.subsample = 0  # trice: terms of a gradient, by systematic resampling; 0 = all
     c.algorithm.max_age = 0  # trice: a chain without an acceptance in so many visits is left out; 0 = never
     c.algorithm.measure_every = 10  # trice: rounds between two measurements of the gradient's variance; 0 = never
-    c.algorithm.num_samples = 4  # rejection: samples a question
+    c.algorithm.num_samples = 4  # rejection, wake_sleep: samples a question
     c.algorithm.max_kept = 0  # rejection: of a question's correct samples; 0 = all
     c.algorithm.distinct = False  # rejection: one sample of each path, without false lines
     c.algorithm.per_question = False  # rejection: a question weighs 1 however many samples it keeps
