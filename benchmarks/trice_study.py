@@ -81,7 +81,7 @@ def run_all(out: Path, tasks: list[str], methods: list[str], seeds: int) -> list
     for seed in range(seeds):
         for task in tasks:
             base = out / task / "base_model"
-            if seed == 0:
+            if not (base / "base").exists():
                 c = experiment(task)
                 c.algorithm.num_rounds = 0
                 loop.train(c, base)
@@ -119,13 +119,18 @@ def table(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
+def first_measured(collected: list[dict]) -> int:
+    return min((m["round"] for m in collected if "collect/variance_basic" in m), default=0)
+
+
 def variances(runs: list[Run]) -> str:
     """What is left of the gradient's variance under each control variate, on the same batches of the runs with ours."""
     lines = ["| task | the paper's | ours | p(correct), first and last tenth of the rounds |", "|---|---|---|---|"]
     for task in dict.fromkeys(r.task for r in runs):
         found = [m for r in runs if r.task == task and r.method == METHODS[-1] for m in metrics.read(r.directory)]
         collected = [m for m in found if m["phase"] == "collect" and m["round"] > 0]
-        measured = [m for m in collected if "collect/variance_basic" in m]
+        # The first measurement of a run is what ours begins to learn from: until then it is no control variate.
+        measured = [m for m in collected if "collect/variance_basic" in m and m["round"] > first_measured(collected)]
         if not measured:
             continue
         total = {k: sum(m[f"collect/variance_{k}"] for m in measured) for k in ("basic", "paper", "ours")}
