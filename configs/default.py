@@ -60,10 +60,35 @@ def get_config(arg: str = "") -> ConfigDict:
     c.algorithm.subsample = 0  # trice: terms of a gradient, by systematic resampling; 0 = all
     c.algorithm.max_age = 0  # trice: a chain without an acceptance in so many visits is left out; 0 = never
     c.algorithm.measure_every = 10  # trice: rounds between two measurements of the gradient's variance; 0 = never
-    c.algorithm.num_samples = 4  # rejection, wake_sleep: samples a question
+    c.algorithm.num_samples = 4  # rejection, wake_sleep, irpo, policy_gradient, vstar: samples a question
     c.algorithm.max_kept = 0  # rejection: of a question's correct samples; 0 = all
     c.algorithm.distinct = False  # rejection: one sample of each path, without false lines
     c.algorithm.per_question = False  # rejection: a question weighs 1 however many samples it keeps
+    c.algorithm.kind = "grpo"  # policy_gradient: rloo, grpo, dr_grpo or dapo
+    c.algorithm.groups = 0  # policy_gradient: train on so many groups that are neither all right nor all wrong; 0 = on all
+    c.algorithm.epochs = 1  # policy_gradient: updates on all samples of a round, where online
+    c.algorithm.clip_low = 0.2  # policy_gradient: ratios are clipped to 1 - clip_low, 1 + clip_high
+    c.algorithm.clip_high = 0.2
+    c.algorithm.kl = 0.0  # policy_gradient: weight of the KL divergence from the base model
+    c.algorithm.kl_kind = "k3"  # policy_gradient: k2 or k3, in the loss, or k1, in the rewards
+    c.algorithm.format_reward = 0.0  # policy_gradient: what <think>...</think><answer>...</answer> adds to the reward
+    c.algorithm.overlong = 0.0  # policy_gradient: weight of the penalty, 0 to -1, of the last tokens before the limit
+    c.algorithm.overlong_tokens = 32  # policy_gradient: how many tokens these are
+    c.algorithm.preference = "dpo"  # dpo, irpo, vstar: dpo, ipo, ipo_mean or kto (kto: dpo.py only)
+    c.algorithm.beta = 0.1  # dpo, irpo, vstar: of the implicit reward (ipo: tau)
+    c.algorithm.label_smoothing = 0.0  # dpo, irpo, vstar: how often the preferences are taken to be wrong
+    c.algorithm.dpo_weight = 1.0  # dpo, irpo, vstar: weight of the preference loss; 0 = alpha's term alone
+    c.algorithm.alpha = 0.0  # dpo, irpo, vstar: weight of the chosen side's negative log-likelihood, a mean over its tokens
+    c.algorithm.pairs = ""  # dpo: a JSONL file with prompt, chosen, rejected (kto: prompt, completion, label), or tfds:...
+    c.algorithm.whole_text = False  # dpo: chosen and rejected begin with the prompt
+    c.algorithm.skip_bad = False  # dpo: leave unusable pairs out and count them, instead of an error
+    c.algorithm.desirable_weight = 1.0  # dpo, kto: lambda of desirable completions
+    c.algorithm.undesirable_weight = 1.0
+    c.algorithm.pairs_per_question = 10  # irpo, vstar (at most)
+    c.algorithm.verifier_updates = 200  # vstar: of its last round
+    c.algorithm.verifier_learning_rate = 1e-4
+    c.algorithm.temperatures = ()  # irpo: of each round, the last for all that follow; () = sampling.temperature
+    c.algorithm.gold = True  # irpo: a worked rationale wins where no sample is right
     c.algorithm.schedule = "exponential"  # updates a round: int(start * growth^(n-1)); linear: start + increment * (n-1)
     c.algorithm.start_updates = 40
     c.algorithm.growth = 1.2

@@ -15,14 +15,16 @@ from reasoning_jax import metrics
 MOST = 240  # points of a curve
 INK, GRID, COLOURS = "#000001", "#000002", [f"#0000f{i}" for i in range(8)]  # stand for the page's CSS variables
 MARKERS = list(zip("os^Dvphd", "●■▲◆▼⬟⬢♦", strict=True))  # in a chart, in its legend
-AXES = {"step": "updates", "samples": "samples drawn"}
+AXES = {"step": "updates", "samples": "samples drawn", "k": "samples a question, k"}
+CURVES = {"pass_at": "pass@k", "best_of": "best-of-k", "best_of_ratio": "best-of-k by log-ratio", "maj_at": "maj@k"}
 Line = dict[str, Any]
 
 
-def plots(lines: Sequence[Line], evals: Sequence[Line]) -> str:
+def plots(lines: Sequence[Line], evals: Sequence[Line], votes: Sequence[Line] = ()) -> str:
     """The charts of a run's lines, each over rounds (over updates where a run has a single round).
 
-    ``evals`` are the evaluations to draw. A chart without data is left out; of those that every method has, it is said.
+    ``evals`` are the evaluations to draw, ``votes`` those of several samples a question (evaluate.py's files). A chart
+    without data is left out; of those that every method has, it is said.
     """
     collects = [line for line in lines if line.get("phase") == "collect"]
     updates = [line for line in lines if line.get("phase") == "update"]
@@ -75,10 +77,29 @@ def plots(lines: Sequence[Line], evals: Sequence[Line]) -> str:
         ("Gradient variance", "of the estimators on one batch", chart(
             [curve(collects, f"collect/variance_{x}", x) for x in ("basic", "paper", "ours")], axis, log=True)),
         ("Coefficient of the control variate", "", chart([curve(collects, "collect/beta", "mean β")], axis)),
+        # of policy gradients
+        ("Groups and clipping", "groups whose samples all earn the same; tokens of an update", chart(
+            [curve(collects, "collect/zero_spread", "zero spread"), curve(updates, "update/clip_fraction", "clipped")],
+            axis, fraction=True)),
+        ("Largest ratio", "of the policy to the one that drew the samples", chart(
+            [curve(updates, "update/ratio_max", "largest ratio")], axis, log=True)),
+        ("KL divergence from the base model", "a token, mean over samples", chart([curve(updates, "update/kl", "KL")], axis)),
     ]  # fmt: skip
+    charts += [(f"Accuracy over k, {v['split']}", "shaded: standard error over questions", chart(
+        over_k(v), "k", fraction=True)) for v in votes]  # fmt: skip
     figure = "<figure><figcaption><b>{}</b> <span>{}</span></figcaption>{}</figure>"
     drawn = "".join(figure.format(html.escape(title), note, svg) for title, note, svg in charts if svg)
     return f"<div class=plots>{drawn}</div>" + f"<p class=muted>Not logged in this run: {missing}.</p>" * bool(missing)
+
+
+def over_k(values: Line) -> list[tuple[str, np.ndarray]]:
+    """The curves of an evaluation over k samples a question: (name, [n, 3] of k, mean and standard error)."""
+    curves = {}
+    for name, label in CURVES.items():
+        found = {int(m[1]): key for key in values if (m := re.fullmatch(rf"eval/{name}_(\d+)", key))}
+        points = [(k, values[key], values[f"{key}_stderr"]) for k, key in sorted(found.items())]
+        curves |= {label: np.array(points, float)} if points else {}
+    return list(curves.items())
 
 
 def chart(series: Sequence[tuple[str, np.ndarray]], axis: str, fraction: bool = False, log: bool = False) -> str:

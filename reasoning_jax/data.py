@@ -122,8 +122,9 @@ def batches(rows: Rows, *, batch_size: int, length: int, seed: int) -> grain.Ite
     """An endless, reshuffled stream of packed batches: dicts of [batch_size, length] arrays.
 
     Keys are those of the rows plus "segment_ids" (from 1; 0 = padding) and "positions" (from 0 in each segment). A row
-    is a dict of equal-length 1-D arrays. ``iter()`` of the result has get_state() and set_state(); the state is a small
-    JSON-serialisable dict. ValueError for no rows, for an empty or ragged row and for one longer than ``length``.
+    is a dict of equal-length 1-D arrays; one with ``part`` and ``place`` is a pair, which is two segments (preferences.py).
+    ``iter()`` of the result has get_state() and set_state(); the state is a small JSON-serialisable dict. ValueError for no
+    rows, for an empty or ragged row and for one longer than ``length``.
     """
     if not rows:
         raise ValueError("There are no rows to train on.")
@@ -143,7 +144,7 @@ def batches(rows: Rows, *, batch_size: int, length: int, seed: int) -> grain.Ite
 
     def unpack(packed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         batch = {key: np.ascontiguousarray(packed["row"][key]) for key in dtype.names}
-        return batch | {"segment_ids": packed["row_segment_ids"], "positions": packed["row_positions"]}
+        return _split_pairs(batch | {"segment_ids": packed["row_segment_ids"], "positions": packed["row_positions"]})
 
     stream = grain.MapDataset.source(_Reshuffled(records, seed))
     # No threads: the rows are in memory, and there is nothing to wait for.
@@ -186,4 +187,13 @@ def fill(bins: Sequence[Rows], batch_size: int, length: int) -> dict[str, np.nda
             for k, v in {**row, "segment_ids": segment, "positions": np.arange(n)}.items():
                 batch[k][i, start : start + n] = v
             start += n
-    return batch
+    return _split_pairs(batch)
+
+
+def _split_pairs(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A record of two halves, which ``part`` and ``place`` tell apart, becomes two segments: row i has 2 i - 1 and 2 i."""
+    if "part" not in batch:
+        return batch
+    rest = {k: v for k, v in batch.items() if k not in ("part", "place")}
+    segments = np.where(batch["segment_ids"] > 0, 2 * batch["segment_ids"] - 1 + batch["part"], 0)
+    return rest | {"segment_ids": segments.astype(np.int32), "positions": batch["place"]}

@@ -48,14 +48,14 @@ class Experiment:
         return [examples[int(i)] for i in np.linspace(0, len(examples) - 1, min(n, len(examples)))]
 
     def rollout(
-        self, params: model.Params, purpose: str, round: int, rule: sampling.Rule | None = None, quiet: bool = False
+        self, params: model.Params, purpose: str, round: int, rule: sampling.Rule | None = None, **more: Any
     ) -> Rollout:
-        """A rollout whose draws belong to this purpose and round; ``rule`` defaults to the config's."""
+        """A rollout whose draws belong to this purpose and round; ``rule`` defaults to the config's. more: other fields."""
         s = self.cfg.sampling
         rule = rule if rule is not None else sampling.make_rule(s.temperature, s.top_k, s.top_p)
         return Rollout(
             params, self.model_cfg, self.tokenizer, self.task, self.shots, rule, s.batch_size, s.max_new_tokens,
-            self.cfg.sequence_length, self.mesh, prng.key(self.cfg.seed, purpose, round), purpose, round, quiet,
+            self.cfg.sequence_length, self.mesh, prng.key(self.cfg.seed, purpose, round), purpose, round, **more,
         )  # fmt: skip
 
     def abstract_state(self) -> state.TrainState:

@@ -85,7 +85,7 @@ def _collect(run: Run, quiet: bool) -> tuple[workdir.Rows, dict[str, float]]:
     method, began, first = run.algorithm if n else sft, time.monotonic(), []
     if n == 1 and hasattr(method, "begin"):
         run.memory, first = method.begin(exp.rollout(run.state.params, "begin", n), source, run.memory, cfg)
-    roll = exp.rollout(run.state.params, "collect", n, quiet=quiet)
+    roll = exp.rollout(run.state.params, "collect", n, quiet=quiet, reference=run.reference)
     rows, run.memory, told = method.collect(roll, [source[int(i)] for i in indices], run.memory, n, cfg)
 
     unhinted = [s for s in told.samples if not s.hinted]
@@ -138,10 +138,7 @@ def _update(run: Run, rows: workdir.Rows, quiet: bool) -> None:
     cfg, exp, p = run.cfg, run.exp, run.position
     n, method = p.round, run.algorithm if p.round else sft
     if n and p.update == 0 and cfg.algorithm.restart:
-        found = checkpoint.restore(run.dir / "base", run.abstract.params)
-        if found is None:
-            raise FileNotFoundError(f"{run.dir / 'base'}: the base model, which every round trains again, is gone.")
-        restart(run, found[0])
+        restart(run, run.base())
     elif n == 1 and p.update == 0:
         restart(run, run.state.params)  # the method begins with an optimiser of its own
     total = method.num_updates(n, len(rows), cfg) if rows else 0
@@ -156,7 +153,7 @@ def _update(run: Run, rows: workdir.Rows, quiet: bool) -> None:
         batches = iter(data.batches(rows, batch_size=cfg.batch_size, length=cfg.sequence_length, seed=cfg.seed * 4096 + n))
         if p.iterator is not None:
             batches.set_state(p.iterator)
-    peak = cfg.optim.learning_rate if n else cfg.base.learning_rate
+    peak = side[1] if (side := run.side_model()) else cfg.optim.learning_rate if n else cfg.base.learning_rate
     pending, tokens = None, 0
     show = {"start": p.update, "active": not quiet and jax.process_index() == 0}
     # Amid an update the old state is given away and the new one not yet there: Ctrl-C waits until both state and position
@@ -220,18 +217,19 @@ class _UpdateLog:
 
 
 def _assess(run: Run) -> None:
-    """Ends a round: validation accuracy, the best round so far, the test split now and then, and the checkpoint."""
+    """Ends a round: validation accuracy, the best round so far, the test split now and then, and the checkpoint.
+
+    A side model, such as a verifier, is saved under its name instead, and does not compete with the others.
+    """
     cfg, p, n = run.cfg, run.position, run.position.round
     if n == 0:
         checkpoint.save(run.dir / "base", 0, run.state.params, None, {"round": 0}, 1)
-    accuracy = _evaluate(run, cfg.eval.split, n, run.state.params)
-    gained = p.best_round <= 0 or accuracy > p.best_accuracy + cfg.algorithm.min_gain
-    p.evaluations_without_gain = 0 if gained else p.evaluations_without_gain + 1
-    if accuracy > p.best_accuracy:
-        p.best_accuracy, p.best_round = accuracy, n
-        checkpoint.save(run.dir / "best", n, run.state.params, None, {"round": n, "accuracy": accuracy}, 1)
+    if side := run.side_model():
+        checkpoint.save(run.dir / side[0], n, run.state.params, None, {"round": n}, 1)
+    else:
+        _compete(run)
     p.finished = n == cfg.algorithm.num_rounds or run.saturated()
-    if n == 0 or p.finished or (cfg.eval.test_every and n % cfg.eval.test_every == 0):
+    if not side and (n == 0 or p.finished or (cfg.eval.test_every and n % cfg.eval.test_every == 0)):
         _evaluate(run, "test", n, run.state.params)
     if p.finished and p.best_round != n:
         _evaluate(run, "test", p.best_round, checkpoint.load_params(run.dir, run.abstract.params)[0])
@@ -239,6 +237,17 @@ def _assess(run: Run) -> None:
         print(f"no gain in {cfg.eval.split} accuracy for {cfg.algorithm.patience} evaluations: stopping here.", flush=True)
     p.round, p.update, p.iterator = n + 1, 0, None
     save(run)
+
+
+def _compete(run: Run) -> None:
+    """Whether this round's model is the best so far, by validation accuracy."""
+    cfg, p, n = run.cfg, run.position, run.position.round
+    accuracy = _evaluate(run, cfg.eval.split, n, run.state.params)
+    gained = p.best_round <= 0 or accuracy > p.best_accuracy + cfg.algorithm.min_gain
+    p.evaluations_without_gain = 0 if gained else p.evaluations_without_gain + 1
+    if accuracy > p.best_accuracy:
+        p.best_accuracy, p.best_round = accuracy, n
+        checkpoint.save(run.dir / "best", n, run.state.params, None, {"round": n, "accuracy": accuracy}, 1)
 
 
 def _evaluate(run: Run, split: str, round: int, params: Any) -> float:

@@ -57,7 +57,7 @@ def build(workdir: str | os.PathLike[str]) -> str:
         "TITLE": html.escape(workdir.resolve().name),
         "HEADER": header(lines, config, total),
         "TABLE": table(lines),
-        "PLOTS": charts.plots(lines, evaluations(lines)),
+        "PLOTS": charts.plots(lines, evaluations(lines), votes(workdir)),
         "CHAINS": chains(workdir),
         "DATA": data.replace("<", "\\u003c"),
     }
@@ -99,6 +99,17 @@ def evaluations(lines: Sequence[Line], split: str | None = None) -> list[Line]:
     splits = [line.get("split", "validation") for line in found]
     split = split or ("validation" if "validation" in splits or not splits else splits[0])
     return list({(m.get("round"), m.get("step")): m for m, s in zip(found, splits, strict=True) if s == split}.values())
+
+
+def votes(workdir: pathlib.Path) -> list[Line]:
+    """What ``evaluate`` has found of several samples a question, a split each."""
+    found = []
+    for path in sorted(workdir.glob("evaluation_*.json")):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}.") from None
+    return [line for line in found if line.get("samples")]
 
 
 def table(lines: Sequence[Line]) -> str:

@@ -54,6 +54,7 @@ class Rollout:
     label: str = "sample"  # what the progress line calls it
     round: int | None = None
     quiet: bool = False  # no progress line: one of many short rounds
+    reference: Callable[[], model.Params] | None = None  # the base model's parameters, read where a method asks for them
 
     def prompt_ids(self, example: Example, hint: bool = False) -> list[int]:
         """The start token, once, and the prompt."""
@@ -146,15 +147,19 @@ class Rollout:
 
     def logprobs(self, examples: Sequence[Example], tokens: Sequence[np.ndarray]) -> list[np.ndarray]:
         """log p of each token of these completions of the examples' prompts, under this rollout's parameters."""
-        rows = [self.row(e, t) for e, t in zip(examples, tokens, strict=True)]
-        found = self._of_rows(logprobs.score, rows)
-        return [p[len(r["tokens"]) - len(t) : len(r["tokens"])] for p, r, t in zip(found, rows, tokens, strict=True)]
+        found = self.row_logprobs([self.row(e, t) for e, t in zip(examples, tokens, strict=True)])
+        return [p[len(p) - len(t) :] for p, t in zip(found, tokens, strict=True)]
+
+    def row_logprobs(self, rows: Sequence[Row]) -> list[np.ndarray]:
+        """log p of every token of these rows, which may be pairs; a segment's first token gets 0."""
+        found = self._of_rows(logprobs.score, rows) if rows else ()
+        return [p[: len(row["tokens"])] for p, row in zip(found, rows, strict=True)]
 
     def scores(self, examples: Sequence[Example], tokens: Sequence[np.ndarray]) -> np.ndarray:
         """[n, D]: the gradient of log p(tokens | prompt) by a shift of the final hidden states (update.scores)."""
         return self._of_rows(update.scores, [self.row(e, t) for e, t in zip(examples, tokens, strict=True)])
 
-    def _of_rows(self, function: Callable, rows: list[Row]) -> np.ndarray:
+    def _of_rows(self, function: Callable, rows: Sequence[Row]) -> np.ndarray:
         """function(params, batch, model_cfg), a sequence a row, in batches of one size."""
         out = []
         for start in range(0, len(rows), self.batch_size):

@@ -45,6 +45,7 @@ class Run:
     memory: Any
     position: Position
     compiled: dict[ModuleType, Callable] = dataclasses.field(default_factory=dict)  # each method's update
+    kept: Any = None  # what ``reference`` has read
 
     def due(self) -> bool:
         """Whether this round is evaluated, written out and saved."""
@@ -53,6 +54,22 @@ class Run:
 
     def saturated(self) -> bool:
         return 0 < self.cfg.algorithm.patience <= self.position.evaluations_without_gain
+
+    def side_model(self) -> tuple[str, float] | None:
+        """Name and learning rate of this round's model, where it is another than the one that the run is about."""
+        of = getattr(self.algorithm, "side_model", None)
+        return of(self.position.round, self.cfg) if of and self.position.round else None
+
+    def base(self) -> Any:
+        """The parameters that round 0 ended with, from disk."""
+        if found := checkpoint.restore(self.dir / "base", self.abstract.params):
+            return found[0]
+        raise FileNotFoundError(f"{self.dir / 'base'}: the base model, which the rounds begin with or refer to, is gone.")
+
+    def reference(self) -> Any:
+        """The same, read once and kept on the devices."""
+        self.kept = self.base() if self.kept is None else self.kept
+        return self.kept
 
 
 def start(cfg: ConfigDict, directory: Path) -> Run:

@@ -25,8 +25,9 @@ def make_update(
     """The compiled function (state, batch, learning_rate) -> (state, metrics) of a method; it consumes the state.
 
     Each array of the batch is [M, B, S]: M micro-batches, whose gradients are summed before one division by the weight of
-    the whole global batch, so that M and the number of devices change nothing but the order of the sum. A non-finite loss
-    or gradient leaves parameters and optimiser as they were and is counted.
+    the whole global batch, so that M and the number of devices change nothing but the order of the sum; metrics too, but of
+    those named ..._max the largest is taken. A non-finite loss or gradient leaves parameters and optimiser as they were and is
+    counted.
     """
     forward = getattr(algorithm, "forward", None)  # a method whose forward pass differs has its own
 
@@ -39,7 +40,10 @@ def make_update(
     @partial(jax.jit, donate_argnums=0)
     def update(state: TrainState, batch: Batch, learning_rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         def micro(total: Any, part: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradients(state.params, part)), None
+            (loss, metrics), grads = gradients(state.params, part)
+            (loss_before, before), grads_before = total
+            metrics = {k: jnp.maximum(v, before[k]) if k.endswith("_max") else v + before[k] for k, v in metrics.items()}
+            return ((loss_before + loss, metrics), jax.tree.map(jnp.add, grads_before, grads)), None
 
         first = jax.tree.map(lambda x: x[0], batch)
         if next(iter(batch.values())).shape[0] == 1:
@@ -50,7 +54,7 @@ def make_update(
         (_, metrics), grads = sums
         weight = metrics["weight"]
         divisor = jnp.maximum(weight, 1.0)
-        metrics = {k: v / divisor for k, v in metrics.items()} | {"weight": weight}
+        metrics = {k: v if k.endswith("_max") else v / divisor for k, v in metrics.items()} | {"weight": weight}
         grads = jax.tree.map(lambda g: g / divisor, grads)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])

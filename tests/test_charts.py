@@ -47,6 +47,7 @@ def curve(figure: str, number: int) -> np.ndarray:
         ("Gradient variance", {"variance_basic": [4, None, 3], "variance_paper": [2, None, 2], "variance_ours": [1, None, 1]},
          ["basic", "paper", "ours"]),
         ("Coefficient of the control variate", {"beta": [0.1, 0.5, 0.6]}, ["mean β"]),
+        ("Groups and clipping", {"zero_spread": [0.1, 0.5, 0.6]}, ["zero spread"]),
     ],
 )  # fmt: skip
 def test_a_chart_appears_with_its_data_and_alone(title, values, labels):
@@ -111,3 +112,18 @@ def test_the_variance_is_logarithmic_and_zero_has_a_place():
     assert np.allclose(np.diff(curve(figure, 0)[:, 1]) / (5, 4), np.diff(curve(figure, 0)[:, 1])[0] / 5, rtol=0.01)
     assert "<svg" in drawn(0.0, 0.0, 0.0)
     assert {"1", "1e-05", "0"} <= set(ticks(drawn(1.0, 1e-30, 0.0)))  # five decades at most
+
+
+def test_curves_over_k():
+    """Each with its standard errors; those by difficulty and of a greedy evaluation are none."""
+    names = ("maj_at", "pass_at", "best_of", "best_of_ratio")
+    values = {f"eval/{name}_{k}": k / 100 + i / 10 for i, name in enumerate(names) for k in (1, 16, 2)}
+    values |= {f"{key}_stderr": 0.01 for key in values}
+    values |= {f"{key}_digits_2": 0.99 for key in values} | {"eval/accuracy": 0.5, "split": "test", "samples": 16}
+    curves = dict(charts.over_k(values))
+    assert list(curves) == ["pass@k", "best-of-k", "best-of-k by log-ratio", "maj@k"]
+    assert np.allclose(curves["best-of-k"], [[1, 0.21, 0.01], [2, 0.22, 0.01], [16, 0.36, 0.01]])
+    page = charts.plots([], [], [values])
+    [figure] = figures(page).values()
+    assert legend(figure) == list(curves) and "samples a question, k" in ticks(figure) and len(curve(figure, 1)) == 3
+    assert charts.over_k({"eval/accuracy": 0.5}) == []

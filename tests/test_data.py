@@ -315,3 +315,38 @@ def test_fill_puts_each_list_in_its_sequence():
     assert batch["tokens"].tolist() == [[1, 2, 3, 1001, 1002, 0], [2001, 2002, 2003, 2004, 0, 0], [0] * 6]
     assert batch["segment_ids"].tolist() == [[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0], [0] * 6]
     assert batch["positions"].tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 0], [0] * 6]
+
+
+# Pairs
+
+
+def two_halves(first, second, tag=0):
+    """A record of two halves of these lengths."""
+    place = np.concatenate([np.arange(first), np.arange(second)]).astype(np.int32)
+    return row(first + second, tag) | {"part": np.repeat(np.arange(2, dtype=np.int32), (first, second)), "place": place}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_pair_is_two_segments_of_one_sequence(stream):
+    """Whatever is packed beside it: segments 2 i - 1 and 2 i, each with positions from 0."""
+    rng = np.random.default_rng(0)
+    rows = [two_halves(*rng.integers(1, 12, 2), tag) for tag in range(12)]
+    if stream:
+        batches = take(iter(data.batches(rows, batch_size=2, length=40, seed=0)), 4)
+    else:
+        batches = [data.pack(rows, multiple=2, length=40)]
+    seen = 0
+    for batch in batches:
+        assert set(batch) == {"tokens", "weights", "logprobs", "segment_ids", "positions"}
+        assert batch["segment_ids"].dtype == batch["positions"].dtype == np.int32
+        assert not batch["positions"][batch["segment_ids"] == 0].any()
+        for tokens, ids, positions in zip(batch["tokens"], batch["segment_ids"], batch["positions"], strict=True):
+            assert ids.max() % 2 == 0
+            for pair in range(ids.max() // 2):
+                inside = np.isin(ids, (2 * pair + 1, 2 * pair + 2))
+                original = rows[(tokens[inside][0] - 1) // 1000]
+                assert np.array_equal(tokens[inside], original["tokens"])
+                assert np.array_equal(ids[inside], 2 * pair + 1 + original["part"])
+                assert np.array_equal(positions[inside], original["place"])
+                seen += 1
+    assert seen >= 12

@@ -15,10 +15,11 @@ FLOORS = (
     ("sharding", "tokenizer", "prng", "masked", "interrupts"),
     ("model", "presets"),
     ("logprobs", "sampling", "data", "grading", "bbh_forms", "bbh_forms/*", "tasks", "prompts", "tasks/*"),
-    ("state", "optim", "update", "workdir", "checkpoint", "metrics", "chains", "control_variate", "answers"),
+    ("state", "optim", "update", "workdir", "checkpoint", "metrics", "chains", "control_variate", "answers", "rewards",
+     "preferences"),
     ("algorithms", "algorithms/*"),
     ("command_line", "rollout", "experiment", "charts", "report", "evaluate", "run", "loop", "main", "ask"),
-)
+)  # fmt: skip
 LINES = {"tasks/*": 120, "algorithms/*": 150}
 MODULES = sorted(str(p.relative_to(PACKAGE).with_suffix("")) for p in PACKAGE.rglob("*.py"))
 

@@ -391,6 +391,18 @@ def test_a_bad_run_is_one_sentence(tmp_path, name, text, sentence):
     assert re.fullmatch(sentence, str(caught.value)) and str(caught.value).endswith(".")
 
 
+def test_an_evaluation_of_several_samples_is_drawn(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    path, curve = tmp_path / "evaluation_test.json", {f"eval/pass_at_{k}": 0.5 for k in (1, 2)}
+    path.write_text(json.dumps(curve | {f"{key}_stderr": 0.1 for key in curve} | {"split": "test", "samples": 2}))
+    assert "Accuracy over k, test" in report.build(tmp_path)
+    path.write_text(json.dumps({"split": "test", "samples": 0}))
+    assert "over k" not in report.build(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=rf"^{path} is not JSON: .*\.$"):
+        report.build(tmp_path)
+
+
 def test_the_command_line(tmp_path):
     root = pathlib.Path(report.__file__).parents[1]
     command = [sys.executable, "-m", "reasoning_jax.report", f"--workdir={tmp_path}"]

@@ -7,6 +7,10 @@ An algorithm is a module with these functions (``cfg`` is the whole experiment):
     num_updates(round, num_rows, cfg) -> int
     loss(logprobs, batch, cfg) -> (sum, metrics)   M-step: pure, sums over the batch; metrics["weight"] divides them all
 
+and, where the model of some rounds is not the one that the run is about (V-STaR's verifier):
+
+    side_model(round, cfg) -> (name, learning rate) or None        it is saved as DIR/name, and neither evaluated nor the best
+
 and, where it keeps a state for every example:
 
     begin(rollout, examples, memory, cfg) -> (memory, samples)     before round 1, with all the examples
