@@ -21,7 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from reasoning_jax import ask, checkpoint, command_line, evaluate, main
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TINY = '''
+TINY = """
 from configs import default
 
 def get_config(arg=""):
@@ -36,7 +36,7 @@ def get_config(arg=""):
     if arg == "bad":
         raise ValueError("there is no variant 'bad'.")
     return c
-'''
+"""
 
 
 def environment() -> dict[str, str]:

@@ -61,9 +61,7 @@ def test_splits_and_ids(folder):
     }
     assert [e.question for e in splits["train"]] == [row(i)["question"] for i in range(3)]
     assert all(e.rationale is None for e in splits["train"]) and all(e.rationale for e in splits["given"])
-    assert [(e.id, e.question, e.answer) for e in splits["train"]] == [
-        (e.id, e.question, e.answer) for e in splits["given"]
-    ]
+    assert [(e.id, e.question, e.answer) for e in splits["train"]] == [(e.id, e.question, e.answer) for e in splits["given"]]
     ids = [e.id for name in ("train", "validation", "test") for e in splits[name]]
     assert len(set(ids)) == len(ids) and ids[:504] == [*range(503), 1_000_000]
     assert [e.id for e in gsm8k.load(config(folder, calculator=False), "validation")] == [*range(3, 503)]
