@@ -159,8 +159,8 @@ def plot(runs: list[Run], path: Path) -> None:
         axis.set(title=task.replace("_", " "), xlabel="samples drawn")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("test accuracy, %")
-    axes[0][-1].legend(fontsize=7, loc="lower right")
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncol=len(METHODS), fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
