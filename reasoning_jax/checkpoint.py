@@ -113,7 +113,9 @@ def _check_shapes(saved: Any, wanted: Any) -> None:
     there = shapes(saved)
     for name, shape in shapes(wanted).items():
         if there.get(name) != shape:
-            raise ValueError(f"it is of another model: {name} is {there.get(name, 'missing')} there and {shape} here")
+            raise ValueError(
+                f"it is of another model or of other data: {name} is {there.get(name, 'missing')} there and {shape} here"
+            )
 
 
 def load_params(workdir: Path, params: Any) -> tuple[Any, dict[str, Any]]:
