@@ -7,34 +7,19 @@ rows, which no generator makes. Runs what is missing (a run that is done is not 
 TRICE's samples include those of its hinted guide, STaR's its hinted attempts.
 """
 
-import argparse
-import dataclasses
-import os
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import study  # beside this file
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/reasoning_jax").expanduser()))  # before jax is there
-
-from configs import trice_addition, trice_bbh  # noqa: E402
-from reasoning_jax import metrics  # noqa: E402
+from configs import trice_addition, trice_bbh
+from reasoning_jax import metrics
 
 FORMS = ("boolean_expressions", "navigate", "object_counting", "web_of_lies")
 METHODS = ("STaR", "rejection, 4 particles", "TRICE, no control variate", "TRICE, the paper's", "TRICE, ours")
 COLOURS = dict(zip(METHODS, ("#888888", "#b5762a", "#2f6fb0", "#7a3f9d", "#1a8f5a"), strict=True))
 STAR_ROUNDS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    task: str
-    method: str
-    seed: int
-    directory: Path
 
 
 def experiment(task: str):
@@ -46,11 +31,9 @@ def experiment(task: str):
     return c
 
 
-def config(task: str, method: str, seed: int, base: Path):
+def config(task: str, method: str, seed: int):
     """TRICE's config of the task, or that of another method with as many samples and updates."""
     c = experiment(task)
-    c.seed = seed
-    c.base.init_from, c.base.num_updates = str(base / "base"), 0
     c.eval.test_every = c.eval.every
     c.eval.num_examples = 20  # the test split is what is looked at, in every evaluation
     c.eval.num_test = 250
@@ -73,57 +56,11 @@ def config(task: str, method: str, seed: int, base: Path):
     return c
 
 
-def run_all(out: Path, tasks: list[str], methods: list[str], seeds: int) -> list[Run]:
-    """Every run to its end; in one process, so that what is compiled once serves them all."""
-    from reasoning_jax import loop
-
-    out, runs = out.resolve(), []
-    for seed in range(seeds):
-        for task in tasks:
-            base = out / task / "base_model"
-            if not (base / "base").exists():
-                c = experiment(task)
-                c.algorithm.num_rounds = 0
-                loop.train(c, base)
-            for method in methods:
-                name = f"{method.replace(',', '').replace(' ', '_').replace(chr(39), '')}_{seed}"
-                runs.append(Run(task, method, seed, out / task / name))
-                loop.train(config(task, method, seed, base), runs[-1].directory)
-    return runs
-
-
-def curve(run: Run, split: str = "test") -> np.ndarray:
-    """[n, 2]: samples drawn and accuracy in % at each evaluation."""
-    lines = [m for m in metrics.read(run.directory) if m["phase"] == "eval" and m["split"] == split]
-    found = {m["samples"]: 100 * m["eval/accuracy"] for m in lines if m.get("samples") is not None}
-    return np.array(sorted(found.items()))
-
-
-def table(runs: list[Run]) -> str:
-    """Last test accuracy, and the mean over the whole curve (how fast it rose): means over seeds, standard errors."""
-    lines = ["| task | base | " + " | ".join(METHODS) + " |", "|---" * (len(METHODS) + 2) + "|"]
-    for task in dict.fromkeys(r.task for r in runs):
-        cells = []
-        for method in METHODS:
-            curves = [curve(r) for r in runs if r.task == task and r.method == method]
-            if not curves:
-                cells.append("")
-                continue
-            most = min(c[-1, 0] for r in runs if r.task == task for c in [curve(r)])
-            last = [c[-1, 1] for c in curves]
-            area = [np.trapezoid(np.interp(np.linspace(0, most, 200), *c.T)) / 199 for c in curves]
-            error = [np.std(x, ddof=1) / len(x) ** 0.5 if len(x) > 1 else float("nan") for x in (last, area)]
-            cells.append(f"{np.mean(last):.1f} ± {error[0]:.1f} ({np.mean(area):.1f} ± {error[1]:.1f})")
-        first = np.mean([curve(r)[0, 1] for r in runs if r.task == task])
-        lines.append(f"| {task.replace('_', ' ')} | {first:.1f} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def first_measured(collected: list[dict]) -> int:
     return min((m["round"] for m in collected if "collect/variance_basic" in m), default=0)
 
 
-def variances(runs: list[Run]) -> str:
+def variances(runs: list[study.Run]) -> str:
     """What is left of the gradient's variance under each control variate, on the same batches of the runs with ours."""
     lines = ["| task | the paper's | ours | p(correct), first and last tenth of the rounds |", "|---|---|---|---|"]
     for task in dict.fromkeys(r.task for r in runs):
@@ -142,39 +79,19 @@ def variances(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
-def plot(runs: list[Run], path: Path) -> None:
-    """A panel a task: test accuracy over samples drawn, the mean over seeds and one standard error."""
+def plot(runs: list[study.Run], path: Path) -> None:
     tasks = list(dict.fromkeys(r.task for r in runs))
     figure, axes = plt.subplots(1, len(tasks), figsize=(3.6 * len(tasks), 3.4), squeeze=False)
     for axis, task in zip(axes[0], tasks, strict=True):
-        for method, colour in COLOURS.items():
-            curves = [curve(r) for r in runs if r.task == task and r.method == method]
-            if not curves:
-                continue
-            x = curves[0][:, 0] if len({tuple(c[:, 0]) for c in curves}) == 1 else np.mean([c[:, 0] for c in curves], axis=0)
-            y = np.array([np.interp(x, *c.T) for c in curves])
-            error = y.std(0, ddof=1) / len(y) ** 0.5 if len(y) > 1 else 0 * y[0]
-            axis.plot(x, y.mean(0), color=colour, marker="o", markersize=2.5, linewidth=1.4, label=method)
-            axis.fill_between(x, y.mean(0) - error, y.mean(0) + error, color=colour, alpha=0.18, linewidth=0)
-        axis.set(title=task.replace("_", " "), xlabel="samples drawn")
-        axis.grid(alpha=0.3)
+        study.draw_accuracy(axis, runs, task, COLOURS)
     axes[0][0].set_ylabel("test accuracy, %")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncol=len(METHODS), fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    study.save(figure, axes[0][0], path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tasks", default=",".join(("addition", *FORMS)))
-    parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--plot", type=Path, default=None)
-    args = parser.parse_args()
-    runs = run_all(args.out, args.tasks.split(","), args.methods.split(";"), args.seeds)
-    print(f"{table(runs)}\n\n{variances(runs)}")
+    args = study.arguments(__doc__, ("addition", *FORMS), METHODS)
+    runs = study.run_all(args, experiment, config)
+    print(f"{study.table(runs, METHODS)}\n\n{variances(runs)}")
     if args.plot:
         plot(runs, args.plot)
 

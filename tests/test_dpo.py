@@ -13,7 +13,7 @@ import scripted
 from scripted import TOK, config
 
 from configs import dpo_jsonl
-from reasoning_jax import data, logprobs, optim, sampling, state, update
+from reasoning_jax import logprobs, optim, sampling, state, update
 from reasoning_jax.algorithms import dpo
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import CORRECT, WRONG, Example, addition
@@ -107,16 +107,34 @@ def test_verdicts_for_kto(settings):
         dpo.load(settings(VERDICTS[:2], preference="kto"))
 
 
-def test_tfds(monkeypatch):
-    def source(name, folder, split):
-        assert (name, folder, split) == ("hh", "/data/tfds", "train[:3]")
-        return list(enumerate(PAIRS, 40))
+def test_tfds(tmp_path):
+    """Real data sets in ArrayRecord, written by TFDS itself."""
+    import tensorflow_datasets as tfds
 
-    monkeypatch.setattr(data, "tfds_source", source)
-    found, _ = dpo.load(config(pairs="tfds:/data/tfds:hh:train[:3]"))
-    assert [p.where.rsplit(", ")[1] for p in found] == ["row 40", "row 41", "row 42"] and found[0].sides == ("3", "4")
-    with pytest.raises(ValueError, match=r"row 40: the key 'completion' is missing"):
-        dpo.load(config(pairs="tfds:/data/tfds:hh:train[:3]", preference="kto"))
+    class Pairs(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            kinds = {key: np.bool_ if key == "label" else tfds.features.Text() for key in self.rows[0]}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(kinds))
+
+        def _split_generators(self, manager):
+            return {"train": enumerate(self.rows)}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    for name, rows in (("hh", PAIRS), ("verdicts", VERDICTS)):
+        made = type(name, (Pairs,), {"name": name, "rows": rows})
+        made(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    found, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:hh:train"))
+    assert {(p.prompt, *p.sides) for p in found} == {tuple(row.values()) for row in PAIRS}
+    part, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:hh:train[1:]"))
+    assert [p.sides for p in part] == [p.sides for p in found[1:]] and part[0].where.endswith("train[1:], row 1"), "a row keeps its number in a slice"
+    verdicts, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:verdicts:train", preference="kto"))
+    assert {(p.prompt, p.sides[0], p.desirable) for p in verdicts} == {tuple(row.values()) for row in VERDICTS}
+    with pytest.raises(ValueError, match=r"row 0: the key 'completion' is missing"):
+        dpo.load(config(pairs=f"tfds:{tmp_path}:hh:train", preference="kto"))
     with pytest.raises(ValueError, match="is not tfds:FOLDER:NAME:SPLIT"):
         dpo.load(config(pairs="tfds:hh:train"))
 
