@@ -78,7 +78,8 @@ def main() -> None:
     tokens = int((host["segment_ids"] > 0).sum())
     mid = {name: statistics.median(found) for name, found in seconds.items()}
     # Of each turn, in which all have run, the ratio to the likelihood's update: the machine's load cancels.
-    ratio = {name: statistics.median(b / a for a, b in zip(found, seconds["NLL"], strict=True)) for name, found in seconds.items()}
+    plain = seconds["NLL"]
+    ratio = {name: statistics.median(b / a for a, b in zip(found, plain, strict=True)) for name, found in seconds.items()}
     print("{device}, {cores} cores, load {load}, jax {jax}".format(**about))
     print(f"{cfg.model.preset}, {cfg.batch_size} x {cfg.sequence_length} tokens, of which {tokens:,} are used")
     print(f"{'update on':20}{'tokens/s':>12}{'of NLL':>9}")

@@ -31,7 +31,7 @@ def arguments(doc: str, tasks: Sequence[str], methods: Sequence[str]) -> argpars
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs; what is done there is not run again")
     parser.add_argument("--tasks", default=",".join(tasks), type=lambda text: text.split(","))
-    parser.add_argument("--methods", default=";".join(methods), type=lambda text: text.split(";"), help="with semicolons between")
+    parser.add_argument("--methods", default=";".join(methods), type=lambda text: text.split(";"), help="semicolons between")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--plot", type=Path, help="draw the curves into this file")
     return parser.parse_args()

@@ -13,7 +13,7 @@ import scripted
 from scripted import TOK, config
 
 from configs import dpo_jsonl
-from reasoning_jax import logprobs, optim, sampling, state, update
+from reasoning_jax import data, logprobs, optim, sampling, state, update
 from reasoning_jax.algorithms import dpo
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import CORRECT, WRONG, Example, addition
@@ -130,7 +130,8 @@ def test_tfds(tmp_path):
     found, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:hh:train"))
     assert {(p.prompt, *p.sides) for p in found} == {tuple(row.values()) for row in PAIRS}
     part, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:hh:train[1:]"))
-    assert [p.sides for p in part] == [p.sides for p in found[1:]] and part[0].where.endswith("train[1:], row 1"), "a row keeps its number in a slice"
+    assert [p.sides for p in part] == [p.sides for p in found[1:]]
+    assert part[0].where.endswith("train[1:], row 1"), "a row keeps its number in a slice"
     verdicts, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:verdicts:train", preference="kto"))
     assert {(p.prompt, p.sides[0], p.desirable) for p in verdicts} == {tuple(row.values()) for row in VERDICTS}
     with pytest.raises(ValueError, match=r"row 0: the key 'completion' is missing"):

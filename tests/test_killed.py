@@ -162,10 +162,10 @@ def test_trice_with_rounds_that_are_not_written_out(tmp_path):
     assert len(log(whole)) > 8
 
 
-SMALL = EASY | {"sequence_length": 128, "algorithm.start_updates": 8, "checkpoint.every": 3}
+SMALL = EASY | {"base.num_updates": 60, "sequence_length": 128, "algorithm.start_updates": 8, "checkpoint.every": 3}
 PREFERENCES = {
     # The reference's log-likelihoods are read in round 1 alone, and are the memory.
-    "dpo": ("dpo_jsonl.py:smoke", SMALL | {"base.num_updates": 20}, ["round 1 update: 0/", "round 2 update: 0/"]),
+    "dpo": ("dpo_jsonl.py:smoke", SMALL, ["round 1 update: 0/", "round 2 update: 0/"]),
     "irpo": ("irpo_addition.py:smoke", SMALL, ["round 1 update: 0/", "round 2 update: 0/"]),
     # The verifier is trained in the last round, from all the samples that the memory holds.
     "vstar": ("vstar_addition.py:smoke", SMALL, ["round 1 update: 0/", "round 2 update: 0/"]),

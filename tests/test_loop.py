@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from configs import star_addition, trice_addition
+from configs import star_addition
 from reasoning_jax import checkpoint, experiment, loop, metrics, state, workdir
-from reasoning_jax.algorithms import sft, star, trice
+from reasoning_jax.algorithms import sft, star
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = {
