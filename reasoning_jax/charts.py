@@ -77,6 +77,15 @@ def plots(lines: Sequence[Line], evals: Sequence[Line], votes: Sequence[Line] = 
         ("Gradient variance", "of the estimators on one batch", chart(
             [curve(collects, f"collect/variance_{x}", x) for x in ("basic", "paper", "ours")], axis, log=True)),
         ("Coefficient of the control variate", "", chart([curve(collects, "collect/beta", "mean β")], axis)),
+        # of preferences
+        ("Log-likelihood of the sides", "sum over tokens, mean over an update's pairs", chart(
+            [curve(updates, f"update/{x}_logprob", x, x="step") for x in ("chosen", "rejected")], "step")),
+        ("Drift from the reference", "log-likelihood less the reference's, times beta", chart(
+            [curve(updates, f"update/{x}_reward", x, x="step") for x in ("chosen", "rejected")], "step")),
+        ("Preference", "pairs whose margin is above 0", chart(
+            [curve(updates, "update/accuracy", "accuracy", x="step")], "step", fraction=True)),
+        ("Length of the sides", "tokens", chart(
+            [curve(updates, f"update/{x}_length", x, x="step") for x in ("chosen", "rejected")], "step")),
         # of policy gradients
         ("Groups and clipping", "groups whose samples all earn the same; tokens of an update", chart(
             [curve(collects, "collect/zero_spread", "zero spread"), curve(updates, "update/clip_fraction", "clipped")],

@@ -229,9 +229,13 @@ def _assess(run: Run) -> None:
     else:
         _compete(run)
     p.finished = n == cfg.algorithm.num_rounds or run.saturated()
-    if not side and (n == 0 or p.finished or (cfg.eval.test_every and n % cfg.eval.test_every == 0)):
+
+    def tested(round: int) -> bool:
+        return round == 0 or (cfg.eval.test_every > 0 and round % cfg.eval.test_every == 0)
+
+    if not side and (p.finished or tested(n)):
         _evaluate(run, "test", n, run.state.params)
-    if p.finished and p.best_round != n:
+    if p.finished and p.best_round != n and not tested(p.best_round):
         _evaluate(run, "test", p.best_round, checkpoint.load_params(run.dir, run.abstract.params)[0])
     if p.finished and n < cfg.algorithm.num_rounds:
         print(f"no gain in {cfg.eval.split} accuracy for {cfg.algorithm.patience} evaluations: stopping here.", flush=True)

@@ -101,10 +101,8 @@ class Rollout:
             start = end
 
     def _sample(self, rows: list) -> sampling.Samples:
-        """One compiled call; a part-filled batch has empty rows and is a quarter the size where that is enough."""
-        quarter = self.batch_size // 4
-        shards = 1 if self.mesh is None else self.mesh.size
-        size = quarter if len(rows) <= quarter and quarter % shards == 0 else self.batch_size
+        """One compiled call."""
+        size = self._size(len(rows))
         width = sampling.bucket(max(len(ids) for _, _, ids in rows))
         tokens, lengths = np.zeros((size, width), np.int32), np.zeros((size,), np.int32)
         ids, indices = np.zeros((size,), np.int32), np.zeros((size,), np.int32)
@@ -157,16 +155,27 @@ class Rollout:
 
     def scores(self, examples: Sequence[Example], tokens: Sequence[np.ndarray]) -> np.ndarray:
         """[n, D]: the gradient of log p(tokens | prompt) by a shift of the final hidden states (update.scores)."""
-        return self._of_rows(update.scores, [self.row(e, t) for e, t in zip(examples, tokens, strict=True)])
+        return np.stack(self._of_rows(update.scores, [self.row(e, t) for e, t in zip(examples, tokens, strict=True)]))
 
-    def _of_rows(self, function: Callable, rows: Sequence[Row]) -> np.ndarray:
-        """function(params, batch, model_cfg), a sequence a row, in batches of one size."""
-        out = []
-        for start in range(0, len(rows), self.batch_size):
-            bins = [[row] for row in rows[start : start + self.batch_size]]
-            batch = sharding.put(data.fill(bins, self.batch_size, self.max_length), self.mesh, "batch", None)
-            out.append(np.asarray(function(self.params, batch, self.model_cfg)))
-        return np.concatenate(out)[: len(rows)]
+    def _of_rows(self, function: Callable, rows: Sequence[Row]) -> list[np.ndarray]:
+        """function(params, batch, model_cfg), a sequence a row, in batches of rows that share a bucket of length."""
+        widths: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            widths.setdefault(min(sampling.bucket(len(row["tokens"])), self.max_length), []).append(i)
+        out: dict[int, np.ndarray] = {}
+        for width, members in sorted(widths.items()):
+            for start in range(0, len(members), self.batch_size):
+                chunk = members[start : start + self.batch_size]
+                filled = data.fill([[rows[i]] for i in chunk], self._size(len(chunk)), width)
+                batch = sharding.put(filled, self.mesh, "batch", None)
+                out |= zip(chunk, np.asarray(function(self.params, batch, self.model_cfg)), strict=False)
+        return [out[i] for i in range(len(rows))]
+
+    def _size(self, count: int) -> int:
+        """Rows of a compiled batch for so many: a part-filled one is a quarter the size where that is enough."""
+        quarter = self.batch_size // 4
+        shards = 1 if self.mesh is None else self.mesh.size
+        return quarter if count <= quarter and quarter % shards == 0 else self.batch_size
 
     def worked_row(self, example: Example, *, hint: bool = False, direct: bool = False) -> Row | None:
         """What a given rationale (``direct``: the answer alone) trains; None where it is too long for a sequence."""
