@@ -2,8 +2,8 @@
 
     python benchmarks/verifier_study.py --out=runs/verifier_study [--tasks=object_counting] [--seeds=3] [--plot=FILE]
 
-Rounds of a generator from the studies' base model, then a verifier, as ``configs/vstar_addition.py`` has them; 64 samples
-for each of the test problems. The base model's own samples are not looked at: these are the generator's.
+Two rounds of a generator from the studies' base model, 8 samples for each of 600 questions, then a verifier, the rest as in
+``configs/vstar_addition.py``; 64 samples for each of the test problems, by the generator's best round.
 """
 
 import json
@@ -27,6 +27,8 @@ SAMPLES = 64
 def config(task: str, method: str, seed: int):
     c, v = trice_study.experiment(task), vstar_addition.get_config()
     c.algorithm, c.optim, c.sequence_length, c.batch_size = v.algorithm, v.optim, v.sequence_length, v.batch_size
+    c.algorithm.num_rounds, c.task.num_train = 3, 600
+    c.sampling.temperature = v.sampling.temperature
     c.eval.every, c.eval.test_every = 1, 4
     c.eval.num_examples, c.eval.num_test = 100, 250
     return c

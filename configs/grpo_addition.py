@@ -20,6 +20,7 @@ def get_config(arg: str = ""):
     c.algorithm.num_samples = 8
     c.algorithm.examples_per_round //= 8
     c.optim.clip_norm = 1.0
+    c.optim.learning_rate = 3e-4
     if "dapo" in words:
         c.algorithm.kind = "dapo"
         c.algorithm.clip_high = 0.28
