@@ -66,6 +66,11 @@ def reference(rollout: Any, rows: Sequence[Row]) -> np.ndarray:
     return np.array(halves, np.float32).reshape(-1, 2)
 
 
+def with_reference(rollout: Any, rows: Sequence[Row]) -> list[Row]:
+    """The records with "ref", the log-likelihoods under the rollout's parameters."""
+    return [mark(row, "ref", of) for row, of in zip(rows, reference(rollout, rows), strict=True)]
+
+
 def sums(values: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
     """Sums of values [B, S] over the completion's tokens of each half: [B, P, 2] float32, 0 where there is no pair.
 

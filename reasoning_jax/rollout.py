@@ -183,6 +183,11 @@ class Rollout:
         row = _row(self.prompt_ids(example, hint), completion)
         return row if len(row["tokens"]) <= self.max_length else None
 
+    def worked_tokens(self, example: Example) -> np.ndarray | None:
+        """The tokens of the given rationale; None where there is none, or where it is too long for a sequence."""
+        row = self.worked_row(example) if example.rationale is not None else None
+        return None if row is None else row["tokens"][row["weights"] > 0]
+
 
 def _row(prompt: list[int], completion: list[int]) -> Row:
     weights = np.zeros(len(prompt) + len(completion), np.float32)

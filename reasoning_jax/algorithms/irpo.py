@@ -59,7 +59,7 @@ def collect(rollout, examples: Sequence[Example], memory: tuple, round: int, cfg
     for i, example in enumerate(examples):
         group = samples[i * a.num_samples : (i + 1) * a.num_samples]
         winners, losers = [s for s in group if s.correct], [s for s in group if not s.correct]
-        if not winners and a.gold and (worked := _gold(rollout, example)) is not None:
+        if not winners and a.gold and (worked := rollout.worked_tokens(example)) is not None:
             winners = [dataclasses.replace(group[0], index=-1, tokens=worked)]
             golden += 1
         before, prompt = len(rows), rollout.prompt_ids(example)
@@ -76,14 +76,8 @@ def collect(rollout, examples: Sequence[Example], memory: tuple, round: int, cfg
               "all_wrong": (~right).all(1).mean(), "gold": golden / len(examples), "pairs_too_long": too_long,
               "temperature": heat}  # fmt: skip
     warnings = [f"{too_long} pairs are longer than config.sequence_length and left out."] if too_long else []
-    marked = [preferences.mark(r, "ref", p) for r, p in zip(rows, preferences.reference(rollout, rows), strict=True)]
-    return marked, memory, Report({k: float(v) for k, v in values.items()}, samples, kept, warnings)
-
-
-def _gold(rollout, example: Example) -> np.ndarray | None:
-    """The tokens of the worked rationale; None where there is none, or none that fits."""
-    row = rollout.worked_row(example) if example.rationale is not None else None
-    return None if row is None else row["tokens"][row["weights"] > 0]
+    rows = preferences.with_reference(rollout, rows)
+    return rows, memory, Report({k: float(v) for k, v in values.items()}, samples, kept, warnings)
 
 
 def num_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:

@@ -51,17 +51,11 @@ def init_memory(cfg: ConfigDict, num_examples: int) -> Memory:
     return Memory(np.zeros((*drawn, cfg.sampling.max_new_tokens), np.int32), np.zeros(drawn, np.int32), np.zeros(drawn, bool))
 
 
-def solutions(memory: Memory, question: int, correct: bool, given: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
-    """The distinct correct, or incorrect, solutions of a question: those given, then in the order that they were found."""
+def solutions(memory: Memory, question: int, correct: bool, given: np.ndarray | None = None) -> list[np.ndarray]:
+    """The distinct correct, or incorrect, solutions of a question: the one given, then in the order that they were found."""
     here = (memory.correct[question] == correct) & (memory.lengths[question] > 0)
     found = [memory.tokens[question, c, : memory.lengths[question, c]] for c in np.flatnonzero(here)]
-    return list({tokens.tobytes(): tokens for tokens in (*given, *found)}.values())
-
-
-def worked(rollout, example: Example) -> list[np.ndarray]:
-    """The given rationale as a solution, where there is one that fits."""
-    row = rollout.worked_row(example) if example.rationale is not None else None
-    return [row["tokens"][row["weights"] > 0]] if row else []
+    return list({tokens.tobytes(): tokens for tokens in ([] if given is None else [given]) + found}.values())
 
 
 def collect(rollout, examples: Sequence[Example], memory: Memory, round: int, cfg: ConfigDict):
@@ -74,7 +68,7 @@ def collect(rollout, examples: Sequence[Example], memory: Memory, round: int, cf
         at = n // k, (round - 1) * k + n % k
         memory.tokens[at][: len(sample.tokens)] = sample.tokens
         memory.lengths[at], memory.correct[at] = len(sample.tokens), sample.correct
-    rows = [rollout.row(e, z) for i, e in enumerate(examples) for z in solutions(memory, i, True, worked(rollout, e))]
+    rows = [rollout.row(e, z) for i, e in enumerate(examples) for z in solutions(memory, i, True, rollout.worked_tokens(e))]
     found = np.array([len(solutions(memory, i, True)) for i in range(len(examples))])
     values = {"kept_rows": len(rows), "reached": (found > 0).mean(), "distinct": found.mean()}
     return rows, memory, Report(values, samples, {(s.example.id, s.index, s.hinted) for s in samples if s.correct})
@@ -84,7 +78,7 @@ def _pairs(rollout, examples: Sequence[Example], memory: Memory, cfg: ConfigDict
     """The verifier's: of each question's pairs of a correct and an incorrect solution at most so many, drawn at random."""
     most, rng, rows, used, too_long = cfg.algorithm.pairs_per_question, np.random.default_rng(cfg.seed), [], 0, 0
     for i, example in enumerate(examples):
-        good, bad = solutions(memory, i, True, worked(rollout, example)), solutions(memory, i, False)
+        good, bad = solutions(memory, i, True, rollout.worked_tokens(example)), solutions(memory, i, False)
         chosen = rng.permutation(len(good) * len(bad))[:most]
         prompt = rollout.prompt_ids(example)
         pairs = [preferences.pair(prompt, [good[n // len(bad)], bad[n % len(bad)]]) for n in chosen]
@@ -92,7 +86,7 @@ def _pairs(rollout, examples: Sequence[Example], memory: Memory, cfg: ConfigDict
         rows += fitting
         used, too_long = used + bool(fitting), too_long + len(pairs) - len(fitting)
     base = dataclasses.replace(rollout, params=rollout.reference())
-    rows = [preferences.mark(row, "ref", of) for row, of in zip(rows, preferences.reference(base, rows), strict=True)]
+    rows = preferences.with_reference(base, rows)
     values = {"kept_rows": len(rows), "questions_with_pairs": used / len(examples), "pairs_too_long": too_long}
     warnings = [f"{too_long} pairs are longer than config.sequence_length and left out."] if too_long else []
     return rows, memory, Report(values, warnings=warnings)
