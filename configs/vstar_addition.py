@@ -18,10 +18,7 @@ def get_config(arg: str = ""):
     c.algorithm.num_samples = 8
     c.algorithm.patience = 0
     c.algorithm.pairs_per_question = 8
-    c.algorithm.start_updates = 60
     c.algorithm.verifier_learning_rate = 2e-4
-    c.optim.learning_rate = 3e-4
-    c.optim.decay = 0.5
     c.task.num_train = 1000
     c.sequence_length = 256  # room for two solutions
     c.batch_size = 12
@@ -32,4 +29,8 @@ def get_config(arg: str = ""):
         c.algorithm.verifier_updates = 10
         c.task.num_train = 32
         c.batch_size = 8
+    else:
+        c.algorithm.start_updates = 60
+        c.optim.learning_rate = 3e-4
+        c.optim.decay = 0.5
     return c
