@@ -1,4 +1,4 @@
-"""Iterated preferences: fine-tuning on the chosen side, DPO alone and DPO + NLL, on equally many samples and updates.
+"""Iterated preferences: fine-tuning on the chosen side, DPO alone and DPO + NLL, at equal numbers of samples and updates.
 
     python benchmarks/preference_study.py --out=runs/preference_study [--tasks=addition,...] [--seeds=3] [--plot=FILE]
 

@@ -107,12 +107,13 @@ def draw_accuracy(axis: Any, runs: Sequence[Run], task: str, colours: Mapping[st
     found = {m: [curve(r) for r in runs if r.task == task and r.method == m] for m in colours}
     draw(axis, found, colours, marker="o", markersize=2.5)
     axis.set(title=task.replace("_", " "), xlabel="samples drawn")
+    axis.locator_params(axis="x", nbins=5)
 
 
 def save(figure: Any, axis: Any, path: Path) -> None:
     """With the legend of this panel below all of them."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=len(labels), fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.tight_layout(rect=(0, 0.32 / figure.get_figheight(), 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
