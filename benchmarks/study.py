@@ -113,7 +113,9 @@ def draw_accuracy(axis: Any, runs: Sequence[Run], task: str, colours: Mapping[st
 def save(figure: Any, axis: Any, path: Path) -> None:
     """With the legend of this panel below all of them."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=len(labels), fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.32 / figure.get_figheight(), 1, 1))
+    columns = min(len(labels), max(2, int(figure.get_figwidth() / 2.2)))
+    figure.legend(handles, labels, loc="lower center", ncol=columns, fontsize=8, frameon=False)
+    below = 0.12 + 0.2 * -(-len(labels) // columns)  # inches
+    figure.tight_layout(rect=(0, below / figure.get_figheight(), 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

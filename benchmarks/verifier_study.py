@@ -18,7 +18,7 @@ import trice_study  # beside this file
 from configs import vstar_addition
 
 METHODS = ("V-STaR",)
-BEST = "best-of-k by log V(y | x)"
+BEST = "best-of-k by log V"
 CURVES = {"pass_at": "pass@k", "best_of": BEST, "best_of_ratio": f"{BEST} / base", "maj_at": "maj@k"}
 COLOURS = dict(zip(CURVES, ("#888888", "#1a8f5a", "#2f6fb0", "#b5762a"), strict=True))
 SAMPLES = 64
