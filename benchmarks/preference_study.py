@@ -27,8 +27,8 @@ def config(task: str, method: str, seed: int):
     c.algorithm, c.optim, c.sequence_length, c.batch_size = i.algorithm, i.optim, i.sequence_length, i.batch_size
     c.algorithm.examples_per_round, c.task.num_train = 375, 1500
     c.algorithm.start_updates = 40
-    if method == "DPO + 10 NLL":
-        c.algorithm.alpha = 10.0
+    if method != "DPO":
+        c.algorithm.alpha = 10.0 if method == "DPO + 10 NLL" else 1.0
     c.eval.every = c.eval.test_every = 1
     c.eval.num_examples, c.eval.num_test = 20, 250  # the test split is what is looked at
     return c
