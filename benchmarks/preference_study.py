@@ -26,7 +26,7 @@ def config(task: str, method: str, seed: int):
     c, i = trice_study.experiment(task), irpo_addition.get_config({"DPO": "dpo", "SFT on the chosen": "nll"}.get(method, ""))
     c.algorithm, c.optim, c.sequence_length, c.batch_size = i.algorithm, i.optim, i.sequence_length, i.batch_size
     c.algorithm.examples_per_round, c.task.num_train = 375, 1500
-    c.algorithm.start_updates = 40
+    c.algorithm.start_updates, c.optim.decay = 40, 0.5
     if method != "DPO":
         c.algorithm.alpha = 10.0 if method == "DPO + 10 NLL" else 1.0
     c.eval.every = c.eval.test_every = 1

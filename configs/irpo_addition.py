@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
     c.algorithm.num_samples = 8
     c.algorithm.pairs_per_question = 4
     c.algorithm.temperatures = (1.0,)
-    c.algorithm.examples_per_round = 1000
+    c.algorithm.examples_per_round = 750
     c.algorithm.num_rounds = 4
     c.algorithm.increment = 0
     c.algorithm.patience = 0
@@ -37,5 +37,5 @@ def get_config(arg: str = ""):
         c.algorithm.num_rounds = 2
         c.algorithm.min_kept_rows = 0
     else:
-        c.optim.decay = 0.5
+        c.algorithm.start_updates = 40  # more wear the model out
     return c
