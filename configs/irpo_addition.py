@@ -1,11 +1,13 @@
-"""Iterative reasoning preference optimisation on n-digit addition, from the base model of configs/star_addition.py.
+"""Iterative reasoning preference optimisation on n-digit addition, best from the demo's base model (configs/star_addition.py).
 
-    python -m reasoning_jax.main --config=configs/irpo_addition.py --workdir=runs/irpo_addition
-    python -m reasoning_jax.main --config=configs/irpo_addition.py:dpo --workdir=runs/irpo_dpo
-    python -m reasoning_jax.main --config=configs/irpo_addition.py:nll --workdir=runs/irpo_nll
+    python -m reasoning_jax.main --config=configs/irpo_addition.py --workdir=runs/irpo_addition \\
+        --config.base.init_from=runs/star_addition/base --config.base.num_updates=0
+    ... --config=configs/irpo_addition.py:dpo     or :nll
 
 Four rounds of DPO + NLL, and its ablations on equally many samples: DPO alone (alpha 0), under which the chosen log-probs fall
-(update/chosen_logprob in metrics.jsonl), and fine-tuning on the chosen side alone (dpo_weight 0).
+(update/chosen_logprob in metrics.jsonl), and fine-tuning on the chosen side alone (dpo_weight 0). From the demo's base, one seed:
+validation 32.4, 31.4, 35.6 and 38.4 % after three rounds. Without init_from it trains a base of its own, in packed rows of 256
+tokens, which was weaker (26 %) and lost 6 points in the first round.
 """
 
 from configs import star_addition
