@@ -22,11 +22,13 @@ Names = tuple[str | None, ...]
 
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "rows": ("data",),  # the batch, where ``fsdp`` splits another dimension of the same array
     "embed": ("fsdp",),  # a parameter's model dimension; activations leave theirs whole
     "kv_heads": ("tensor",),
     "q_groups": ("tensor",),  # query heads of one key-value head: split where the kv heads cannot be
     "mlp": ("tensor",),
     "vocab": ("tensor",),
+    "output": ("tensor", "fsdp"),  # the vocabulary of the output matrix, to decode with
 }
 
 # The names of each parameter's dimensions, by the last part of its path. Parameters under "layers" are stacked: one more
@@ -124,12 +126,47 @@ def _dot_backward(equation: str, whole: P | None, out: P | None, dtype: Any, sav
 _dot.defvjp(_dot_forward, _dot_backward)
 
 
-def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Rows of ``table`` [V, D] at ``ids`` [B, S], split over the batch."""
+def weight_gradient(equation: str, x: jax.Array, g: jax.Array, w_names: Names) -> jax.Array:
+    """The gradient, in float32, of a weight in ``dot``, reduced straight into the weight's own split."""
+    operands, result = equation.split("->")
+    sizes = dict(zip(operands.replace(",", ""), x.shape + g.shape, strict=True))
+    out = spec(tuple(sizes[c] for c in result), w_names)
+    return jnp.einsum(equation, x, g, out_sharding=out, preferred_element_type=jnp.float32)
+
+
+def lookup(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
+    """Rows of ``table`` [V, D] at ``ids`` [B, S] in ``dtype``, split over the batch.
+
+    No device ever holds the table: each looks up, for every row of the batch, the columns that it has, and an all-to-all
+    brings the columns of its own rows together. The gradient goes the same way back.
+    """
     if jax.sharding.get_abstract_mesh().empty:
-        return table[ids]
-    table = jax.reshard(table, P())  # whole on every device: the gather is then local
-    return table.at[ids].get(out_sharding=spec((*ids.shape, table.shape[1]), ("batch", None, None)))
+        return table[ids].astype(dtype)
+    columns = spec((*ids.shape, table.shape[1]), ("rows", None, "embed"))
+    found = table.at[shard(ids, "rows", None)].get(out_sharding=columns)
+    return shard(found.astype(dtype), "batch", None, None)
+
+
+def tiles(table: jax.Array, count: int) -> jax.Array:
+    """[V, D] as [count, T, V / T / count, D], to be scanned over: T devices of ``tensor`` split V, and each cuts its part
+    into ``count`` tiles; zeros fill the last one up."""
+    mesh = jax.sharding.get_abstract_mesh()
+    split = mesh.shape["tensor"] if spec(table.shape, ("vocab", "embed"))[0] else 1
+    each, width = table.shape[0] // split, table.shape[1]
+    size = -(-each // count)
+    whole = jnp.reshape(table, (split, each, width), out_sharding=spec((split, each, width), ("vocab", None, "embed")))
+    padded = jnp.pad(whole, ((0, 0), (0, count * size - each), (0, 0)))
+    shape = split, count, size, width
+    return jnp.moveaxis(jnp.reshape(padded, shape, out_sharding=spec(shape, ("vocab", None, None, "embed"))), 1, 0)
+
+
+def untiled(tiles: jax.Array, vocab: int) -> jax.Array:
+    """The [V, D] of ``tiles``."""
+    whole = jnp.moveaxis(tiles, 0, 1)
+    split, count, size, width = whole.shape
+    shape = split, count * size, width
+    whole = jnp.reshape(whole, shape, out_sharding=spec(shape, ("vocab", None, "embed")))[:, : vocab // split]
+    return jnp.reshape(whole, (vocab, width), out_sharding=spec((vocab, width), ("vocab", "embed")))
 
 
 def parameter_specs(tree: Any, mesh: Mesh) -> Any:

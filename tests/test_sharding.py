@@ -90,7 +90,7 @@ def test_lookup_and_products_are_those_of_one_device(dims):
     ids = rng.integers(0, 20, (8, 3)).astype(np.int32)
 
     def f(p, ids):
-        x = sharding.lookup(p["embedding"], ids)
+        x = sharding.lookup(p["embedding"], ids, jnp.float32)
         h = sharding.dot("bsd,dm->bsm", x, p["up"], ("embed", "mlp"), ("batch", None, "mlp"))
         y = sharding.dot("bsm,md->bsd", h, p["down"], ("mlp", "embed"), ("batch", None, None))
         return jnp.sum(jnp.square(sharding.shard(y, "batch", None, None)))
