@@ -104,33 +104,44 @@ def size(shape: str) -> int:
     return max((BYTES.get(t, 0) * int(np.prod([int(n) for n in d.split(",") if n] or [1])) for t, d in arrays), default=0)
 
 
+def trips(condition: list[str]) -> int | None:
+    """How often a loop runs that counts to a constant; None where its end depends on what it computes."""
+    root = next((line for line in condition if line.startswith("ROOT")), "")
+    constants = [m[1] for line in condition if (m := re.match(r"%?\S+ = [su]32\[\]\S* constant\((\d+)\)", line))]
+    return int(constants[0]) if " compare(" in root and "direction=LT" in root and len(constants) == 1 else None
+
+
 def collectives(program: str) -> tuple[dict[str, list], dict[str, list], list[str]]:
     """By kind [count, MB]: of the whole step; of one turn of the loops whose length is not known; and the five largest."""
-    parts, large = computations(program), []
+    parts, large, seen = computations(program), set(), set()
+    total: dict[str, list] = {}
+    turn: dict[str, list] = {}
 
-    def walk(name: str, times: int, inside: bool, out: dict, turn: dict, seen: tuple = ()) -> None:
-        for line in parts.get(name, ()) if name not in seen else ():
+    def walk(name: str, times: int, inside: bool) -> None:
+        for line in parts.get(name, ()):
             m = re.match(r"(?:ROOT )?%?\S+ = (.*?) ([a-z\-]+)\(", line)
             if not m:
                 continue
-            kind = m[2].removesuffix("-start")
-            if kind in KINDS and not m[2].endswith("-done"):
+            kind, channel = m[2].removesuffix("-start"), re.search(r"channel_id=(\d+)", line)
+            # A collective that is fused into several products is written once for each, with one channel.
+            if kind in KINDS and (channel is None or channel[1] not in seen):
+                seen.add(channel[1] if channel else None)
                 mb = size(m[1]) / 1e6
-                for total in (out, turn) if inside else (out,):
-                    total.setdefault(kind, [0, 0.0])
-                    total[kind] = [total[kind][0] + times, total[kind][1] + times * mb]
-                arrays = re.sub(r"{[^}]*}", "", m[1])[:90]
-                large.append((mb, f"{kind} {arrays}, {times} times"))
-            n = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-            for callee in re.findall(r"(?:body|calls|to_apply|condition)=%?([\w.\-]+)", line):
-                loop = m[2] == "while"
-                walk(callee, times * (int(n[1]) if loop and n else 1), inside or (loop and not n), out, turn, (*seen, name))
+                for out in (total, turn) if inside else (total,):
+                    before = out.setdefault(kind, [0, 0.0])
+                    out[kind] = [before[0] + times, before[1] + times * mb]
+                array = re.search(r"\b[a-z]+\d*\[[\d,]*\]", m[1])
+                large.add((mb, f"{mb:.1f} MB {kind} {array[0] if array else ''}, {times} times"))
+            counted = m[2] == "while" and trips(parts.get(re.search(r"condition=%?([\w.\-]+)", line)[1], []))
+            for callee in re.findall(r"(?:body|calls|to_apply)=%?([\w.\-]+)", line):
+                walk(callee, times * (counted or 1), inside or counted is None)
+            for branches in re.findall(r"branch_computations={([^}]*)}", line):
+                for callee in branches.replace("%", "").split(", "):
+                    walk(callee, times, inside)
 
-    out: dict[str, list] = {}
-    turn: dict[str, list] = {}
-    walk("", 1, False, out, turn)
+    walk("", 1, False)
     tidy = lambda d: {k: [n, round(mb, 1)] for k, (n, mb) in sorted(d.items())}  # noqa: E731
-    return tidy(out), tidy(turn), [f"{mb:.1f} MB {text}" for mb, text in sorted(set(large), reverse=True)[:5]]
+    return tidy(total), tidy(turn), [text for _, text in sorted(large, reverse=True)[:5]]
 
 
 def arguments() -> argparse.Namespace:

@@ -18,6 +18,8 @@ QUERIES: Names = ("batch", None, "kv_heads", "q_groups", None)
 KEYS: Names = ("batch", None, "kv_heads", None)
 BLOCKS = (512, 256, 128)  # sizes of the kernel's blocks; the first that divides the length is taken
 
+PART = 64  # slots of a cache that are read together, at least
+
 
 def platform() -> str:
     """What the program is compiled for: the platform of the mesh, which need not be here, or of this process."""
@@ -42,9 +44,12 @@ def plain(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arra
 def cached(
     q: jax.Array, keys: jax.Array, values: jax.Array, layer: jax.Array, filled: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """``plain`` attention to a layer of the cache [L, B, T, K, H], of which only the filled part is read, in eighths of T."""
+    """``plain`` attention to a layer of the cache [L, B, T, K, H], of which only the parts that are filled are read.
+
+    There are at most eight, of at least PART slots each: one product over a static number of parts for each number of them.
+    """
     length = keys.shape[2]
-    size = -(-length // 8)
+    size = max(PART, -(-length // 8))
 
     def first(n: int) -> Callable[[], jax.Array]:
         shape = (1, keys.shape[1], n, *keys.shape[3:])

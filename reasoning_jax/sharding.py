@@ -147,11 +147,15 @@ def lookup(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
     return shard(found.astype(dtype), "batch", None, None)
 
 
+def vocabulary_parts(table: jax.Array) -> int:
+    """Over how many devices the vocabulary of ``table`` [V, D] is split."""
+    return jax.sharding.get_abstract_mesh().shape["tensor"] if spec(table.shape, ("vocab", "embed"))[0] else 1
+
+
 def tiles(table: jax.Array, count: int) -> jax.Array:
-    """[V, D] as [count, T, V / T / count, D], to be scanned over: T devices of ``tensor`` split V, and each cuts its part
-    into ``count`` tiles; zeros fill the last one up."""
-    mesh = jax.sharding.get_abstract_mesh()
-    split = mesh.shape["tensor"] if spec(table.shape, ("vocab", "embed"))[0] else 1
+    """[V, D] as [count, T, V / T / count, D], to be scanned over: T devices split V, and each cuts its part into ``count``
+    tiles; zeros fill the last one up."""
+    split = vocabulary_parts(table)
     each, width = table.shape[0] // split, table.shape[1]
     size = -(-each // count)
     whole = jnp.reshape(table, (split, each, width), out_sharding=spec((split, each, width), ("vocab", None, "embed")))
