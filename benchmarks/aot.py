@@ -104,11 +104,22 @@ def size(shape: str) -> int:
     return max((BYTES.get(t, 0) * int(np.prod([int(n) for n in d.split(",") if n] or [1])) for t, d in arrays), default=0)
 
 
-def trips(condition: list[str]) -> int | None:
+CONSTANT = re.compile(r"%?(\S+) = [su]32\[\]\S* constant\((\d+)\)")
+COUNTER = re.compile(r"%?(\S+) = [su]32\[\]\S* get-tuple-element\(.*index=(\d+)")
+
+
+def trips(condition: list[str], body: list[str]) -> int | None:
     """How often a loop runs that counts to a constant; None where its end depends on what it computes."""
     root = next((line for line in condition if line.startswith("ROOT")), "")
-    constants = [m[1] for line in condition if (m := re.match(r"%?\S+ = [su]32\[\]\S* constant\((\d+)\)", line))]
-    return int(constants[0]) if " compare(" in root and "direction=LT" in root and len(constants) == 1 else None
+    ends = [int(m[2]) for line in condition if (m := CONSTANT.match(line))]
+    if " compare(" not in root or "direction=LT" not in root or len(ends) != 1:
+        return None
+    place = {m[2] for line in condition if (m := COUNTER.match(line))}
+    constants = {m[1]: int(m[2]) for line in body if (m := CONSTANT.match(line))}
+    counters = {m[1] for line in body if (m := COUNTER.match(line)) and m[2] in place}
+    added = [m.groups() for line in body if (m := re.search(r" add\(%(\S+), %(\S+)\)", line))]
+    steps = [constants[by] for counter, by in added if counter in counters and by in constants]
+    return -(-ends[0] // max(steps, default=1))  # a loop that XLA has unrolled counts by more than 1
 
 
 def collectives(program: str) -> tuple[dict[str, list], dict[str, list], list[str]]:
@@ -132,7 +143,10 @@ def collectives(program: str) -> tuple[dict[str, list], dict[str, list], list[st
                     out[kind] = [before[0] + times, before[1] + times * mb]
                 array = re.search(r"\b[a-z]+\d*\[[\d,]*\]", m[1])
                 large.add((mb, f"{mb:.1f} MB {kind} {array[0] if array else ''}, {times} times"))
-            counted = m[2] == "while" and trips(parts.get(re.search(r"condition=%?([\w.\-]+)", line)[1], []))
+            counted = 1
+            if m[2] == "while":
+                loop = [parts.get(re.search(rf"{name}=%?([\w.\-]+)", line)[1], []) for name in ("condition", "body")]
+                counted = trips(*loop)
             for callee in re.findall(r"(?:body|calls|to_apply)=%?([\w.\-]+)", line):
                 walk(callee, times * (counted or 1), inside or counted is None)
             for branches in re.findall(r"branch_computations={([^}]*)}", line):

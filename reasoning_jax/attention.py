@@ -9,15 +9,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from reasoning_jax.sharding import Names, spec
 
 QUERIES: Names = ("batch", None, "kv_heads", "q_groups", None)
 KEYS: Names = ("batch", None, "kv_heads", None)
 BLOCKS = (512, 256, 128)  # sizes of the kernel's blocks; the first that divides the length is taken
-
 PART = 64  # slots of a cache that are read together, at least
 
 
@@ -41,9 +38,7 @@ def plain(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Arra
     return jnp.einsum("bkgst,btkh->bskgh", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
 
-def cached(
-    q: jax.Array, keys: jax.Array, values: jax.Array, layer: jax.Array, filled: jax.Array, mask: jax.Array
-) -> jax.Array:
+def cached(q: jax.Array, keys: jax.Array, values: jax.Array, layer: jax.Array, filled: jax.Array, mask: jax.Array) -> jax.Array:
     """``plain`` attention to a layer of the cache [L, B, T, K, H], of which only the parts that are filled are read.
 
     There are at most eight, of at least PART slots each: one product over a static number of parts for each number of them.
@@ -52,8 +47,10 @@ def cached(
     size = max(PART, -(-length // 8))
 
     def first(n: int) -> Callable[[], jax.Array]:
-        shape = (1, keys.shape[1], n, *keys.shape[3:])
-        return lambda: plain(q, *(jax.lax.dynamic_slice(a, (layer, 0, 0, 0, 0), shape)[0] for a in (keys, values)), mask[..., :n])
+        def read(a: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice(a, (layer, 0, 0, 0, 0), (1, a.shape[1], n, *a.shape[3:]))[0]
+
+        return lambda: plain(q, read(keys), read(values), mask[..., :n])
 
     return jax.lax.switch((filled - 1) // size, [first(n) for n in [*range(size, length, size), length]])
 
@@ -65,6 +62,10 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> 
     rule of ``plain`` where positions ascend within a segment, as packing makes them; padding (segment 0) sees padding.
     The kernel is a program of one device: each runs it on its own rows and heads. Off the TPU it is interpreted, slowly.
     """
+    # They take half a second to import, and only this needs them.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
     S = q.shape[1]
     n = next(n for n in BLOCKS if S % n == 0)
     sizes = kernel.BlockSizes(n, n, n, n, n, n, n, n)

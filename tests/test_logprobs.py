@@ -84,7 +84,8 @@ def test_tiles_of_the_vocabulary_over_several_devices_are_the_chunks_of_one(tied
 
     run = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
     (_, expected), grads = run(params, hidden, targets, weights)
-    np.testing.assert_allclose(expected, np.take_along_axis(log_softmax(hidden @ matrix), targets[..., None], -1)[..., 0], atol=1e-5)
+    naive = np.take_along_axis(log_softmax(hidden @ matrix), targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(expected, naive, atol=1e-5)
     mesh = sharding.make_mesh(*dims, devices=jax.devices()[: int(np.prod(dims))])
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, sharding.parameter_specs(params, mesh))
@@ -99,7 +100,8 @@ def test_tiles_in_bfloat16_have_gradients_summed_in_float32():
     """Hidden states of 4096 tokens, alike: each adds the same to the gradient, whose sum bfloat16 could not hold."""
     mesh = sharding.make_mesh(2, 1, 1, devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
-        hidden, targets = sharding.put((np.ones((2, 2048, 2), np.float32), np.zeros((2, 2048), np.int32)), mesh, "batch", None, None)
+        arrays = np.ones((2, 2048, 2), np.float32), np.zeros((2, 2048), np.int32)
+        hidden, targets = sharding.put(arrays, mesh, "batch", None, None)
         table = sharding.put(np.zeros((4, 2), np.float32), mesh)
         cfg = model.ModelConfig(4, 2, 1, 1, 1, 2, 1)
         found = jax.jit(jax.grad(lambda t: jnp.sum(
@@ -189,7 +191,8 @@ def test_a_compiled_update_holds_no_logits_of_the_whole_batch():
 def moved(program: str, least: int) -> list[str]:
     """The collectives of a compiled program that make an array of at least so many numbers."""
     found = []
-    for shape, kind in re.findall(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", program):
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    for shape, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program):
         for dims in re.findall(r"\[([\d,]+)\]", shape):
             if np.prod([int(n) for n in dims.split(",")]) >= least:
                 found.append(f"{kind} [{dims}]")
@@ -206,12 +209,11 @@ def test_no_program_of_several_devices_gathers_the_vocabulary_or_reduces_its_gra
         shapes = jax.eval_shape(lambda: model.init(key, cfg))
         params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
                               sharding.parameter_specs(shapes, mesh))  # fmt: skip
-        batch = sharding.put(dict.fromkeys(("tokens", "positions", "segment_ids"), np.ones((B, S), np.int32)), mesh, "batch", None)
+        batch = dict.fromkeys(("tokens", "positions", "segment_ids"), np.ones((B, S), np.int32))
+        batch = sharding.put(batch, mesh, "batch", None)
         gradient = jax.jit(jax.grad(lambda p: jnp.sum(logprobs.token_logprobs(p, batch, cfg)))).lower(params)
         prompts, ids, stop = batch["tokens"][:, :16], batch["tokens"][:, 0], sharding.put(np.zeros((1,), np.int32), mesh)
-        sampler = sampling.sample.lower(
-            params, prompts, ids, ids, ids, key, sampling.Greedy(), stop, cfg=cfg, max_new_tokens=4
-        )
+        sampler = sampling.sample.lower(params, prompts, ids, ids, ids, key, sampling.Greedy(), stop, cfg=cfg, max_new_tokens=4)
         tile, part = V * D // 4, V * D // 4  # four tiles, and four devices
         programs = gradient.compile().as_text(), sampler.compile().as_text()
     assert any("all-gather" in move for move in moved(programs[0], tile)) and not moved(programs[0], tile + 1)
