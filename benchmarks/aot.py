@@ -80,8 +80,11 @@ def lower(args: argparse.Namespace, cfg: model.ModelConfig, mesh: Any) -> Any:
     prompts = array((args.batch, args.length), jnp.int32, "batch", None)
     key = array((), key.dtype)
     rule = jax.tree.map(lambda _: array((), jnp.float32), sampling.Temperature(1.0))
+    params = whole.params
+    if mesh.shape["fsdp"] == 1:  # a copy to sample with: sharding.to_mesh
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, cfg.dtype, sharding=x.sharding), params)
     return sampling.sample.lower(
-        whole.params, prompts, ints, ints, ints, key, rule, array((1,), jnp.int32), cfg=cfg, max_new_tokens=args.new
+        params, prompts, ints, ints, ints, key, rule, array((1,), jnp.int32), cfg=cfg, max_new_tokens=args.new
     )
 
 

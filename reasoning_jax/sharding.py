@@ -195,3 +195,31 @@ def put(tree: Any, mesh: Mesh | None, *names: str | None) -> Any:
         return jax.device_put(x, NamedSharding(mesh, spec(x.shape, names[: x.ndim] if names else (None,) * x.ndim, mesh)))
 
     return jax.tree.map(leaf, tree)
+
+
+def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:
+    """The devices of ``mesh``, as groups of ``tensor`` that split each layer and have a copy of the model each.
+
+    A group's devices are of one process, so that no step of decoding leaves a host. ValueError where they do not divide.
+    """
+    devices = sorted(mesh.devices.flat, key=lambda d: (d.process_index, d.id))
+    here = sum(d.process_index == devices[0].process_index for d in devices)
+    if tensor < 1 or here % tensor:
+        raise ValueError(f"config.mesh.sampling_tensor: {tensor} does not divide the {here} devices of a process.")
+    return Mesh(np.reshape(devices, (-1, 1, tensor)), AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
+def to_mesh(params: Any, mesh: Mesh, dtype: Any) -> Any:
+    """A copy of the parameters, matrices in ``dtype``, laid out for another mesh of the same devices; it goes from device to
+    device, not over a host."""
+    cast = jax.tree_util.tree_map_with_path(lambda path, x: x.astype(dtype) if path[-1].key in PARAMETERS else x, params)
+    return jax.device_put(cast, parameter_specs(cast, mesh))
+
+
+def to_rows(tree: Any, mesh: Mesh) -> Any:
+    """Arrays [B, ...] of another mesh of the same devices (or, [], of none), split over the batch on this one."""
+
+    def where(x: jax.Array) -> NamedSharding:
+        return NamedSharding(mesh, spec(x.shape, ("batch", *(None,) * x.ndim)[: x.ndim], mesh))
+
+    return jax.device_put(tree, jax.tree.map(where, tree))
