@@ -30,7 +30,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from configs import default
-from reasoning_jax import logprobs, model, optim, sampling, sharding, state, update
+from reasoning_jax import logprobs, model, optim, presets, sampling, sharding, state, update
 from reasoning_jax.algorithms import dpo, sft
 
 # Published shapes; only the sizes, so Qwen's norms of queries and keys are not there.
@@ -38,10 +38,8 @@ SHAPES = {
     "qwen3-0.6b": dict(vocab_size=151_936, width=1024, num_layers=28, num_heads=16, num_kv_heads=8, head_dim=128, mlp_dim=3072),
     "qwen3-8b": dict(vocab_size=151_936, width=4096, num_layers=36, num_heads=32, num_kv_heads=8, head_dim=128,
                      mlp_dim=12_288, tied=False),
-    "llama3.2-1b": dict(vocab_size=128_256, width=2048, num_layers=16, num_heads=32, num_kv_heads=8, head_dim=64, mlp_dim=8192),
-    "llama3.1-8b": dict(vocab_size=128_256, width=4096, num_layers=32, num_heads=32, num_kv_heads=8, head_dim=128,
-                        mlp_dim=14_336, tied=False),
-    "tiny": dict(vocab_size=512, width=256, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=128, mlp_dim=512),
+    "llama3.2-1b": dict(vocab_size=128_256, **presets.SIZES["1b"]),
+    "llama3.1-8b": dict(vocab_size=128_256, **presets.SIZES["8b"]),
 }  # fmt: skip
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
