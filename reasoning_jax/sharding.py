@@ -213,7 +213,8 @@ def to_mesh(params: Any, mesh: Mesh, dtype: Any) -> Any:
     """A copy of the parameters, matrices in ``dtype``, laid out for another mesh of the same devices; it goes from device to
     device, not over a host."""
     cast = jax.tree_util.tree_map_with_path(lambda path, x: x.astype(dtype) if path[-1].key in PARAMETERS else x, params)
-    return jax.device_put(cast, parameter_specs(cast, mesh))
+    with jax.set_mesh(mesh):
+        return jax.device_put(cast, parameter_specs(cast, mesh))
 
 
 def to_rows(tree: Any, mesh: Mesh) -> Any:
@@ -222,4 +223,5 @@ def to_rows(tree: Any, mesh: Mesh) -> Any:
     def where(x: jax.Array) -> NamedSharding:
         return NamedSharding(mesh, spec(x.shape, ("batch", *(None,) * x.ndim)[: x.ndim], mesh))
 
-    return jax.device_put(tree, jax.tree.map(where, tree))
+    with jax.set_mesh(mesh):
+        return jax.device_put(tree, jax.tree.map(where, tree))
