@@ -20,6 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.tied = placeholder(bool)
     c.model.dtype = "float32"  # of the computation: float32 or bfloat16
     c.model.remat = "none"  # none, full or dots
+    c.model.attention = "auto"  # plain, splash (a TPU kernel) or auto: splash on TPU, for rows of a multiple of 128 tokens
 
     c.tokenizer = ConfigDict()
     c.tokenizer.name = "characters"  # characters (of the task's alphabet), bytes or sentencepiece
@@ -119,6 +120,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.mesh.data = -1  # -1 = the devices that are left
     c.mesh.fsdp = 1
     c.mesh.tensor = 1
+    c.mesh.sampling_tensor = 1  # sample with a copy of the parameters split over so many devices of a process; 1 = as they are
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 200  # updates; every round's end is saved too

@@ -33,6 +33,7 @@ class Experiment:
     model_cfg: model.ModelConfig
     shots: Sequence[Example]
     mesh: Any
+    sampling_mesh: Any = None  # where config.mesh.sampling_tensor asks for another one
 
     def load(self, split: str) -> Sequence[Example]:
         """The examples of a split; ValueError where there are none."""
@@ -55,7 +56,8 @@ class Experiment:
         rule = rule if rule is not None else sampling.make_rule(s.temperature, s.top_k, s.top_p)
         return Rollout(
             params, self.model_cfg, self.tokenizer, self.task, self.shots, rule, s.batch_size, s.max_new_tokens,
-            self.cfg.sequence_length, self.mesh, prng.key(self.cfg.seed, purpose, round), purpose, round, **more,
+            self.cfg.sequence_length, self.mesh, prng.key(self.cfg.seed, purpose, round), purpose, round,
+            **({"sampling_mesh": self.sampling_mesh} | more),
         )  # fmt: skip
 
     def abstract_state(self) -> state.TrainState:
@@ -92,6 +94,7 @@ def make(cfg: ConfigDict, devices: Any = None) -> Experiment:
         )
     if cfg.sampling.batch_size % rows:
         raise ValueError(f"config.sampling.batch_size: {cfg.sampling.batch_size} does not split over {rows} device groups.")
+    other = sharding.sampling_mesh(mesh, cfg.mesh.sampling_tensor) if cfg.mesh.sampling_tensor != 1 else None
     sampling.make_rule(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)  # its errors, now
     shots = prompts.read_shots(cfg.task.shots, task) if cfg.task.shots else ()
-    return Experiment(cfg, task, task_cfg, tok, presets.model_config(cfg.model, tok.vocab_size), shots, mesh)
+    return Experiment(cfg, task, task_cfg, tok, presets.model_config(cfg.model, tok.vocab_size), shots, mesh, other)

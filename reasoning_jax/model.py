@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from reasoning_jax import attention
 from reasoning_jax.sharding import PARAMETERS, Names, dot, lookup, shard
 
 Params = dict[str, Any]
@@ -42,6 +43,7 @@ class ModelConfig:
     tied: bool = True  # the output matrix is the embedding, transposed
     dtype: str = "float32"  # of the computation; parameters are always float32
     remat: str = "none"  # "none", "full" (recompute each layer) or "dots" (keep the matrix products)
+    attention: str = "auto"  # "plain", "splash" (a TPU kernel, for rows of a multiple of 128 tokens) or "auto"
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -50,6 +52,8 @@ class ModelConfig:
             raise ValueError(f"config.model.head_dim: rotary embedding needs an even size, got {self.head_dim}.")
         if self.remat not in REMAT:
             raise ValueError(f"config.model.remat: {self.remat!r} is not one of {', '.join(REMAT)}.")
+        if self.attention not in ("auto", "plain", "splash"):
+            raise ValueError(f"config.model.attention: {self.attention!r} is not auto, plain or splash.")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"config.model.dtype: {self.dtype!r} is not float32 or bfloat16.")
 
@@ -95,22 +99,14 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-@jax.checkpoint  # the scores [B, K, G, S, T] are made again in the backward pass, not kept
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """softmax(q k / sqrt(H)) v in float32 softmax. q [B, S, K, G, H]; k, v [B, T, K, H]; mask [B, S, T]."""
-    scores = jnp.einsum("bskgh,btkh->bkgst", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    # A finite floor: a padding row sees nothing and must give numbers, not NaN.
-    scores = jnp.where(mask[:, None, None], scores, -1e30)
-    return jnp.einsum("bkgst,btkh->bskgh", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
-
-
 class Block(nn.Module):
     """One layer: x + attention(norm(x)), then x + mlp(norm(x)). Carries (x, keys and values of all layers, layer index)."""
 
     cfg: ModelConfig
+    alone: bool  # the tokens see one another only, not the cache
 
     @nn.compact
-    def __call__(self, carry: tuple, cos: jax.Array, sin: jax.Array, mask: jax.Array, slot: jax.Array) -> tuple:
+    def __call__(self, carry: tuple, cos: jax.Array, sin: jax.Array, visible: jax.Array, slot: jax.Array) -> tuple:
         cfg = self.cfg
         x, cache, layer = carry
         D, K, G, H, M = cfg.width, cfg.num_kv_heads, cfg.num_heads // cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim
@@ -124,18 +120,20 @@ class Block(nn.Module):
 
         depth = (2 * cfg.num_layers) ** 0.5  # what is added to the residual stream starts small (GPT-2)
         h = rms_norm(x, scale("attention_norm"), cfg.norm_eps)
-        q = project("bsd,dkgh->bskgh", h, "query", (D, K, G, H), D, ("batch", None, "kv_heads", "q_groups", None))
-        k = project("bsd,dkh->bskh", h, "key", (D, K, H), D, ("batch", None, "kv_heads", None))
-        v = project("bsd,dkh->bskh", h, "value", (D, K, H), D, ("batch", None, "kv_heads", None))
+        q = project("bsd,dkgh->bskgh", h, "query", (D, K, G, H), D, attention.QUERIES)
+        k = project("bsd,dkh->bskh", h, "key", (D, K, H), D, attention.KEYS)
+        v = project("bsd,dkh->bskh", h, "value", (D, K, H), D, attention.KEYS)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:  # write this call's tokens at the slot, then attend to the whole layer
-            keys, values = (
+        if cache is not None:  # write this call's tokens at the slot
+            cache = tuple(
                 jax.lax.dynamic_update_slice(a, new[None].astype(a.dtype), (layer, 0, slot, 0, 0))
                 for a, new in zip(cache, (k, v), strict=True)
             )
-            cache = keys, values
-            k, v = (jax.lax.dynamic_index_in_dim(a, layer, keepdims=False) for a in cache)
-        mixed = shard(attend(q, k, v, mask), "batch", None, "kv_heads", "q_groups", None)
+        if not self.alone:
+            mixed = attention.cached(q, *cache, layer, slot + x.shape[1], visible)
+        else:
+            mixed = (attention.splash if visible.ndim == 2 else attention.plain)(q, k, v, visible)
+        mixed = shard(mixed, *attention.QUERIES)
         fan_in = K * G * H * depth**2
         x = x + project("bskgh,kghd->bsd", mixed, "attention_out", (K, G, H, D), fan_in, ("batch", None, None))
 
@@ -151,20 +149,21 @@ class Transformer(nn.Module):
     """Embedding, scanned layers, final norm. Returns hidden states [B, S, D] and the keys and values."""
 
     cfg: ModelConfig
+    alone: bool  # the tokens see one another only, not the cache
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, cos: jax.Array, sin: jax.Array, mask: jax.Array, cache: Any, slot: Any) -> tuple:
+    def __call__(self, tokens: jax.Array, cos: jax.Array, sin: jax.Array, visible: jax.Array, cache: Any, slot: Any) -> tuple:
         cfg = self.cfg
         table = self.param("embedding", nn.initializers.normal(cfg.width**-0.5), (cfg.vocab_size, cfg.width), jnp.float32)
         if not cfg.tied:
             self.param("unembedding", nn.initializers.normal(cfg.width**-0.5), (cfg.width, cfg.vocab_size), jnp.float32)
-        x = lookup(table, tokens).astype(cfg.dtype)
+        x = lookup(table, tokens, cfg.dtype)
         block = Block if cfg.remat == "none" else nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
         layers = nn.scan(
             block, length=cfg.num_layers, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast
         )
         carry = x, cache, jnp.zeros((), jnp.int32)
-        (x, cache, _), _ = layers(cfg, name="layers")(carry, cos, sin, mask, slot)
+        (x, cache, _), _ = layers(cfg, self.alone, name="layers")(carry, cos, sin, visible, slot)
         scale = self.param("final_norm", nn.initializers.ones, (cfg.width,), jnp.float32)
         return rms_norm(x, scale, cfg.norm_eps), cache
 
@@ -173,7 +172,7 @@ def init(key: jax.Array, cfg: ModelConfig) -> Params:
     """Float32 parameters as a nested dict. Run it under jit with out_shardings, so that they are born sharded."""
     ones = jnp.ones((1, 1), jnp.int32)
     cos, sin = rotary_angles(ones, cfg.head_dim, cfg.rope_theta)
-    return Transformer(cfg).init(key, ones, cos, sin, ones[..., None] > 0, None, jnp.zeros((), jnp.int32))["params"]
+    return Transformer(cfg, True).init(key, ones, cos, sin, ones[..., None] > 0, None, jnp.zeros((), jnp.int32))["params"]
 
 
 def apply(
@@ -184,32 +183,52 @@ def apply(
     cache: Cache | None = None,
     *,
     cfg: ModelConfig,
+    prefill: bool = False,
 ) -> tuple[jax.Array, Cache | None]:
     """Hidden states [B, S, D] after the final norm, and the cache with these tokens added.
 
-    tokens, positions, segment_ids: [B, S] int32. With a cache the S tokens take its next S slots.
+    tokens, positions, segment_ids: [B, S] int32. With a cache the S tokens take its next S slots. ``prefill``: the cache is
+    empty, and they see one another only.
     """
-    key_positions, key_segments, slot = positions, segment_ids, jnp.zeros((), jnp.int32)
+    alone = cache is None or prefill
+    slot = jnp.zeros((), jnp.int32) if alone else cache.length
+    key_positions, key_segments = positions, segment_ids
     if cache is not None:
-        slot = cache.length
-        key_positions = jax.lax.dynamic_update_slice(cache.positions, positions, (0, slot))
-        key_segments = jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, (0, slot))
-    # One mask [B, S, T] for all layers and heads.
-    mask = (segment_ids[:, :, None] == key_segments[:, None]) & (segment_ids[:, :, None] > 0)
-    mask &= positions[:, :, None] >= key_positions[:, None]
+        stored_positions = jax.lax.dynamic_update_slice(cache.positions, positions, (0, slot))
+        stored_segments = jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, (0, slot))
+        if not alone:
+            key_positions, key_segments = stored_positions, stored_segments
+    if alone and attention.fits_splash(cfg.attention, tokens.shape[1]):
+        visible = segment_ids
+    else:  # one mask [B, S, T] for all layers and heads
+        visible = (segment_ids[:, :, None] == key_segments[:, None]) & (segment_ids[:, :, None] > 0)
+        visible &= positions[:, :, None] >= key_positions[:, None]
     cos, sin = rotary_angles(positions, cfg.head_dim, cfg.rope_theta)
     stored = None if cache is None else (cache.keys, cache.values)
-    hidden, stored = Transformer(cfg).apply({"params": params}, tokens, cos, sin, mask, stored, slot)
+    hidden, stored = Transformer(cfg, alone).apply({"params": params}, tokens, cos, sin, visible, stored, slot)
     if cache is None:
         return hidden, None
-    return hidden, Cache(*stored, key_positions, key_segments, slot + tokens.shape[1])
+    return hidden, Cache(*stored, stored_positions, stored_segments, slot + tokens.shape[1])
+
+
+def for_decoding(params: Params, cfg: ModelConfig) -> Params:
+    """The parameters to call ``apply`` and ``logits`` with many times: matrices once in the dtype of the computation, and the
+    output matrix once split by its vocabulary, so that no step gathers it."""
+    params = jax.tree_util.tree_map_with_path(lambda path, x: x.astype(cfg.dtype) if path[-1].key in PARAMETERS else x, params)
+    return params | {"output": _output(params, cfg)}
+
+
+def _output(params: Params, cfg: ModelConfig) -> jax.Array:
+    return shard(params["embedding"], "output", None) if cfg.tied else shard(params["unembedding"], None, "output")
 
 
 def logits(params: Params, hidden: jax.Array, cfg: ModelConfig) -> jax.Array:
     """Float32 logits [B, S, V] of hidden states [B, S, D]; for a few positions at once: see logprobs.py."""
-    name = "embedding" if cfg.tied else "unembedding"
-    equation = "bsd,vd->bsv" if cfg.tied else "bsd,dv->bsv"
-    out = dot(equation, hidden, params[name], PARAMETERS[name], ("batch", None, "vocab"), dtype=jnp.float32)
+    matrix = params["output"] if "output" in params else _output(params, cfg)
+    equation, names = ("bsd,vd->bsv", ("output", None)) if cfg.tied else ("bsd,dv->bsv", (None, "output"))
+    # The few hidden states move to the parts of the matrix, not the matrix to them.
+    hidden = shard(hidden, "rows", None, None)
+    out = dot(equation, hidden, matrix, names, ("rows", None, "output"), dtype=jnp.float32)
     return shard(out, "batch", None, None)
 
 

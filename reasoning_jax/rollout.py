@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -55,6 +57,7 @@ class Rollout:
     round: int | None = None
     quiet: bool = False  # no progress line: one of many short rounds
     reference: Callable[[], model.Params] | None = None  # the base model's parameters, read where a method asks for them
+    sampling_mesh: Any = None  # another mesh of the same devices, to sample on; None = ``mesh``
 
     def prompt_ids(self, example: Example, hint: bool = False) -> list[int]:
         """The start token, once, and the prompt."""
@@ -109,12 +112,24 @@ class Rollout:
         for n, (example, index, prompt) in enumerate(rows):
             tokens[n, : len(prompt)], lengths[n] = prompt, len(prompt)
             ids[n], indices[n] = example.id, index
-        arrays = sharding.put((tokens, lengths, ids, indices), self.mesh, "batch", None)
-        stop_ids = sharding.put(np.asarray([self.tokenizer.eos_id], np.int32), self.mesh)
-        rule = sharding.put(jax.tree.map(np.float32, self.rule), self.mesh)
-        return sampling.sample(
-            self.params, *arrays, self.key, rule, stop_ids, cfg=self.model_cfg, max_new_tokens=self.max_new_tokens
-        )
+        params, key = self._copies
+        mesh = self.mesh if self.sampling_mesh is None else self.sampling_mesh
+        with contextlib.nullcontext() if mesh is self.mesh else jax.set_mesh(mesh):
+            arrays = sharding.put((tokens, lengths, ids, indices), mesh, "batch", None)
+            stop_ids = sharding.put(np.asarray([self.tokenizer.eos_id], np.int32), mesh)
+            rule = sharding.put(jax.tree.map(np.float32, self.rule), mesh)
+            samples = sampling.sample(
+                params, *arrays, key, rule, stop_ids, cfg=self.model_cfg, max_new_tokens=self.max_new_tokens
+            )
+        return samples if mesh is self.mesh else sharding.to_rows(samples, self.mesh)
+
+    @functools.cached_property
+    def _copies(self) -> tuple[model.Params, jax.Array]:
+        """Parameters and key where they are sampled with."""
+        if self.sampling_mesh is None:
+            return self.params, self.key
+        params = sharding.to_mesh(self.params, self.sampling_mesh, self.model_cfg.dtype)
+        return params, sharding.to_rows(self.key, self.sampling_mesh)
 
     def _graded(self, pending: tuple, work: list, hint: bool) -> Iterator[tuple[int, Sample]]:
         chunk, device = pending

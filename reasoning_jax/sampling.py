@@ -122,6 +122,7 @@ def sample(
     example ids and sample indices, which name the random stream; stop_ids: [E] int32.
     """
     batch, width = prompts.shape
+    params = model.for_decoding(params, cfg)
     row_keys = prng.row_keys(key, ids, indices)
 
     def emit(state: _State, logits: jax.Array) -> _State:
@@ -155,7 +156,7 @@ def sample(
     positions = shard(jax.lax.broadcasted_iota(jnp.int32, (batch, width), 1), "batch", None)
     inside = (positions < lengths[:, None]).astype(jnp.int32)
     cache = model.init_cache(cfg, batch, width + max_new_tokens)
-    hidden, cache = model.apply(params, prompts, positions, inside, cache, cfg=cfg)
+    hidden, cache = model.apply(params, prompts, positions, inside, cache, cfg=cfg, prefill=True)
     last = jnp.sum(jnp.where((positions == lengths[:, None] - 1)[..., None], hidden, 0), axis=1, keepdims=True)
 
     empty = shard(jnp.zeros((batch, max_new_tokens), jnp.int32), "batch", None)

@@ -22,11 +22,13 @@ Names = tuple[str | None, ...]
 
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "rows": ("data",),  # the batch, where ``fsdp`` splits another dimension of the same array
     "embed": ("fsdp",),  # a parameter's model dimension; activations leave theirs whole
     "kv_heads": ("tensor",),
     "q_groups": ("tensor",),  # query heads of one key-value head: split where the kv heads cannot be
     "mlp": ("tensor",),
     "vocab": ("tensor",),
+    "output": ("tensor", "fsdp"),  # the vocabulary of the output matrix, to decode with
 }
 
 # The names of each parameter's dimensions, by the last part of its path. Parameters under "layers" are stacked: one more
@@ -124,12 +126,51 @@ def _dot_backward(equation: str, whole: P | None, out: P | None, dtype: Any, sav
 _dot.defvjp(_dot_forward, _dot_backward)
 
 
-def lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Rows of ``table`` [V, D] at ``ids`` [B, S], split over the batch."""
+def weight_gradient(equation: str, x: jax.Array, g: jax.Array, w_names: Names) -> jax.Array:
+    """The gradient, in float32, of a weight in ``dot``, reduced straight into the weight's own split."""
+    operands, result = equation.split("->")
+    sizes = dict(zip(operands.replace(",", ""), x.shape + g.shape, strict=True))
+    out = spec(tuple(sizes[c] for c in result), w_names)
+    return jnp.einsum(equation, x, g, out_sharding=out, preferred_element_type=jnp.float32)
+
+
+def lookup(table: jax.Array, ids: jax.Array, dtype: Any) -> jax.Array:
+    """Rows of ``table`` [V, D] at ``ids`` [B, S] in ``dtype``, split over the batch.
+
+    No device ever holds the table: each looks up, for every row of the batch, the columns that it has, and an all-to-all
+    brings the columns of its own rows together. The gradient goes the same way back.
+    """
     if jax.sharding.get_abstract_mesh().empty:
-        return table[ids]
-    table = jax.reshard(table, P())  # whole on every device: the gather is then local
-    return table.at[ids].get(out_sharding=spec((*ids.shape, table.shape[1]), ("batch", None, None)))
+        return table[ids].astype(dtype)
+    columns = spec((*ids.shape, table.shape[1]), ("rows", None, "embed"))
+    found = table.at[shard(ids, "rows", None)].get(out_sharding=columns)
+    return shard(found.astype(dtype), "batch", None, None)
+
+
+def vocabulary_parts(table: jax.Array) -> int:
+    """Over how many devices the vocabulary of ``table`` [V, D] is split."""
+    return jax.sharding.get_abstract_mesh().shape["tensor"] if spec(table.shape, ("vocab", "embed"))[0] else 1
+
+
+def tiles(table: jax.Array, count: int) -> jax.Array:
+    """[V, D] as [count, T, V / T / count, D], to be scanned over: T devices split V, and each cuts its part into ``count``
+    tiles; zeros fill the last one up."""
+    split = vocabulary_parts(table)
+    each, width = table.shape[0] // split, table.shape[1]
+    size = -(-each // count)
+    whole = jnp.reshape(table, (split, each, width), out_sharding=spec((split, each, width), ("vocab", None, "embed")))
+    padded = jnp.pad(whole, ((0, 0), (0, count * size - each), (0, 0)))
+    shape = split, count, size, width
+    return jnp.moveaxis(jnp.reshape(padded, shape, out_sharding=spec(shape, ("vocab", None, None, "embed"))), 1, 0)
+
+
+def untiled(tiles: jax.Array, vocab: int) -> jax.Array:
+    """The [V, D] of ``tiles``."""
+    whole = jnp.moveaxis(tiles, 0, 1)
+    split, count, size, width = whole.shape
+    shape = split, count * size, width
+    whole = jnp.reshape(whole, shape, out_sharding=spec(shape, ("vocab", None, "embed")))[:, : vocab // split]
+    return jnp.reshape(whole, (vocab, width), out_sharding=spec((vocab, width), ("vocab", "embed")))
 
 
 def parameter_specs(tree: Any, mesh: Mesh) -> Any:
@@ -154,3 +195,33 @@ def put(tree: Any, mesh: Mesh | None, *names: str | None) -> Any:
         return jax.device_put(x, NamedSharding(mesh, spec(x.shape, names[: x.ndim] if names else (None,) * x.ndim, mesh)))
 
     return jax.tree.map(leaf, tree)
+
+
+def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:
+    """The devices of ``mesh``, as groups of ``tensor`` that split each layer and have a copy of the model each.
+
+    A group's devices are of one process, so that no step of decoding leaves a host. ValueError where they do not divide.
+    """
+    devices = sorted(mesh.devices.flat, key=lambda d: (d.process_index, d.id))
+    here = sum(d.process_index == devices[0].process_index for d in devices)
+    if tensor < 1 or here % tensor:
+        raise ValueError(f"config.mesh.sampling_tensor: {tensor} does not divide the {here} devices of a process.")
+    return Mesh(np.reshape(devices, (-1, 1, tensor)), AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
+def to_mesh(params: Any, mesh: Mesh, dtype: Any) -> Any:
+    """A copy of the parameters, matrices in ``dtype``, laid out for another mesh of the same devices; it goes from device to
+    device, not over a host."""
+    cast = jax.tree_util.tree_map_with_path(lambda path, x: x.astype(dtype) if path[-1].key in PARAMETERS else x, params)
+    with jax.set_mesh(mesh):
+        return jax.device_put(cast, parameter_specs(cast, mesh))
+
+
+def to_rows(tree: Any, mesh: Mesh) -> Any:
+    """Arrays [B, ...] of another mesh of the same devices (or, [], of none), split over the batch on this one."""
+
+    def where(x: jax.Array) -> NamedSharding:
+        return NamedSharding(mesh, spec(x.shape, ("batch", *(None,) * x.ndim)[: x.ndim], mesh))
+
+    with jax.set_mesh(mesh):
+        return jax.device_put(tree, jax.tree.map(where, tree))

@@ -12,7 +12,7 @@ import pytest
 from conftest import random_params
 
 from configs import default
-from reasoning_jax import logprobs, model, optim, state, update
+from reasoning_jax import logprobs, model, optim, sampling, sharding, state, update
 from reasoning_jax.algorithms import sft
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -66,6 +66,47 @@ def test_bfloat16_hidden_states_are_summed_and_normalised_in_float32(arrays):
     out = of_targets(hidden, matrix, targets, 4)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, np.take_along_axis(log_softmax(logits), arrays[2][..., None], -1)[..., 0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("tied", "vocab", "dims"), [(True, 20, (2, 2, 2)), (False, 21, (1, 4, 1)), (False, 20, (1, 1, 2))])
+def test_tiles_of_the_vocabulary_over_several_devices_are_the_chunks_of_one(tied, vocab, dims):
+    """Log-probabilities and gradients; 3 tiles, which divide neither 20, nor half of it, nor 21 entries less the padding."""
+    rng = np.random.default_rng(3)
+    hidden, matrix = rng.normal(size=(4, 11, 16)).astype(np.float32), rng.normal(size=(16, vocab)).astype(np.float32)
+    targets = rng.integers(0, vocab, (4, 11)).astype(np.int32)
+    targets[0, :2], weights = (0, vocab - 1), rng.normal(size=(4, 11)).astype(np.float32)
+    cfg = model.ModelConfig(vocab, 16, 1, 1, 1, 2, 1, tied=tied)
+    params = {"embedding": np.ascontiguousarray(matrix.T)} if tied else {"unembedding": matrix}
+
+    def total(params, hidden, targets, weights):
+        out = logprobs.of_targets(params, hidden, targets, cfg, 4)
+        return jnp.sum(out * weights), out
+
+    run = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
+    (_, expected), grads = run(params, hidden, targets, weights)
+    naive = np.take_along_axis(log_softmax(hidden @ matrix), targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(expected, naive, atol=1e-5)
+    mesh = sharding.make_mesh(*dims, devices=jax.devices()[: int(np.prod(dims))])
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, sharding.parameter_specs(params, mesh))
+        arrays = sharding.put((hidden, targets, weights), mesh, "batch", None, None)
+        (_, found), others = run(placed, *arrays)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), jax.device_get(others), jax.device_get(grads))
+    assert jax.tree.map(lambda x: x.sharding, others[0]) == jax.tree.map(lambda x: x.sharding, placed)
+
+
+def test_tiles_in_bfloat16_have_gradients_summed_in_float32():
+    """Hidden states of 4096 tokens, alike: each adds the same to the gradient, whose sum bfloat16 could not hold."""
+    mesh = sharding.make_mesh(2, 1, 1, devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        arrays = np.ones((2, 2048, 2), np.float32), np.zeros((2, 2048), np.int32)
+        hidden, targets = sharding.put(arrays, mesh, "batch", None, None)
+        table = sharding.put(np.zeros((4, 2), np.float32), mesh)
+        cfg = model.ModelConfig(4, 2, 1, 1, 1, 2, 1)
+        found = jax.jit(jax.grad(lambda t: jnp.sum(
+            logprobs.of_targets({"embedding": t}, hidden.astype(jnp.bfloat16), targets, cfg, 1024))))(table)  # fmt: skip
+    assert found.dtype == jnp.float32 and (found[0] == 3072).all() and (found[1:] == -1024).all()
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +183,38 @@ def test_a_compiled_update_holds_no_logits_of_the_whole_batch():
     assert logit_arrays(ours, rows, V) == set()
     assert logit_arrays(program(types.SimpleNamespace(forward=naive, loss=sft.loss)), rows, V)  # it would be seen
     assert f"f32[{B},{logprobs.CHUNK},{V}]" in ours  # what there is instead
+
+
+# Programs of several devices
+
+
+def moved(program: str, least: int) -> list[str]:
+    """The collectives of a compiled program that make an array of at least so many numbers."""
+    found = []
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    for shape, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program):
+        for dims in re.findall(r"\[([\d,]+)\]", shape):
+            if np.prod([int(n) for n in dims.split(",")]) >= least:
+                found.append(f"{kind} [{dims}]")
+    return found
+
+
+def test_no_program_of_several_devices_gathers_the_vocabulary_or_reduces_its_gradient_whole():
+    """The gradient and a sampler of a model that is nearly all vocabulary, its parameters split over four devices."""
+    B, S, V, D = 4, 4 * logprobs.CHUNK, 1024, 16
+    cfg = model.ModelConfig(vocab_size=V, width=D, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
+    mesh = sharding.make_mesh(1, 4, 1, devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        key = jax.random.key(0)
+        shapes = jax.eval_shape(lambda: model.init(key, cfg))
+        params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
+                              sharding.parameter_specs(shapes, mesh))  # fmt: skip
+        batch = dict.fromkeys(("tokens", "positions", "segment_ids"), np.ones((B, S), np.int32))
+        batch = sharding.put(batch, mesh, "batch", None)
+        gradient = jax.jit(jax.grad(lambda p: jnp.sum(logprobs.token_logprobs(p, batch, cfg)))).lower(params)
+        prompts, ids, stop = batch["tokens"][:, :16], batch["tokens"][:, 0], sharding.put(np.zeros((1,), np.int32), mesh)
+        sampler = sampling.sample.lower(params, prompts, ids, ids, ids, key, sampling.Greedy(), stop, cfg=cfg, max_new_tokens=4)
+        tile, part = V * D // 4, V * D // 4  # four tiles, and four devices
+        programs = gradient.compile().as_text(), sampler.compile().as_text()
+    assert any("all-gather" in move for move in moved(programs[0], tile)) and not moved(programs[0], tile + 1)
+    assert moved(programs[1], 1) and not moved(programs[1], part + 1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scripted
 
-from reasoning_jax import logprobs, model, rollout, sampling
+from reasoning_jax import logprobs, model, rollout, sampling, sharding
 from reasoning_jax.rollout import Rollout, Sample, summary
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example, addition
 from reasoning_jax.tokenizer import Characters
@@ -62,6 +62,26 @@ def test_batches_order_and_number_of_samples_do_not_matter(make, samples):
         same = next(o for o in samples if (o.example.id, o.index) == (s.example.id, s.index))
         np.testing.assert_allclose(s.logprobs, same.logprobs, atol=1e-5)
     assert make()([]) == []
+
+
+def test_sampling_on_another_mesh_gives_the_samples_of_the_training_mesh(make, samples):
+    """Parameters split over fsdp to train, copied to four groups of two to sample; scores are on the first."""
+    roll = make()
+    mesh = sharding.make_mesh(1, 8, 1)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(roll.params, sharding.parameter_specs(roll.params, mesh))
+        key = jax.device_put(roll.key, jax.NamedSharding(mesh, jax.P()))
+        other = make(params=params, key=key, mesh=mesh, sampling_mesh=sharding.sampling_mesh(mesh, 2))
+        with jax.transfer_guard("disallow"):
+            copies, _ = other._copies
+        assert copies["layers"]["query"].sharding.spec == jax.P(None, None, "tensor", None, None)
+        assert dict(copies["layers"]["query"].sharding.mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+        found = other(EXAMPLES, num_samples=5)
+        told = other.logprobs([found[0].example], [found[0].tokens])[0]
+    assert [content(s) for s in found] == [content(s) for s in samples]
+    for s, same in zip(found, samples, strict=True):
+        np.testing.assert_allclose(s.logprobs, same.logprobs, atol=1e-5)
+    np.testing.assert_allclose(told, found[0].logprobs, atol=1e-5)
 
 
 def test_part_filled_batches_are_padded_to_two_sizes_only(make, monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +26,18 @@ def test_mesh_sizes():
     assert dict(sharding.make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert dict(sharding.make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert dict(sharding.make_mesh(1, 1, -1, devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+def test_a_sampling_mesh_has_groups_of_neighbours_of_one_process():
+    device = dataclasses.make_dataclass("device", ("process_index", "id"), frozen=True)
+    train = types.SimpleNamespace(devices=np.array([device(i % 2, 7 - i) for i in range(8)]))
+    for tensor in (1, 2, 4):
+        made = sharding.sampling_mesh(train, tensor)
+        assert made.axis_names == sharding.AXES and made.devices.shape == (8 // tensor, 1, tensor)
+        assert all(len({d.process_index for d in group}) == 1 for group in made.devices.reshape(-1, tensor))
+    for tensor in (0, 3, 8):
+        with pytest.raises(ValueError, match=r"^config\.mesh\.sampling_tensor: [^\n]* 4 devices [^\n]*\.$"):
+            sharding.sampling_mesh(train, tensor)
 
 
 BAD_SIZES = [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (-2, 1, 1), (16, 1, 1), (-1, 16, 1), (4, 1, 1)]
@@ -90,7 +105,7 @@ def test_lookup_and_products_are_those_of_one_device(dims):
     ids = rng.integers(0, 20, (8, 3)).astype(np.int32)
 
     def f(p, ids):
-        x = sharding.lookup(p["embedding"], ids)
+        x = sharding.lookup(p["embedding"], ids, jnp.float32)
         h = sharding.dot("bsd,dm->bsm", x, p["up"], ("embed", "mlp"), ("batch", None, "mlp"))
         y = sharding.dot("bsm,md->bsd", h, p["down"], ("mlp", "embed"), ("batch", None, None))
         return jnp.sum(jnp.square(sharding.shard(y, "batch", None, None)))
