@@ -119,8 +119,7 @@ def initialize() -> None:
         raise ValueError(f"Process {index} of {count} cannot begin at {address}: {reason}.") from error
     print(f"process {index} of {count}, {jax.device_count()} devices, here {jax.local_devices()}", flush=True)
     alarm.cancel()
-    modules = [sys.modules[name] for name in ("jax", "jaxlib", "numpy")]
-    same("software", ", ".join([f"Python {platform.python_version()}", *(f"{m.__name__} {m.__version__}" for m in modules)]))
+    same({"Python": platform.python_version()} | {name: sys.modules[name].__version__ for name in ("jax", "jaxlib", "numpy")})
 
 
 def _seconds(name: str, default: int) -> int:
@@ -218,12 +217,13 @@ def of_first(work: Callable[[], Any]) -> Any:
     return value
 
 
-def same(what: str, value: str) -> None:
-    """ValueError, on all processes, where they do not all have the same ``value``."""
-    values = gather(value)
-    for index, other in enumerate(values):
-        if other != values[0]:
-            raise ValueError(f"The {what} of process {index} is not that of process 0: {other} and {values[0]}.")
+def same(values: dict[str, Any]) -> None:
+    """ValueError, on all processes, that names the first of these values which they do not all have."""
+    told = gather(values)
+    for index, other in enumerate(told):
+        for name in {**told[0], **other}:
+            if other.get(name) != told[0].get(name):
+                raise ValueError(f"{name} is {other.get(name)} on process {index} and {told[0].get(name)} on process 0.")
 
 
 _asked = 0

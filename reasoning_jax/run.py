@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -83,7 +84,7 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     source = exp.load(cfg.algorithm.split)
     memory = algorithm.init_memory(cfg, len(source))
     algorithm.num_updates(1, 1, cfg)
-    processes.same("config", cfg.to_json_best_effort())
+    processes.same({f"config.{k}": v for k, v in workdir.flat(json.loads(cfg.to_json_best_effort())).items()})
     processes.of_first(lambda: workdir.claim(cfg, directory))
     writer = metrics.Writer(directory, active=processes.first())
     abstract = exp.abstract_state()
@@ -127,6 +128,7 @@ def stop(run: Run) -> None:
     """Saves a run that was told to stop amid such work; it has been saved where that happened amid updates."""
     if run.back is not None and run.saved != int(run.state.step) + run.back.round:
         save(run, run.back)
+    processes.gather(None)  # all is written before the first of them ends
 
 
 def save(run: Run, position: Position | None = None) -> None:
