@@ -242,7 +242,8 @@ def _assess(run: Run) -> None:
     A side model, such as a verifier, is saved under its name instead, and does not compete with the others.
     """
     cfg, p, n = run.cfg, run.position, run.position.round
-    mark(run)
+    if p.update:  # else what has been collected is read again, and logged again, from the checkpoint before
+        mark(run)
     if n == 0:
         checkpoint.save(run.dir / "base", 0, run.state.params, None, {"round": 0}, 1)
     if side := run.side_model():

@@ -40,7 +40,8 @@ TINY = {
     "sequence_length": 64, "batch_size": 8, "checkpoint.every": 1000, "log_every": 2, "eval.test_every": 0,
     "optim.warmup": 5,
 }  # fmt: skip
-IRPO = TINY | {"sequence_length": 128, "algorithm.num_samples": 2, "algorithm.num_rounds": 1, "base.num_updates": 20}
+IRPO = TINY | {"sequence_length": 128, "algorithm.num_samples": 2, "algorithm.num_rounds": 1, "base.num_updates": 20,
+               "algorithm.start_updates": 4}  # fmt: skip
 
 
 class Cluster:
@@ -50,7 +51,7 @@ class Cluster:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        self.address = f"localhost:{port}"
+        self.address, self.folder = f"localhost:{port}", folder
         self.lines: list[list[str]] = [[] for _ in range(count or 1)]
         self.processes, self.threads = [], []
         flags = [f"--config=configs/{name}.py:smoke", *(f"--config.{k}={v}" for k, v in values.items())]
@@ -70,8 +71,9 @@ class Cluster:
             self.lines[i].append(line)
 
     def when(self, words: str, index: int, number: int) -> Cluster:
-        """Sends a signal to one process as soon as the first has printed ``words``."""
-        while not any(words in line for line in self.lines[0]):
+        """Sends a signal to one process as soon as the first has printed, or logged, ``words``."""
+        log = self.folder / "metrics.jsonl"
+        while not any(words in line for line in self.lines[0]) and not (log.exists() and words in log.read_text()):
             assert all(p.poll() is None for p in self.processes), self.output()
             time.sleep(0.002)
         self.processes[index].send_signal(number)
@@ -121,13 +123,15 @@ def log(folder: pathlib.Path) -> list[tuple]:
 # ---- clusters --------------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_killed_and_stopped_end_like_one(tmp_path):
+def test_two_processes_killed_and_started_again_end_like_one(tmp_path):
     """The same samples token for token and the same parameters bit for bit as one process with the two devices."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     one = Cluster(0, 2, whole, "star_addition", TINY)
     assert one.end() == [0], one.output()
 
-    killed = Cluster(2, 1, broken, "star_addition", TINY | {"checkpoint.every": 10}).when("update: 0/40", 1, signal.SIGKILL)
+    # Amid updates, where the other learns of it at once; else it learns from jax, which aborts it.
+    killed = Cluster(2, 1, broken, "star_addition", TINY | {"checkpoint.every": 10})
+    killed.when('"phase": "update"', 1, signal.SIGKILL)
     codes = killed.end()
     assert codes[1] == -signal.SIGKILL and codes[0] == 1, killed.output()
     assert "Process 0 of 2 has lost another one" in killed.lines[0][-1] and "Traceback" not in killed.output()
@@ -135,21 +139,14 @@ def test_two_processes_killed_and_stopped_end_like_one(tmp_path):
     assert killed.lines[1][1].startswith("process 1 of 2, 2 devices, here [")
     (broken / "config.json").write_text((whole / "config.json").read_text())  # saves were more frequent
 
-    told = Cluster(2, 1, broken, "star_addition", TINY).when("round 1 update: 0/8", 1, signal.SIGTERM)
-    assert told.end() == [143, 143], told.output()
-    assert all("Stopped by SIGTERM and saved; the same command goes on" in lines[-1] for lines in told.lines)
-    stopped = final(broken)[1]
-    assert stopped["round"] == 1 and stopped["update"] < 8 or stopped["round"] == 2
-
     rest = Cluster(2, 1, broken, "star_addition", TINY)
     assert rest.end() == [0, 0], rest.output()
-    assert f"going on in round {stopped['round']} after {stopped['update']} updates" in rest.output()
     assert "round" not in "".join(rest.lines[1][2:])  # the others say nothing
     assert collected(broken) == collected(whole) and log(broken) == log(whole)
     (mine, about), (theirs, like) = final(broken), final(whole)
     assert {k: v.tobytes() for k, v in mine.items()} == {k: v.tobytes() for k, v in theirs.items()}
     assert about == like | {"metrics_bytes": about["metrics_bytes"]}  # losses and times have not always as many digits
-    assert len(list(broken.glob("events.out.tfevents*"))) <= 3 and (broken / "report.html").exists()
+    assert len(list(broken.glob("events.out.tfevents*"))) <= 2 and (broken / "report.html").exists()
 
 
 def test_four_processes_go_on_as_one_and_as_two(tmp_path):
@@ -158,6 +155,7 @@ def test_four_processes_go_on_as_one_and_as_two(tmp_path):
     mesh = {"mesh.data": -1}
     four = Cluster(4, 1, folder, "irpo_addition", IRPO | mesh).when("round 0 update: 0/20", 3, signal.SIGTERM)
     assert four.end() == [143] * 4, four.output()
+    assert all("Stopped by SIGTERM and saved; the same command goes on" in lines[-1] for lines in four.lines)
     first = final(folder)[1]
     alone = Cluster(0, 1, folder, "irpo_addition", IRPO | mesh).when("round 1 collect: 0/", 0, signal.SIGTERM)
     assert alone.end() == [143], alone.output()
@@ -206,7 +204,7 @@ def one_device(monkeypatch, quick_compile):
 def test_stopped_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):
     """In sampling, between updates and in evaluations; what was done since is done again, and nothing is logged twice."""
     loop.train(config(), tmp_path / "whole")
-    folder, moments = tmp_path / "stopped", iter((50, 11, 4, 6, 3, 6, 4, 5, 8, 1, 5))
+    folder, moments = tmp_path / "stopped", iter((50, 14, 6, 6, 4, 5, 9))
     asked = 0
 
     def preempted() -> bool:
@@ -224,7 +222,7 @@ def test_stopped_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, monkeypat
         except interrupts.Preempted:
             about = final(folder)[1]
             stopped.append((about["round"], about["update"]))
-    assert {(0, 50), (0, 60), (1, 0), (1, 2), (1, 4), (2, 0), (2, 4)} == {*stopped} and len(stopped) == 11
+    assert stopped == [(0, 50), (0, 60), (1, 0), (1, 2), (1, 4), (2, 0), (2, 4)]
     (mine, about), (theirs, like) = final(folder), final(tmp_path / "whole")
     assert {k: v.tobytes() for k, v in mine.items()} == {k: v.tobytes() for k, v in theirs.items()}
     assert about["finished"] and about == like | {"metrics_bytes": about["metrics_bytes"]}
