@@ -1,8 +1,9 @@
 """Checkpoints: the only file that knows Orbax. A save is complete or it does not exist, and a bounded number is kept.
 
 A checkpoint holds ``params``, ``rest`` (all other arrays of the run: optimiser, counters, the method's memory) and ``meta``
-(JSON: round, position in the data, what was best). Restoring puts every array where its abstract target says. Checksums of
-its files are written last: Orbax takes damaged numbers for numbers, and a damaged ``meta`` for none.
+(JSON: round, position in the data, what was best). Restoring puts every array where its abstract target says, whatever
+the number of processes and devices was that saved it. Checksums of its files are written last: Orbax takes damaged numbers
+for numbers, and a damaged ``meta`` for none. (Not on object stores, which have their own.)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import sys
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from reasoning_jax import interrupts, workdir
+from reasoning_jax import interrupts, processes, workdir
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every save; what fails is an exception too
 CHECKSUMS = "checksums.json"
@@ -39,7 +41,7 @@ def save(directory: Path, step: int, params: Any, rest: Any, meta: dict[str, Any
         with interrupts.wait():
             with _open(directory, keep) as checkpointer:
                 checkpointer.save_checkpointables(step, items, force=True, overwrite=True, custom_metadata=meta)
-            if jax.process_index() == 0:
+            if processes.first() and workdir.is_local(directory):
                 workdir.write(directory / str(step) / CHECKSUMS, json.dumps(_checksums(directory / str(step))).encode())
     except Exception as error:
         if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error) or "Disk quota" in str(error):
@@ -54,30 +56,45 @@ def restore(directory: Path, params: Any, rest: Any = None) -> tuple[Any, Any, d
     params, rest: abstract trees (shape, dtype, sharding); ``rest=None`` reads the parameters alone. One that cannot be
     read is passed over with a warning; ValueError where none of them can.
     """
-    if not directory.is_dir():
+    if not processes.of_first(directory.is_dir):
         return None
     with interrupts.wait(), _open(directory) as checkpointer:  # Orbax swallows a Ctrl-C and finds an empty checkpoint
-        steps = sorted((c.step for c in checkpointer.checkpoints), reverse=True)
+        steps = processes.of_first(lambda: sorted((c.step for c in checkpointer.checkpoints), reverse=True))
         problems = []
         for step in steps:
             wanted = {"params": params} | ({} if rest is None else {"rest": rest})
-            try:
-                _check_files(directory / str(step))
-                about = checkpointer.checkpointables_metadata(step)
-                _check_shapes(about.metadata, wanted)
-                found, meta = checkpointer.load_checkpointables(step, wanted), about.custom_metadata
-                if not meta:
-                    raise ValueError("it does not say where the run was")
-            except Exception as error:  # whatever is wrong with this one, an older one may be whole
-                reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            reason = _attempt(lambda step=step: processes.first() and _check_files(directory / str(step)))[1]
+            if reason is None:
+                (found, meta), reason = _attempt(lambda step=step, wanted=wanted: _load(checkpointer, step, wanted))
+            if reason is not None:
                 problems.append(f"checkpoint {step} in {directory} cannot be used ({reason})")
                 continue
             for problem in problems:
-                print(f"WARNING: {problem}; going on from checkpoint {step}.", file=sys.stderr, flush=True)
+                processes.say(f"WARNING: {problem}; going on from checkpoint {step}.", file=sys.stderr)
             return found["params"], found.get("rest"), meta
     if problems:
         raise ValueError(f"Nothing saved can be used: {problems[0]}.")
     return None
+
+
+def _load(checkpointer: ocp.training.Checkpointer, step: int, wanted: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    about = checkpointer.checkpointables_metadata(step)
+    _check_shapes(about.metadata, wanted)
+    found, meta = checkpointer.load_checkpointables(step, wanted), about.custom_metadata
+    if not meta:
+        raise ValueError("it does not say where the run was")
+    return found, meta
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[Any, str | None]:
+    """The value of ``work()`` and None, or two Nones and, on all processes, why it failed on one of them."""
+    value = reason = None
+    try:
+        value = work()
+    except Exception as error:  # whatever is wrong with this checkpoint, an older one may be whole
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    reasons = [r for r in processes.gather(reason) if r is not None]
+    return (value, None) if not reasons else ((None, None), reasons[0])
 
 
 def _checksums(folder: Path) -> dict[str, int]:
@@ -97,7 +114,7 @@ def _checksums(folder: Path) -> dict[str, int]:
 
 def _check_files(folder: Path) -> None:
     """ValueError where a file is not as it was written; one saved just before a kill has no record and is taken as it is."""
-    if (folder / CHECKSUMS).exists():
+    if workdir.is_local(folder) and (folder / CHECKSUMS).exists():
         then, now = json.loads((folder / CHECKSUMS).read_text()), _checksums(folder)
         if damaged := [name for name in then if now.get(name) != then[name]]:
             raise ValueError(f"its file {damaged[0]} is damaged")
@@ -121,7 +138,7 @@ def _check_shapes(saved: Any, wanted: Any) -> None:
 def load_params(workdir: Path, params: Any) -> tuple[Any, dict[str, Any]]:
     """The parameters of a run: of its best round, else of its newest checkpoint; or those of one folder of checkpoints,
     such as DIR/base. FileNotFoundError where there is none."""
-    itself = workdir.is_dir() and any(p.name.isdigit() for p in workdir.iterdir())
+    itself = processes.of_first(lambda: workdir.is_dir() and any(p.name.isdigit() for p in workdir.iterdir()))
     for folder in [workdir] if itself else [workdir / "best", workdir / "checkpoints"]:
         if found := restore(folder, params):
             return found[0], found[2]

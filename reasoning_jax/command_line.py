@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from reasoning_jax import workdir
+from reasoning_jax import interrupts, workdir
 
 PACKAGE = Path(__file__).resolve().parent
 # What goes wrong outside of the program, whichever library meets it first.
@@ -57,21 +57,50 @@ def run(
         cfg, folder = _parse(arguments, values, words)
         _prepare()
         main(cfg, folder, values)
+    except interrupts.Preempted:
+        _fail("Stopped by SIGTERM and saved; the same command goes on where it stopped.", 143)
     except KeyboardInterrupt:
         _fail(interrupted, 130)
     except flags.Error as error:
         _fail(f"{str(error).rstrip('.')}.")
-    except (ValueError, OSError, FloatingPointError) as error:
-        if not (_raised_here(error.__traceback__) or (isinstance(error, OSError) and error.errno in OUTSIDE)):
-            raise
-        _fail(_told(error))
+    except Exception as error:
+        told = _raised_here(error.__traceback__) or (isinstance(error, OSError) and error.errno in OUTSIDE)
+        if isinstance(error, (ValueError, OSError, FloatingPointError)) and told:
+            _fail(_told(error))
+        if processes := sys.modules.get("reasoning_jax.processes"):
+            if sentence := processes.explain(error):
+                _fail(sentence)
+            processes.give_up(error)
+        raise
 
 
 def _fail(sentence: str, code: int = 1) -> NoReturn:
     print(" ".join(sentence.split()), file=sys.stderr, flush=True)
     # On a full disk libraries fail a second time on the way out, in threads and exit handlers: that adds nothing.
     sys.unraisablehook = threading.excepthook = lambda *_: None
+    if processes := sys.modules.get("reasoning_jax.processes"):  # which imports jax
+        processes.leave(code)
     sys.exit(code)
+
+
+def define_shared(values: flags.FlagValues) -> None:
+    flags.DEFINE_boolean("allow_local_workdir", False, "Processes on several hosts take a --workdir without gs://: a folder "
+                         "of a network file system that all of them see.", values)  # fmt: skip
+
+
+def join(folder: Path, values: flags.FlagValues) -> None:
+    """Waits for the other processes, where the environment tells of others; the first to use jax.
+
+    ValueError where they are on other hosts, and the work directory is on this one.
+    """
+    from reasoning_jax import processes  # which imports jax
+
+    if processes.several_hosts() and workdir.is_local(folder) and not values.allow_local_workdir:
+        raise ValueError(
+            f"--workdir={folder} is on this host alone: with several hosts it must be one that all of them see, such as "
+            "gs://BUCKET/FOLDER, or a network file system and --allow_local_workdir."
+        )
+    processes.initialize()
 
 
 def _told(error: Exception) -> str:
@@ -126,7 +155,7 @@ def _parse(arguments: list[str], values: flags.FlagValues, words: str) -> tuple[
     rest = _into(values, arguments, known_only=True)
     if not values.workdir:
         raise ValueError("--workdir is missing: it names the run's folder.")
-    folder = Path(values.workdir).expanduser()
+    folder = workdir.path(values.workdir)
     if values.config:
         cfg = load(values.config)
     elif (folder / "config.json").exists():

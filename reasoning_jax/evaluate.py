@@ -165,7 +165,8 @@ def verifier_scores(samples: Sequence[Sample], exp: Any, folder: Path) -> dict[s
 
 
 def main(cfg: Any, folder: Path, flags: Any) -> None:
-    from reasoning_jax import checkpoint, experiment, metrics, sampling
+    command_line.join(folder, flags)
+    from reasoning_jax import checkpoint, experiment, metrics, processes, sampling
 
     k, split = flags.samples, flags.split
     if k and flags.temperature <= 0:
@@ -191,11 +192,12 @@ def main(cfg: Any, folder: Path, flags: Any) -> None:
         values |= votes
     about = {"split": split, "round": meta["round"], "samples": k, "temperature": flags.temperature if k else 0.0}
     path = folder / f"evaluation_{re.sub(r'[^A-Za-z0-9_.-]+', '_', split)}.json"
-    workdir.write(path, (json.dumps(about | values, indent=1) + "\n").encode())
+    if processes.first():
+        workdir.write(path, (json.dumps(about | values, indent=1) + "\n").encode())
     rows = [(name, {k.replace(key, "eval/accuracy", 1): v for k, v in values.items() if k.startswith(key)})
             for name, key in names.items()]  # fmt: skip
-    print(metrics.accuracy_table(rows))
-    print(f"{split} split, {len(examples)} examples, round {meta['round']}: {path}")
+    processes.say(metrics.accuracy_table(rows))
+    processes.say(f"{split} split, {len(examples)} examples, round {meta['round']}: {path}")
 
 
 def _title(name: str) -> str:
@@ -206,6 +208,7 @@ def _title(name: str) -> str:
 def _define(values: Any) -> None:
     from absl import flags
 
+    command_line.define_shared(values)
     flags.DEFINE_string("split", "test", "Which examples: test, validation, train, ...", values)
     flags.DEFINE_integer("samples", 0, "Also so many samples an example, for maj@k and pass@k.", 0, flag_values=values)
     flags.DEFINE_float("temperature", 0.7, "That of these samples.", flag_values=values)

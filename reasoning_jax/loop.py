@@ -24,6 +24,7 @@ from reasoning_jax import (
     interrupts,
     metrics,
     optim,
+    processes,
     report,
     rollout,
     sampling,
@@ -32,17 +33,34 @@ from reasoning_jax import (
     workdir,
 )
 from reasoning_jax.algorithms import sft
-from reasoning_jax.run import Run, restart, save, start
+from reasoning_jax.run import Run, mark, restart, save, start, stop
 
 
 def train(cfg: ConfigDict, directory: Path) -> None:
-    """Runs the experiment to its end, going on where it stopped; says so where it is finished."""
+    """Runs the experiment to its end, going on where it stopped; says so where it is finished.
+
+    Preempted where SIGTERM told the run to stop, which is then saved.
+    """
     run = start(cfg, directory)
-    p, every = run.position, cfg.eval.every
+    with interrupts.heed():
+        try:
+            _rounds(run)
+        except interrupts.Preempted:
+            stop(run)
+            raise
+    run.writer.close()
+    if processes.first():
+        print(_table(directory), flush=True)
+        best = f"best round by {cfg.eval.split} accuracy: {run.position.best_round}"
+        print(f"{best}; report: {report.write(directory)}", flush=True)
+
+
+def _rounds(run: Run) -> None:
+    cfg, p, every = run.cfg, run.position, run.cfg.eval.every
     while not p.finished:
         short = p.round > 0 and every > 1  # many short rounds between two evaluations: one progress line for them all
         rounds = min(every - (p.round - 1) % every, cfg.algorithm.num_rounds - p.round + 1) if short else 1
-        with metrics.Progress("train", rounds, active=short and jax.process_index() == 0) as progress:
+        with metrics.Progress("train", rounds, active=short and processes.first()) as progress:
             for done in range(1, rounds + 1):
                 rows, shown = _collect(run, quiet=short)
                 _update(run, rows, quiet=short)
@@ -50,9 +68,6 @@ def train(cfg: ConfigDict, directory: Path) -> None:
                 if not run.due():
                     _next_round(run)
         _assess(run)
-    run.writer.close()
-    print(_table(directory), flush=True)
-    print(f"best round by {cfg.eval.split} accuracy: {p.best_round}; report: {report.write(directory)}", flush=True)
 
 
 def _next_round(run: Run) -> None:
@@ -72,8 +87,9 @@ def _collect(run: Run, quiet: bool) -> tuple[workdir.Rows, dict[str, float]]:
     n = p.round
     if n == 0 and cfg.base.num_updates == 0:
         return [], {}
+    mark(run)
     folder = run.dir / "rounds" / f"{n:04d}"
-    if (folder / "rows.npz").exists():
+    if processes.of_first((folder / "rows.npz").exists):
         rows, (run.memory, drawn) = workdir.read_rows(folder / "rows.npz", (run.memory, np.int64(0)))
         p.samples = int(drawn)
         if p.update == 0 and (folder / "collect.json").exists():  # a line that the log lost: no checkpoint came after it
@@ -82,11 +98,11 @@ def _collect(run: Run, quiet: bool) -> tuple[workdir.Rows, dict[str, float]]:
     source = run.source if n else exp.load(cfg.base.split)
     count = cfg.algorithm.examples_per_round if n else 0
     indices = data.examples_for_round(len(source), count, cfg.seed, n - 1) if count else range(len(source))
-    method, began, first = run.algorithm if n else sft, time.monotonic(), []
+    method, began, memory, first = run.algorithm if n else sft, time.monotonic(), run.memory, []
     if n == 1 and hasattr(method, "begin"):
-        run.memory, first = method.begin(exp.rollout(run.state.params, "begin", n), source, run.memory, cfg)
+        memory, first = method.begin(exp.rollout(run.state.params, "begin", n), source, memory, cfg)
     roll = exp.rollout(run.state.params, "collect", n, quiet=quiet, reference=run.reference)
-    rows, run.memory, told = method.collect(roll, [source[int(i)] for i in indices], run.memory, n, cfg)
+    rows, run.memory, told = method.collect(roll, [source[int(i)] for i in indices], memory, n, cfg)
 
     unhinted = [s for s in told.samples if not s.hinted]
     values = told.values | (rollout.summary(unhinted, exp.task) if unhinted else {})
@@ -108,7 +124,7 @@ def _collect(run: Run, quiet: bool) -> tuple[workdir.Rows, dict[str, float]]:
             _warn(f"round {n} kept {len(rows)} rows, fewer than algorithm.min_kept_rows={cfg.algorithm.min_kept_rows}.")
         for sentence in told.warnings:
             _warn(f"round {n}: {sentence}")
-    if (run.due() or n == 1) and jax.process_index() == 0:
+    if (run.due() or n == 1) and processes.first():
         folder.mkdir(parents=True, exist_ok=True)
         workdir.write_samples(folder / "samples.jsonl", [*first, *told.samples], told.kept, exp.task)
         if hasattr(method, "show"):
@@ -120,14 +136,13 @@ def _collect(run: Run, quiet: bool) -> tuple[workdir.Rows, dict[str, float]]:
 
 def _write_rows(run: Run, rows: workdir.Rows) -> None:
     path = run.dir / "rounds" / f"{run.position.round:04d}" / "rows.npz"
-    if jax.process_index() == 0 and not path.exists():
+    if processes.first() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         workdir.write_rows(path, rows, (run.memory, np.int64(run.position.samples)))
 
 
 def _warn(sentence: str) -> None:
-    if jax.process_index() == 0:
-        print(f"WARNING: {sentence}", file=sys.stderr, flush=True)
+    processes.say(f"WARNING: {sentence}", file=sys.stderr)
 
 
 # ---- update: the M-step ----------------------------------------------------------------------------------------------
@@ -137,6 +152,7 @@ def _update(run: Run, rows: workdir.Rows, quiet: bool) -> None:
     """This round's gradient updates; from the base model again where ``algorithm.restart``."""
     cfg, exp, p = run.cfg, run.exp, run.position
     n, method = p.round, run.algorithm if p.round else sft
+    run.back = None
     if n and p.update == 0 and cfg.algorithm.restart:
         restart(run, run.base())
     elif n == 1 and p.update == 0:
@@ -155,7 +171,7 @@ def _update(run: Run, rows: workdir.Rows, quiet: bool) -> None:
             batches.set_state(p.iterator)
     peak = side[1] if (side := run.side_model()) else cfg.optim.learning_rate if n else cfg.base.learning_rate
     pending, tokens = None, 0
-    show = {"start": p.update, "active": not quiet and jax.process_index() == 0}
+    show = {"start": p.update, "active": not quiet and processes.first()}
     # Amid an update the old state is given away and the new one not yet there: Ctrl-C waits until both state and position
     # are of one update.
     with interrupts.wait() as interrupted, metrics.Progress("update", total, n, **show) as progress:
@@ -175,12 +191,15 @@ def _update(run: Run, rows: workdir.Rows, quiet: bool) -> None:
             if pending is not None:  # this update runs while the one before it is read
                 log(*pending)
             pending = p.update, tokens, rate, measured, batch
-            stopping = interrupted.is_set()
+            told = interrupts.preempted()
+            stopping = told or interrupted.is_set()
             if stopping or (p.update % cfg.checkpoint.every == 0 and p.update < total):
                 log(*pending)
                 pending = None
                 _write_rows(run, rows)  # the rest of a round is of no use without them
                 save(run)
+            if told:
+                raise interrupts.Preempted
             if stopping:
                 break
         if pending is not None:
@@ -201,7 +220,8 @@ class _UpdateLog:
         self.progress.update(done, tokens=tokens, loss=values["loss"])
         if values["skipped_in_a_row"] >= cfg.optim.max_skipped:
             path = self.run.dir / f"nonfinite_step_{self.first_step + done}.npz"
-            np.savez(path, **batch)
+            if processes.first():
+                workdir.write_arrays(path, batch)
             raise FloatingPointError(
                 f"Loss or gradient was not finite in {cfg.optim.max_skipped} updates in a row (optim.max_skipped), the last "
                 f"at step {self.first_step + done}; its batch is in {path}."
@@ -222,6 +242,8 @@ def _assess(run: Run) -> None:
     A side model, such as a verifier, is saved under its name instead, and does not compete with the others.
     """
     cfg, p, n = run.cfg, run.position, run.position.round
+    if p.update:  # else what has been collected is read again, and logged again, from the checkpoint before
+        mark(run)
     if n == 0:
         checkpoint.save(run.dir / "base", 0, run.state.params, None, {"round": 0}, 1)
     if side := run.side_model():
@@ -238,7 +260,7 @@ def _assess(run: Run) -> None:
     if p.finished and p.best_round != n and not tested(p.best_round):
         _evaluate(run, "test", p.best_round, checkpoint.load_params(run.dir, run.abstract.params)[0])
     if p.finished and n < cfg.algorithm.num_rounds:
-        print(f"no gain in {cfg.eval.split} accuracy for {cfg.algorithm.patience} evaluations: stopping here.", flush=True)
+        processes.say(f"no gain in {cfg.eval.split} accuracy for {cfg.algorithm.patience} evaluations: stopping here.")
     p.round, p.update, p.iterator = n + 1, 0, None
     save(run)
 
@@ -262,7 +284,7 @@ def _evaluate(run: Run, split: str, round: int, params: Any) -> float:
     run.writer.write(int(run.state.step), round, "eval", values, split=split, samples=drawn)
     levels = metrics.by_difficulty(values).items()
     parts = ", ".join(f"{name} {value}: {metrics.percent(accuracy)}" for (name, value), (accuracy, _) in levels)
-    print(f"round {round} {split} accuracy {metrics.percent(values['eval/accuracy'])} ({parts})", flush=True)
+    processes.say(f"round {round} {split} accuracy {metrics.percent(values['eval/accuracy'])} ({parts})")
     return values["eval/accuracy"]
 
 

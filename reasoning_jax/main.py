@@ -4,6 +4,10 @@
 
 The same command again resumes the run in DIR, or says that it is finished. Inside DIR are config.json, metrics.jsonl,
 checkpoints and, at the end, report.html.
+
+As one of several processes, on the hosts of a TPU slice or where JAX_COORDINATOR_ADDRESS (HOST:PORT), JAX_NUM_PROCESSES and
+JAX_PROCESS_ID say so, DIR is one that all of them see, such as gs://BUCKET/DIR. Exit codes: 0 done, 130 after Ctrl-C, 143 after
+SIGTERM; after the last two the run is saved and the same command goes on.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from reasoning_jax import command_line
 
 
 def main(cfg: Any, workdir: Path, flags: Any) -> None:
+    command_line.join(workdir, flags)
     from reasoning_jax import loop  # not above: it imports jax
 
     loop.train(cfg, workdir)
 
 
 if __name__ == "__main__":
-    command_line.run(main, interrupted="Interrupted; the same command goes on where it stopped.")
+    command_line.run(main, command_line.define_shared, interrupted="Interrupted; the same command goes on where it stopped.")

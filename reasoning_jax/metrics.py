@@ -9,7 +9,6 @@ import io
 import json
 import math
 import os
-import pathlib
 import re
 import sys
 import time
@@ -19,14 +18,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from reasoning_jax import workdir
+
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class Writer:
-    """Appends to ``workdir``'s metrics.jsonl and TensorBoard events; does nothing unless ``active`` (process 0)."""
+    """Appends to ``directory``'s metrics.jsonl and TensorBoard events; does nothing unless ``active`` (process 0)."""
 
-    def __init__(self, workdir: str | os.PathLike[str], active: bool = True):
-        self._path, self._active = pathlib.Path(workdir) / "metrics.jsonl", active
+    def __init__(self, directory: str | os.PathLike[str], active: bool = True):
+        self._path, self._active = workdir.path(directory) / "metrics.jsonl", active
         self._file: Any = None
         self._board: Any = None
         self._purge_step: int | None = None
@@ -41,18 +42,29 @@ class Writer:
         named = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         data = json.dumps(named, allow_nan=False).encode() + b"\n"
         try:
-            if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(self._path, "ab", buffering=0)  # unbuffered: a line is there or it is not
-            if self._file.write(data) < len(data):  # a disk that fills up takes a part and does not complain
+            if self._open().write(data) < len(data):  # a disk that fills up takes a part and does not complain
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._scalars(line)
 
+    def _open(self) -> Any:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: a line is there or it is not.
+            self._file = open(self._path, "ab", buffering=0) if workdir.is_local(self._path) else _Object(self._path)
+        return self._file
+
     def size(self) -> int:
         """Bytes of metrics.jsonl so far: what a checkpoint remembers and ``truncate`` takes."""
-        return self._path.stat().st_size if self._active and self._path.exists() else 0
+        if not self._active or (self._file is None and not self._path.exists()):
+            return 0
+        return self._path.stat().st_size if workdir.is_local(self._path) else self._open().tell()
+
+    def flush(self) -> None:
+        """Before a checkpoint that remembers ``size``: an object store gets the lines only now and then."""
+        if self._file is not None:
+            self._file.flush()
 
     def truncate(self, size: int, step: int) -> None:
         """Forget what was logged after a checkpoint that stood at ``size`` bytes and ``step`` updates."""
@@ -60,8 +72,13 @@ class Writer:
         self._purge_step = step
         if not self.size():
             return
-        with open(self._path, "r+b") as file:
-            file.truncate(file.read(size).rfind(b"\n") + 1)
+        if workdir.is_local(self._path):
+            with open(self._path, "r+b") as file:
+                file.truncate(file.read(size).rfind(b"\n") + 1)
+        else:
+            content = self._path.read_bytes()[:size]
+            workdir.write(self._path, content[: content.rfind(b"\n") + 1])
+            self._file = None
         # TensorBoard forgets by step, and part of this very step may precede the checkpoint: say that part again.
         for line in read(self._path.parent):
             if line["step"] >= step:
@@ -87,6 +104,29 @@ class Writer:
                 self._board.add_scalar(tag, value, line["step"], walltime=line["time"])
 
 
+class _Object:
+    """A file that grows, on a store that takes whole objects only: written again every half minute and when it is closed."""
+
+    def __init__(self, path: Any):
+        self._path, self._written = path, time.monotonic()
+        self._content = bytearray(path.read_bytes() if path.exists() else b"")
+
+    def write(self, data: bytes) -> int:
+        self._content += data
+        if time.monotonic() - self._written > 30:
+            self.flush()
+        return len(data)
+
+    def tell(self) -> int:
+        return len(self._content)
+
+    def flush(self) -> None:
+        workdir.write(self._path, bytes(self._content))
+        self._written = time.monotonic()
+
+    close = flush
+
+
 def _number(key: str, value: Any) -> int | float:
     array = np.asarray(value)
     if array.size != 1:
@@ -94,20 +134,21 @@ def _number(key: str, value: Any) -> int | float:
     return int(array.item()) if array.dtype.kind in "iub" else float(array.item())
 
 
-def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, non-finite numbers as floats; a torn last line is left out.
 
     Raises FileNotFoundError where there is no such file, ValueError where an earlier line is broken.
     """
-    lines = read_lines(pathlib.Path(workdir) / "metrics.jsonl")
+    lines = read_lines(workdir.path(directory) / "metrics.jsonl")
     return [{k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in line.items()} for line in lines]
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file that may have been cut off while its last line was written."""
-    if not os.path.isfile(path):
+    path = workdir.path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    lines, objects = pathlib.Path(path).read_bytes().split(b"\n"), []
+    lines, objects = path.read_bytes().split(b"\n"), []
     for number, text in enumerate(lines, 1):
         try:
             objects.append(json.loads(text))

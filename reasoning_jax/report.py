@@ -22,6 +22,7 @@ from typing import Any
 from absl import app, flags
 
 from reasoning_jax import charts, metrics
+from reasoning_jax import workdir as files
 
 PER_ROUND, IN_ALL, FEWEST, LONGEST = 60, 4000, 8, 6000  # samples a round, in all, at least a round; characters of one
 STATES = 2000  # of all chains together
@@ -30,9 +31,8 @@ Line = dict[str, Any]
 
 def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
     """Write report.html into ``workdir`` and return its path; the errors are those of ``build``."""
-    page, path = build(workdir), pathlib.Path(workdir) / "report.html"
-    path.with_suffix(".tmp").write_text(page, encoding="utf-8", errors="replace")
-    path.with_suffix(".tmp").replace(path)
+    page, path = build(workdir), files.path(workdir) / "report.html"
+    files.write(path, page.encode(errors="replace"))
     return path
 
 
@@ -41,7 +41,7 @@ def build(workdir: str | os.PathLike[str]) -> str:
 
     Raises FileNotFoundError where ``workdir`` holds no run, ValueError where one of its files is broken.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = files.path(workdir)
     config_file, metrics_file = workdir / "config.json", workdir / "metrics.jsonl"
     if not any(path.exists() for path in (config_file, metrics_file, workdir / "rounds")):
         raise FileNotFoundError(f"{workdir} holds no run: no config.json, no metrics.jsonl and no rounds.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from reasoning_jax import data, logprobs, metrics, model, prompts, sampling, sharding, update
+from reasoning_jax import data, interrupts, logprobs, metrics, model, processes, prompts, sampling, sharding, update
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, Example
 from reasoning_jax.tokenizer import Tokenizer
 
@@ -65,7 +66,10 @@ class Rollout:
         return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
 
     def __call__(self, examples: Sequence[Example], *, hint: bool = False, num_samples: int = 1) -> list[Sample]:
-        """``num_samples`` samples of each example, in the order of the examples."""
+        """``num_samples`` samples of each example, in the order of the examples.
+
+        Each process grades the samples that its own devices hold, and they tell one another the verdicts.
+        """
         work = [(e, i, self.prompt_ids(e, hint)) for e in examples for i in range(num_samples)]
         for example, _, ids in work:
             if len(ids) + self.max_new_tokens > self.max_length:
@@ -76,20 +80,27 @@ class Rollout:
         # Alike lengths together: little padding, and rows that end at about the same time.
         order = sorted(range(len(work)), key=lambda n: (len(work[n][2]), n))
         samples: list[Sample | None] = [None] * len(work)
+        graded: list[int] = []  # by this process
         done = tokens = correct = parsed = 0
         label = "rationalize" if hint else self.label
-        with metrics.Progress(label, len(work), self.round, active=not self.quiet and jax.process_index() == 0) as progress:
-            pending: tuple[list[int], sampling.Samples] | None = None
+        with metrics.Progress(label, len(work), self.round, active=not self.quiet and processes.first()) as progress:
+            pending: tuple[list[int], sampling.Samples, np.ndarray] | None = None
             for chunk in [*self._batches(order, work), None]:  # sample a batch while the one before it is graded
-                started = (chunk, self._sample([work[n] for n in chunk])) if chunk else None
-                for n, sample in self._graded(pending, work, hint) if pending else ():
+                interrupts.check()
+                started = (chunk, *self._shared(self._sample([work[n] for n in chunk]))) if chunk else None
+                for n, sample, own in self._graded(pending, work, hint) if pending else ():
                     samples[n] = sample
                     done, tokens = done + 1, tokens + len(sample.tokens)
-                    correct += sample.correct
-                    parsed += sample.verdict not in (UNPARSED, TRUNCATED)
-                if done:
-                    progress.update(done, tokens=tokens, correct=correct / done, parsed=parsed / done)
+                    graded += [n] * own
+                    correct += own and sample.correct
+                    parsed += own and sample.verdict not in (UNPARSED, TRUNCATED)
+                if graded:
+                    progress.update(done, tokens=tokens, correct=correct / len(graded), parsed=parsed / len(graded))
                 pending = started
+        if processes.several():
+            told = [(n, samples[n].verdict, samples[n].answer, samples[n].wrong_line) for n in graded]
+            for n, verdict, answer, line in itertools.chain(*processes.gather(told)):
+                samples[n] = dataclasses.replace(samples[n], verdict=verdict, answer=answer, wrong_line=line)
         return samples  # type: ignore[return-value]
 
     def _batches(self, order: list[int], work: list) -> Iterator[list[int]]:
@@ -131,21 +142,32 @@ class Rollout:
         params = sharding.to_mesh(self.params, self.sampling_mesh, self.model_cfg.dtype)
         return params, sharding.to_rows(self.key, self.sampling_mesh)
 
-    def _graded(self, pending: tuple, work: list, hint: bool) -> Iterator[tuple[int, Sample]]:
-        chunk, device = pending
+    def _shared(self, device: sampling.Samples) -> tuple[sampling.Samples, np.ndarray]:
+        """A batch as all processes can read it, and whether this one grades each row."""
+        if not processes.several():
+            return device, np.ones(len(device.tokens), bool)
+        return sharding.whole(device), sharding.owners(device.tokens) == jax.process_index()
+
+    def _graded(self, pending: tuple, work: list, hint: bool) -> Iterator[tuple[int, Sample, bool]]:
+        """The samples of a batch; those that another process grades have no verdict yet."""
+        chunk, device, own = pending
         host = jax.device_get(device)
         for row, n in enumerate(chunk):
             example, index, _ = work[n]
             length = int(host.lengths[row])
             ids = host.tokens[row, :length]
             text = self.tokenizer.decode(ids.tolist())
+            made = Sample(example, index, hint, ids, host.logprobs[row, :length], text, None, "", None)
+            if not own[row]:
+                yield n, made, False
+                continue
             # Cut off or empty: it never counts as correct, whatever it says.
             verdict = self.task.grade(text, example) if host.finished[row] and length > 1 else TRUNCATED
             if host.finished[row] and length <= 1:
                 verdict = UNPARSED
             answer = self.task.extract(text)
             line = self.task.wrong_line(text, example)
-            yield n, Sample(example, index, hint, ids, host.logprobs[row, :length], text, answer, verdict, line)
+            yield n, dataclasses.replace(made, answer=answer, verdict=verdict, wrong_line=line), True
 
     def row(self, example: Example, tokens: np.ndarray) -> Row:
         """What a sample trains: its tokens after the prompt *without* the hint; prompt tokens weigh 0."""
@@ -180,10 +202,11 @@ class Rollout:
         out: dict[int, np.ndarray] = {}
         for width, members in sorted(widths.items()):
             for start in range(0, len(members), self.batch_size):
+                interrupts.check()
                 chunk = members[start : start + self.batch_size]
                 filled = data.fill([[rows[i]] for i in chunk], self._size(len(chunk)), width)
                 batch = sharding.put(filled, self.mesh, "batch", None)
-                out |= zip(chunk, np.asarray(function(self.params, batch, self.model_cfg)), strict=False)
+                out |= zip(chunk, np.asarray(sharding.whole(function(self.params, batch, self.model_cfg))), strict=False)
         return [out[i] for i in range(len(rows))]
 
     def _size(self, count: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from reasoning_jax import algorithms, checkpoint, experiment, metrics, optim, state, workdir
+from reasoning_jax import algorithms, checkpoint, experiment, metrics, optim, processes, state, workdir
 from reasoning_jax.tasks import Example
 
 
@@ -46,6 +47,8 @@ class Run:
     position: Position
     compiled: dict[ModuleType, Callable] = dataclasses.field(default_factory=dict)  # each method's update
     kept: Any = None  # what ``reference`` has read
+    saved: int = -1  # number of the newest checkpoint
+    back: Position | None = None  # where collecting and evaluating began: what is saved where they are broken off
 
     def due(self) -> bool:
         """Whether this round is evaluated, written out and saved."""
@@ -81,8 +84,9 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     source = exp.load(cfg.algorithm.split)
     memory = algorithm.init_memory(cfg, len(source))
     algorithm.num_updates(1, 1, cfg)
-    workdir.claim(cfg, directory)
-    writer = metrics.Writer(directory, active=jax.process_index() == 0)
+    processes.same({f"config.{k}": v for k, v in workdir.flat(json.loads(cfg.to_json_best_effort())).items()})
+    processes.of_first(lambda: workdir.claim(cfg, directory))
+    writer = metrics.Writer(directory, active=processes.first())
     abstract = exp.abstract_state()
     rest = {"state": abstract.replace(params=()), "memory": memory}
     if found := checkpoint.restore(directory / "checkpoints", abstract.params, rest):
@@ -93,16 +97,17 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
         # It may have been given more rounds since, or fewer.
         p.finished = p.round > cfg.algorithm.num_rounds or (p.finished and run.saturated())
         if p.finished:
-            print(f"{directory}: this run is finished.", flush=True)
+            processes.say(f"{directory}: this run is finished.")
         else:
             writer.truncate(p.metrics_bytes, int(run.state.step))
-            print(f"{directory}: going on in round {p.round} after {p.update} updates.", flush=True)
+            processes.say(f"{directory}: going on in round {p.round} after {p.update} updates.")
+            run.saved = int(run.state.step) + p.round
         return run
     writer.truncate(0, 0)
     train_state = state.init(cfg.seed, exp.model_cfg, optim.make(cfg.optim), exp.mesh)
     run = Run(cfg, directory, exp, algorithm, source, writer, abstract, train_state, memory, Position())
     if cfg.base.init_from:
-        restart(run, checkpoint.load_params(Path(cfg.base.init_from), abstract.params)[0])
+        restart(run, checkpoint.load_params(workdir.path(cfg.base.init_from), abstract.params)[0])
     return run
 
 
@@ -113,9 +118,27 @@ def restart(run: Run, params: Any) -> None:
     run.state = new.replace(step=run.state.step, skipped=run.state.skipped)
 
 
-def save(run: Run) -> None:
+def mark(run: Run) -> None:
+    """Notes where the run is, before work that changes neither its parameters nor its memory until it is done."""
     run.position.metrics_bytes = run.writer.size()
+    run.back = dataclasses.replace(run.position)
+
+
+def stop(run: Run) -> None:
+    """Saves a run that was told to stop amid such work; it has been saved where that happened amid updates."""
+    if run.back is not None and run.saved != int(run.state.step) + run.back.round:
+        save(run, run.back)
+    processes.gather(None)  # all is written before the first of them ends
+
+
+def save(run: Run, position: Position | None = None) -> None:
+    """Writes a checkpoint of where the run is, or was."""
+    if position is None:
+        position = run.position
+        position.metrics_bytes = run.writer.size()
+    run.writer.flush()
     rest = {"state": run.state.replace(params=()), "memory": run.memory}
-    number = int(run.state.step) + run.position.round  # so that a round's end differs from its last update
-    meta = dataclasses.asdict(run.position)
+    number = int(run.state.step) + position.round  # so that a round's end differs from its last update
+    meta = dataclasses.asdict(position)
     checkpoint.save(run.dir / "checkpoints", number, run.state.params, rest, meta, run.cfg.checkpoint.keep)
+    run.saved = number

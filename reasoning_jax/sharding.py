@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -47,7 +48,10 @@ PARAMETERS: dict[str, Names] = {
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Any = None) -> Mesh:
-    """A mesh of explicit axes over ``devices`` (default: all); one size may be -1, meaning what is left over."""
+    """A mesh of explicit axes over ``devices`` (default: all); one size may be -1, meaning what is left over.
+
+    Where they are in several slices, ``data`` goes over these, on the slower network, and ``fsdp`` and ``tensor`` stay inside.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
     shape = dict(zip(AXES, sizes, strict=True))
@@ -57,7 +61,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Any = Non
         sizes[sizes.index(-1)] = max(1, len(devices) // -int(np.prod(sizes)))
     if int(np.prod(sizes)) != len(devices):
         raise ValueError(f"config.mesh: {shape} does not fit {len(devices)} device(s).")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+    if sizes[0] % slices:
+        shape = dict(zip(AXES, sizes, strict=True))
+        raise ValueError(f"config.mesh: data is no multiple of the {slices} slices, which only data goes over, in {shape}.")
+    inside = (sizes[0] // slices, *sizes[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
 def spec(shape: tuple[int, ...], names: Names, mesh: Any = None, rules: Mapping = RULES) -> P:
@@ -187,12 +199,19 @@ def parameter_specs(tree: Any, mesh: Mesh) -> Any:
 
 
 def put(tree: Any, mesh: Mesh | None, *names: str | None) -> Any:
-    """Host arrays onto the devices, all with these dimension names (an explicit transfer, for use under a guard)."""
+    """Host arrays onto the devices, all with these dimension names (an explicit transfer, for use under a guard).
+
+    With several processes all have the whole arrays, and each gives its own devices their parts.
+    """
 
     def leaf(x: Any) -> jax.Array:
         if mesh is None:
             return jax.device_put(x)
-        return jax.device_put(x, NamedSharding(mesh, spec(x.shape, names[: x.ndim] if names else (None,) * x.ndim, mesh)))
+        where = NamedSharding(mesh, spec(x.shape, names[: x.ndim] if names else (None,) * x.ndim, mesh))
+        if where.is_fully_addressable:
+            return jax.device_put(x, where)
+        parts = [jax.device_put(x[i], d) for d, i in where.addressable_devices_indices_map(x.shape).items()]
+        return jax.make_array_from_single_device_arrays(x.shape, where, parts)
 
     return jax.tree.map(leaf, tree)
 
@@ -225,3 +244,26 @@ def to_rows(tree: Any, mesh: Mesh) -> Any:
 
     with jax.set_mesh(mesh):
         return jax.device_put(tree, jax.tree.map(where, tree))
+
+
+@jax.jit
+def _whole(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.reshard(x, P()), tree)
+
+
+def whole(tree: Any) -> Any:
+    """Arrays that every process can read, whole; as they are where one process has all devices."""
+    return tree if all(getattr(x, "is_fully_addressable", True) for x in jax.tree.leaves(tree)) else _whole(tree)
+
+
+def owners(x: jax.Array) -> np.ndarray:
+    """[B] int: which process takes care of each row of an array: one of those that have it, in turn."""
+    owner = np.zeros(len(x), int)
+    if x.is_fully_addressable:
+        return owner + jax.process_index()
+    holders: dict[tuple[int, int], set[int]] = {}
+    for device, (rows, *_) in x.sharding.devices_indices_map(x.shape).items():
+        holders.setdefault(rows.indices(len(x))[:2], set()).add(device.process_index)
+    for (start, stop), having in holders.items():
+        owner[start:stop] = np.resize(sorted(having), stop - start)
+    return owner

@@ -18,6 +18,26 @@ from ml_collections import ConfigDict
 Rows = list[dict[str, np.ndarray]]
 
 
+def path(name: str | os.PathLike[str]) -> Path:
+    """A path on this machine, or on an object store: gs://BUCKET/FOLDER. ValueError where what that needs is not installed."""
+    if not isinstance(name, str):
+        return name  # type: ignore[return-value]
+    if "://" not in name:
+        return Path(name).expanduser()
+    from etils import epath  # here, because few need it
+
+    try:
+        epath.Path(name).exists()
+    except ImportError as error:
+        raise ValueError(f"{name}: this needs another package (gs:// needs gcsfs): {error}.") from error
+    return epath.Path(name)  # type: ignore[return-value]
+
+
+def is_local(path: Path) -> bool:
+    """Whether files there can be appended to and renamed; objects of a store are only written whole, and read."""
+    return isinstance(path, Path)
+
+
 def claim(cfg: ConfigDict, workdir: Path) -> None:
     """Writes config.json, or, where a run has begun, refuses a config that differs in more than the number of rounds.
 
@@ -60,6 +80,9 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def write(path: Path, content: bytes) -> None:
     """All of it or nothing: a reader never sees half a file, whenever the writer dies. OSError naming the file."""
+    if not is_local(path):
+        path.write_bytes(content)  # an object is there when all of it is
+        return
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -80,6 +103,11 @@ def write_rows(path: Path, rows: Rows, memory: Any) -> None:
     arrays["lengths"] = np.asarray([len(row["tokens"]) for row in rows], np.int64)
     for key in rows[0] if rows else ():
         arrays[f"row_{key}"] = np.concatenate([row[key] for row in rows])
+    write_arrays(path, arrays)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """An .npz file, all of it or nothing."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write(path, buffer.getvalue())
@@ -90,7 +118,7 @@ def read_rows(path: Path, memory: Any) -> tuple[Rows, Any]:
     import jax
 
     try:
-        with np.load(path) as file:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
             arrays = dict(file)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         raise ValueError(f"{path}: this file, the round's rows to train on, is damaged.") from None

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "reasoning_jax"
 
 # From the ground up. A file imports from lower floors and, on its own floor, from those named before it.
 FLOORS = (
-    ("sharding", "tokenizer", "prng", "masked", "interrupts"),
+    ("processes", "sharding", "tokenizer", "prng", "masked", "interrupts"),
     ("attention", "model", "presets"),
     ("logprobs", "sampling", "data", "grading", "bbh_forms", "bbh_forms/*", "tasks", "prompts", "tasks/*"),
     ("state", "optim", "update", "workdir", "checkpoint", "metrics", "chains", "control_variate", "answers", "rewards",

@@ -1,0 +1,476 @@
+"""The same program as several processes: real clusters on this machine's CPU, killed, stopped and of changing size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import star_addition
+from reasoning_jax import (
+    algorithms,
+    checkpoint,
+    command_line,
+    experiment,
+    interrupts,
+    loop,
+    main,
+    metrics,
+    processes,
+    sharding,
+    workdir,
+)
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY = {
+    "task.max_digits": 1, "task.given": (40,), "task.num_eval": 8, "base.num_updates": 40, "base.hinted": 1.0,
+    "algorithm.examples_per_round": 16, "algorithm.num_rounds": 2, "algorithm.start_updates": 8, "algorithm.increment": 0,
+    "algorithm.min_kept_rows": 0, "algorithm.patience": 0, "sampling.max_new_tokens": 32, "sampling.batch_size": 16,
+    "sequence_length": 64, "batch_size": 8, "checkpoint.every": 1000, "log_every": 2, "eval.test_every": 0,
+    "optim.warmup": 5,
+}  # fmt: skip
+IRPO = TINY | {"sequence_length": 128, "algorithm.num_samples": 2, "algorithm.num_rounds": 1, "base.num_updates": 20,
+               "algorithm.start_updates": 4}  # fmt: skip
+
+
+class Cluster:
+    """``count`` processes with ``devices`` each, on this machine; count 0 is one process that knows of no cluster."""
+
+    def __init__(self, count: int, devices: int, folder: pathlib.Path, name: str, values: dict, **environment: str):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        self.address, self.folder = f"localhost:{port}", folder
+        self.lines: list[list[str]] = [[] for _ in range(count or 1)]
+        self.processes, self.threads = [], []
+        flags = [f"--config=configs/{name}.py:smoke", *(f"--config.{k}={v}" for k, v in values.items())]
+        for i in range(count or 1):
+            own = {"JAX_COORDINATOR_ADDRESS": self.address, "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(i)}
+            # Little optimisation: a process that is not the first compiles everything itself, as jax's cache is the first's.
+            env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONUNBUFFERED": "1",
+                                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | (own if count else {}) | environment  # fmt: skip
+            command = [sys.executable, "-m", "reasoning_jax.main", f"--workdir={folder}", *flags]
+            process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            self.processes.append(process)
+            self.threads.append(threading.Thread(target=self._read, args=(i,), daemon=True))
+            self.threads[-1].start()
+
+    def _read(self, i: int) -> None:
+        for line in self.processes[i].stdout:
+            self.lines[i].append(line)
+
+    def when(self, words: str, index: int, number: int) -> Cluster:
+        """Sends a signal to one process as soon as the first has printed, or logged, ``words``."""
+        log = self.folder / "metrics.jsonl"
+        while not any(words in line for line in self.lines[0]) and not (log.exists() and words in log.read_text()):
+            assert all(p.poll() is None for p in self.processes), self.output()
+            time.sleep(0.002)
+        self.processes[index].send_signal(number)
+        return self
+
+    def end(self) -> list[int]:
+        """The exit codes."""
+        try:
+            codes = [process.wait(timeout=900) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        for thread in self.threads:
+            thread.join()
+        return codes
+
+    def output(self) -> str:
+        return "\n".join("".join(lines) for lines in self.lines)
+
+
+def final(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Every array of the newest checkpoint, read by this process onto one device, and where the run was."""
+    cfg = command_line.rebuild(folder)
+    exp = experiment.make(cfg, jax.devices()[:1])
+    abstract = exp.abstract_state()
+    memory = algorithms.get(cfg.algorithm.name).init_memory(cfg, len(exp.load(cfg.algorithm.split)))
+    rest = {"state": abstract.replace(params=()), "memory": memory}
+    params, rest, meta = checkpoint.restore(folder / "checkpoints", abstract.params, rest)
+    leaves = jax.tree_util.tree_flatten_with_path((params, rest))[0]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}, meta
+
+
+def collected(folder: pathlib.Path) -> list[tuple[bytes, dict]]:
+    """What each round sampled and trained on."""
+    out = []
+    for path in sorted((folder / "rounds").iterdir()):
+        with np.load(path / "rows.npz") as file:
+            out.append(((path / "samples.jsonl").read_bytes(), {k: v.tobytes() for k, v in file.items()}))
+    return out
+
+
+def log(folder: pathlib.Path) -> list[tuple]:
+    return [(m["step"], m["phase"], m.get("update/loss"), m.get("eval/accuracy"), m.get("collect/correct"))
+            for m in metrics.read(folder)]  # fmt: skip
+
+
+# ---- clusters --------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_killed_and_started_again_end_like_one(tmp_path):
+    """The same samples token for token and the same parameters bit for bit as one process with the two devices."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    one = Cluster(0, 2, whole, "star_addition", TINY)
+    assert one.end() == [0], one.output()
+
+    # Amid updates, where the other learns of it at once; else it learns from jax, which aborts it.
+    killed = Cluster(2, 1, broken, "star_addition", TINY | {"checkpoint.every": 10})
+    killed.when('"phase": "update"', 1, signal.SIGKILL)
+    codes = killed.end()
+    assert codes[1] == -signal.SIGKILL and codes[0] == 1, killed.output()
+    assert "Process 0 of 2 has lost another one" in killed.lines[0][-1] and "Traceback" not in killed.output()
+    assert killed.lines[0][0] == f"process 0 of 2, waiting for the others at {killed.address}\n"
+    assert killed.lines[1][1].startswith("process 1 of 2, 2 devices, here [")
+    (broken / "config.json").write_text((whole / "config.json").read_text())  # saves were more frequent
+
+    rest = Cluster(2, 1, broken, "star_addition", TINY)
+    assert rest.end() == [0, 0], rest.output()
+    assert "round" not in "".join(rest.lines[1][2:])  # the others say nothing
+    assert collected(broken) == collected(whole) and log(broken) == log(whole)
+    (mine, about), (theirs, like) = final(broken), final(whole)
+    assert {k: v.tobytes() for k, v in mine.items()} == {k: v.tobytes() for k, v in theirs.items()}
+    assert about == like | {"metrics_bytes": about["metrics_bytes"]}  # losses and times have not always as many digits
+    assert len(list(broken.glob("events.out.tfevents*"))) <= 2 and (broken / "report.html").exists()
+
+
+def test_four_processes_go_on_as_one_and_as_two(tmp_path):
+    """Checkpoints know nothing of who wrote them. Sums over four devices come in another order than over one."""
+    folder, whole = tmp_path / "changing", tmp_path / "whole"
+    mesh = {"mesh.data": -1}
+    four = Cluster(4, 1, folder, "irpo_addition", IRPO | mesh).when("round 0 update: 0/20", 3, signal.SIGTERM)
+    assert four.end() == [143] * 4, four.output()
+    assert all("Stopped by SIGTERM and saved; the same command goes on" in lines[-1] for lines in four.lines)
+    first = final(folder)[1]
+    alone = Cluster(0, 1, folder, "irpo_addition", IRPO | mesh).when("round 1 collect: 0/", 0, signal.SIGTERM)
+    assert alone.end() == [143], alone.output()
+    assert f"going on in round {first['round']} after {first['update']} updates" in alone.output()
+    assert final(folder)[1]["round"] == 1
+    two = Cluster(2, 2, folder, "irpo_addition", IRPO | mesh)
+    assert two.end() == [0, 0], two.output()
+    assert "going on in round 1" in two.output()
+
+    one = Cluster(0, 1, whole, "irpo_addition", IRPO | mesh)
+    assert one.end() == [0], one.output()
+    assert [samples for samples, _ in collected(folder)] == [samples for samples, _ in collected(whole)]
+    (mine, about), (theirs, like) = final(folder), final(whole)
+    assert about["samples"] == like["samples"] and about["best_round"] == like["best_round"]
+    for name, value in mine.items():
+        np.testing.assert_allclose(value, theirs[name], rtol=0, atol=1e-3 * max(np.abs(theirs[name]).max(), 1e-6), err_msg=name)
+
+
+def test_a_coordinator_that_does_not_answer_is_named(tmp_path):
+    lost = Cluster(1, 1, tmp_path / "run", "star_addition", TINY, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID="1",
+                   REASONING_START_SECONDS="2")  # fmt: skip
+    assert lost.end() == [1], lost.output()
+    host, _, port = lost.address.partition(":")
+    assert len(lost.lines[0]) == 2 and f"host {host}, port {port}" in lost.lines[0][1] and "2 seconds" in lost.lines[0][1]
+    assert not (tmp_path / "run").exists()
+
+
+# ---- one process that is told to stop --------------------------------------------------------------------------------
+
+
+def config():
+    c = star_addition.get_config("smoke")
+    for key, value in TINY.items():
+        section, _, name = key.rpartition(".")
+        (c[section] if section else c)[name] = value
+    c.base.num_updates, c.algorithm.start_updates = 60, 4
+    return c
+
+
+@pytest.fixture
+def one_device(monkeypatch, quick_compile):
+    make = experiment.make
+    monkeypatch.setattr(experiment, "make", lambda cfg, devices=None: make(cfg, devices or jax.devices()[:1]))
+
+
+def test_stopped_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):
+    """In sampling, between updates and in evaluations; what was done since is done again, and nothing is logged twice."""
+    loop.train(config(), tmp_path / "whole")
+    folder, moments = tmp_path / "stopped", iter((50, 14, 6, 6, 4, 5, 9))
+    asked = 0
+
+    def preempted() -> bool:
+        nonlocal asked
+        asked -= 1
+        return asked == 0
+
+    monkeypatch.setattr(interrupts, "preempted", preempted)
+    stopped = []
+    while True:
+        asked = next(moments, 0)
+        try:
+            loop.train(config(), folder)
+            break
+        except interrupts.Preempted:
+            about = final(folder)[1]
+            stopped.append((about["round"], about["update"]))
+    assert stopped == [(0, 50), (0, 60), (1, 0), (1, 2), (1, 4), (2, 0), (2, 4)]
+    (mine, about), (theirs, like) = final(folder), final(tmp_path / "whole")
+    assert {k: v.tobytes() for k, v in mine.items()} == {k: v.tobytes() for k, v in theirs.items()}
+    assert about["finished"] and about == like | {"metrics_bytes": about["metrics_bytes"]}
+    assert collected(folder) == collected(tmp_path / "whole") and log(folder) == log(tmp_path / "whole")
+
+
+def test_sigterm_is_heeded_and_ctrl_c_is_not_changed():
+    before = signal.getsignal(signal.SIGTERM)
+    with interrupts.heed():
+        assert not interrupts.preempted()
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.preempted()
+        with pytest.raises(interrupts.Preempted):
+            interrupts.check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before and not interrupts.preempted()
+
+
+# ---- what the environment says ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Sets the variables that say where this process stands, and only these."""
+
+    def put(chips=(), metadata=(), **values):
+        for name in [*os.environ]:
+            if name.startswith(("TPU_", "MEGASCALE_")) or name in (*processes.VARIABLES, "JAX_COORDINATOR_PORT"):
+                monkeypatch.delenv(name)
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(processes.glob, "glob", lambda pattern: list(chips) if "accel" in pattern else [])
+        monkeypatch.setattr(processes.importlib.util, "find_spec", lambda name: name == "libtpu" or None)
+        monkeypatch.setattr(processes, "_metadata", lambda key: dict(metadata).get(key, ""))
+
+    return put
+
+
+GCE = {"worker-network-endpoints": "unknown:unknown:10.0.0.5,unknown:unknown:10.0.0.6", "agent-worker-number": "1",
+       "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-8'\nWORKER_ID: '1'"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({}, None),
+        ({"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}, ("h:1", 4, 3)),
+        ({"chips": ["/dev/accel0"], "metadata": GCE}, ("10.0.0.5:8476", 2, 1)),
+        ({"chips": ["/dev/accel0"], "metadata": GCE, "JAX_COORDINATOR_PORT": "7"}, ("10.0.0.5:7", 2, 1)),
+        ({"chips": ["/dev/accel0"], "metadata": GCE, "JAX_COORDINATOR_ADDRESS": "c:9"}, ("c:9", 2, 1)),
+        ({"chips": ["/dev/accel0"], "TPU_WORKER_HOSTNAMES": "a,b,c", "TPU_WORKER_ID": "2"}, ("a:8476", 3, 2)),
+        ({"chips": ["/dev/accel0"], "TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1", "MEGASCALE_NUM_SLICES": "2",
+          "MEGASCALE_SLICE_ID": "1", "MEGASCALE_COORDINATOR_ADDRESS": "z:8080"}, ("z:8476", 4, 3)),
+        ({"chips": ["/dev/accel0"], "metadata": GCE | {
+            "tpu-env": "MEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\nMEGASCALE_COORDINATOR_ADDRESS: '10.9.9.9'"}},
+         ("10.9.9.9:8476", 4, 3)),
+        # Not a slice of several hosts: Kaggle, Colab, one host of one, one host by itself, another platform, no chips.
+        ({"chips": ["/dev/accel0"], "TPU_PROCESS_ADDRESSES": "local", "TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        ({"chips": ["/dev/accel0"], "TPU_WORKER_HOSTNAMES": "", "TPU_WORKER_ID": "0"}, None),
+        ({"chips": ["/dev/accel0"], "metadata": GCE | {"worker-network-endpoints": "u:u:10.0.0.5"}}, None),
+        ({"chips": ["/dev/accel0"], "metadata": GCE, "TPU_PROCESS_BOUNDS": "1,1,1"}, None),
+        ({"chips": ["/dev/accel0"], "metadata": GCE, "JAX_PLATFORMS": "cpu"}, None),
+        ({"metadata": GCE, "TPU_WORKER_HOSTNAMES": "a,b"}, None),
+    ],
+)  # fmt: skip
+def test_where_a_process_stands(environment, values, found):
+    environment(**values)
+    assert processes.place() == found
+    assert processes.several_hosts() == (found is not None)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [("h:1 4 ", "JAX_PROCESS_ID is not set"), (" 4 0", "JAX_COORDINATOR_ADDRESS is not set"), ("h 4 0", "HOST:PORT"),
+     ("h:1 4 4", "JAX_PROCESS_ID=4"), ("h:1 x 0", "x"), ("h:1 4 -1", "-1")],
+)  # fmt: skip
+def test_half_a_place_is_one_sentence(environment, values, words):
+    environment(**{k: v for k, v in zip(processes.VARIABLES, values.split(" "), strict=True) if v})
+    with pytest.raises(ValueError, match=words):
+        processes.place()
+
+
+def test_a_local_work_directory_needs_the_flag_on_several_hosts(environment, tmp_path, monkeypatch, capsys):
+    begun = []
+    monkeypatch.setattr(processes, "initialize", lambda: begun.append(1))
+    monkeypatch.setattr(loop, "train", lambda *_: None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    arguments = ["--config=configs/star_addition.py:smoke", f"--workdir={tmp_path / 'run'}"]
+    monkeypatch.chdir(ROOT)
+
+    def start(address, *more):
+        environment(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID="0")
+        command_line.run(main.main, command_line.define_shared, argv=[*arguments, *more])
+
+    with pytest.raises(SystemExit) as stopped:
+        start("10.0.0.5:8476")
+    err = capsys.readouterr().err
+    assert stopped.value.code == 1 and err.count("\n") == 1 and "--allow_local_workdir" in err and str(tmp_path) in err
+    assert not begun
+    start("10.0.0.5:8476", "--allow_local_workdir")
+    start("localhost:8476")
+    assert len(begun) == 2
+
+
+def test_alone_there_is_nobody_to_tell():
+    assert not processes.several() and processes.first() and processes.gather({"a": 1}) == [{"a": 1}]
+    assert processes.of_first(lambda: 3) == 3
+    with pytest.raises(FileNotFoundError):
+        processes.of_first(lambda: open("/nowhere/at/all"))
+    processes.same({"config.seed": 0})
+
+
+def test_processes_that_differ_are_named(monkeypatch):
+    monkeypatch.setattr(processes, "gather", lambda value: [value, value, value | {"jax": "1"}])
+    with pytest.raises(ValueError, match="^jax is 1 on process 2 and 2 on process 0.$"):
+        processes.same({"Python": "3", "jax": "2"})
+
+
+def test_an_error_of_process_0_is_everybodys(monkeypatch):
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes, "first", lambda: False)
+    monkeypatch.setattr(processes, "gather", lambda value: [[None, "no such folder"], value])
+    with pytest.raises(ValueError, match="no such folder"):
+        processes.of_first(lambda: pytest.fail("this is for process 0"))
+
+
+# ---- meshes ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "a device"
+
+
+def test_only_data_goes_over_slices():
+    devices = [Device(i, slice_index=i // 2 % 2) for i in range(8)]  # 0 1 4 5 and 2 3 6 7
+    grid = sharding.make_mesh(-1, 2, 1, devices).devices
+    assert grid.shape == (4, 2, 1)
+    assert [[d.slice_index for d in row] for row in grid[:, :, 0]] == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    with pytest.raises(ValueError, match=r"^config\.mesh: data is no multiple of the 2 slices"):
+        sharding.make_mesh(1, 4, 2, devices)
+
+
+def test_rows_have_one_owner_each():
+    class Rows:
+        is_fully_addressable = False
+        shape = (8, 3)
+        sharding: object
+
+        def __len__(self):
+            return 8
+
+    def owners(parts):
+        x = Rows()
+        x.sharding = type("S", (), {"devices_indices_map": lambda self, shape: {
+            Device(i, 0, process): (slice(*rows), slice(None)) for i, (process, rows) in enumerate(parts)}})()  # fmt: skip
+        return sharding.owners(x).tolist()
+
+    assert owners([(0, (0, 4)), (1, (4, 8))]) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert owners([(2, (None, None)), (0, (None, None))]) == [0, 2] * 4  # copies: in turn
+    assert owners([(0, (0, 4)), (1, (0, 4)), (2, (4, 8)), (3, (4, 8))]) == [0, 1, 0, 1, 2, 3, 2, 3]
+    assert sharding.owners(jax.numpy.zeros(3)).tolist() == [0, 0, 0]
+
+
+# ---- object stores ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A gs:// that is in memory."""
+    epath = pytest.importorskip("etils.epath")
+    memory = pytest.importorskip("fsspec.implementations.memory")
+
+    class Memory(memory.MemoryFileSystem):
+        store: dict = {}
+        pseudo_dirs = [""]
+        cachable = False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return memory.MemoryFileSystem._strip_protocol(str(path).removeprefix("gs:/"))
+
+    files = Memory()
+    monkeypatch.setattr(type(epath.backend.fsspec_backend), "_get_filesystem", lambda *_: files)
+    monkeypatch.setattr(epath.gpath, "_is_tf_installed", lambda: False)
+    return workdir.path("gs://bucket/run")
+
+
+def test_a_run_s_files_on_an_object_store(bucket):
+    assert not workdir.is_local(bucket) and not bucket.exists() and str(bucket) == "gs://bucket/run"
+    cfg = star_addition.get_config("smoke")
+    workdir.claim(cfg, bucket)
+    workdir.claim(cfg, bucket)
+    assert json.loads((bucket / "config.json").read_text())["seed"] == 0
+    cfg.seed = 5
+    with pytest.raises(ValueError, match="seed was 0 and is now 5"):
+        (bucket / "rounds").mkdir(parents=True, exist_ok=True)
+        workdir.write(bucket / "metrics.jsonl", b"")
+        workdir.claim(cfg, bucket)
+    rows = [{"tokens": np.arange(3, dtype=np.int32)}]
+    workdir.write_rows(bucket / "rounds" / "0001" / "rows.npz", rows, (np.ones(2),))
+    found, (memory,) = workdir.read_rows(bucket / "rounds" / "0001" / "rows.npz", (np.zeros(2),))
+    assert found[0]["tokens"].tolist() == [0, 1, 2] and memory.tolist() == [1, 1]
+
+
+def test_metrics_where_nothing_can_be_appended(bucket, monkeypatch):
+    monkeypatch.setattr(metrics.Writer, "_scalars", lambda *_: None)  # TensorBoard needs Google's own client there
+    writer = metrics.Writer(bucket)
+    assert writer.size() == 0
+    writer.write(1, 0, "update", {"update/loss": 2.0})
+    size = writer.size()
+    writer.write(2, 0, "update", {"update/loss": 1.0})
+    writer.flush()
+    assert [m["step"] for m in metrics.read(bucket)] == [1, 2] and 0 < size < writer.size()
+    again = metrics.Writer(bucket)
+    again.truncate(size, 1)
+    assert [m["step"] for m in metrics.read(bucket)] == [1] and again.size() == size
+    again.write(2, 0, "update", {"update/loss": 0.5})
+    again.close()
+    assert [m["update/loss"] for m in metrics.read(bucket)] == [2.0, 0.5]
+
+
+def test_a_whole_run_through_paths_that_are_not_pathlib_s(tmp_path, one_device):
+    """Checkpoints, report and all: what is asked of a path on an object store, on a folder of this machine."""
+    epath = pytest.importorskip("etils.epath")
+    cfg = config()
+    cfg.algorithm.num_rounds = 1
+    loop.train(cfg, epath.Path(tmp_path / "run"))
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    assert not list((tmp_path / "run").rglob(checkpoint.CHECKSUMS))
+    assert {m["phase"] for m in metrics.read(epath.Path(tmp_path / "run"))} == {"collect", "update", "eval"}
+    cfg.algorithm.num_rounds = 2
+    loop.train(cfg, epath.Path(tmp_path / "run"))
+    assert final(tmp_path / "run")[1]["round"] == 3
+
+
+def test_an_object_store_without_its_package_is_one_sentence(monkeypatch):
+    epath = pytest.importorskip("etils.epath")
+
+    def missing(self):
+        raise ImportError("No module named 'gcsfs'")
+
+    monkeypatch.setattr(epath.gpath.PosixGPath, "exists", missing)
+    with pytest.raises(ValueError, match="gs://b/r: this needs another package .*gcsfs"):
+        workdir.path("gs://b/r")
