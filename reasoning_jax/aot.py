@@ -41,7 +41,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """Bytes are those of one device. Where the program does not fit, ``needed`` is what the compiler asked for, and the rest 0."""
+    """Bytes are those of one device. What the compiler refuses has no other figure than ``needed``, what it asked for."""
 
     fits: bool
     needed: int  # arguments, temporaries and what of the output is no donated argument, and ``resident``
@@ -177,7 +177,7 @@ def _sample(cfg: ConfigDict, exp: experiment.Experiment, state: Any, width: int)
 
 @contextlib.contextmanager
 def _no_cache() -> Iterator[None]:
-    """Without the compilation cache, to which programs for absent devices can be written, but from which they cannot be read."""
+    """Without the compilation cache: programs for absent devices can be written to it, but not read."""
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # it looks at the setting once

@@ -20,6 +20,8 @@ from pathlib import Path
 PORT = 8482  # of jax's coordinator on TPU machines since jax 0.8.1; 8476 before
 FIREWALLED = "8470, 8471, 8474, 8476 and 11211"
 STARTUP = (".bashrc", ".bash_profile", ".profile", ".zshrc")
+GOOGLE = "0x1ae0"  # on the PCI bus; and its chips: v3, an unnamed one, v4, v5p, v5e, v6e, 7x
+TPUS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
 Finding = tuple[str, str]  # "ok", "note" or "WRONG", and a sentence
 
 
@@ -29,7 +31,7 @@ def main(workdir: str | None) -> int:
     for state, sentence in findings:
         print(f"{state:<6} {sentence}")
     wrong = sum(state == "WRONG" for state, _ in findings)
-    print(f"{wrong} of {len(findings)} checks found something wrong." if wrong else "Nothing is wrong that this machine can see.")
+    print(f"{wrong} of {len(findings)} checks found something wrong." if wrong else "This machine sees nothing wrong.")
     return int(wrong > 0)
 
 
@@ -48,16 +50,15 @@ def examine(
     yield from _paths(env, workdir, len(hosts))
     if not chips:
         found = shutil.which("gcloud")
-        yield ("ok", f"gcloud: {found}.") if found else ("note", "gcloud is not on the PATH: slices cannot be created from here.")
+        yield ("ok", f"gcloud: {found}.") if found else ("note", "gcloud is not on the PATH: no slice can be made from here.")
 
 
 def count_chips(root: Path = Path("/")) -> int:
-    """TPU chips on the PCI bus: Google's devices that are no network card or disk (class 0x12: accelerators)."""
+    """TPU chips on the PCI bus."""
     found = 0
     for vendor in glob.glob(str(root / "sys/bus/pci/devices/*/vendor")):
-        kind = Path(vendor).with_name("class")
-        if Path(vendor).read_text().strip() == "0x1ae0" and kind.exists() and kind.read_text().startswith(("0x12", "0x088")):
-            found += 1
+        device = Path(vendor).with_name("device")
+        found += Path(vendor).read_text().strip() == GOOGLE and device.read_text().strip() in TPUS
     return found
 
 
@@ -71,7 +72,7 @@ def version(package: str) -> str | None:
 def _python(found: tuple[int, int]) -> Finding:
     here = f"Python {found[0]}.{found[1]}"
     if found < (3, 11):
-        return "WRONG", f"{here} is too old (TPU images come with 3.10): install 3.11 or newer on every worker, with uv or deadsnakes."
+        return "WRONG", f"{here} is too old (some TPU images have 3.10): install 3.11 or newer on every worker (with uv)."
     return "ok", f"{here}."
 
 
@@ -84,16 +85,16 @@ def _software(chips: int) -> Iterator[Finding]:
         yield "WRONG", f"{', '.join(missing)} is not installed: pip install -r requirements.txt, on every worker."
     installed = sorted(f"{name}=={version(name)}" for name in [*names, "jaxlib", "libtpu"])
     digest = hashlib.sha256(" ".join([sys.version.split()[0], *installed]).encode()).hexdigest()[:12]
-    yield "note", f"Software {digest} (Python, jax {version('jax')}, libtpu {version('libtpu')} ...): it must be the same on every worker."
-    libtpu = version("libtpu")
+    libtpu, jax = version("libtpu"), version("jax")
+    yield "note", f"Software {digest} (Python, jax {jax}, libtpu {libtpu} ...): it must be the same on every worker."
     if libtpu is None:
         state = "WRONG" if chips else "note"
         yield state, f'libtpu is not installed: pip install "jax[tpu]"{" (plan needs it too)" if not chips else ""}.'
     elif (made_for := _wanted_libtpu()) and not libtpu.startswith(made_for):
-        yield "note", (f"libtpu {libtpu} is not the release that jax {version('jax')} was made with, {made_for}*: where compiling "
-                       f'fails, pip install "jax[tpu]".')  # fmt: skip
+        release = f"the release that jax {jax} was made with, {made_for}*"
+        yield "note", f'libtpu {libtpu} is not {release}: where compiling fails, pip install "jax[tpu]".'
     else:
-        yield "ok", f"libtpu {libtpu} is the release that jax {version('jax')} was made with."
+        yield "ok", f"libtpu {libtpu} is the release that jax {jax} was made with."
 
 
 def _wanted_libtpu() -> str | None:
@@ -114,8 +115,7 @@ def _variables(env: Mapping[str, str], home: Path, chips: int) -> Iterator[Findi
     }
     for name, (wrong, cure) in bad.items():
         if name in env and wrong(env[name]):
-            where = next((f"; it is set in ~/{f}" for f in STARTUP if (home / f).is_file() and name in (home / f).read_text()), "")
-            yield "WRONG" if chips or name == "TPU_LIBRARY_PATH" else "note", f"{name}={env[name]}: on a TPU {cure}{where}."
+            yield "WRONG" if chips or name == "TPU_LIBRARY_PATH" else "note", f"{name}={env[name]}: on a TPU {cure}."
         else:
             yield "ok", f"{name} is {env[name] if name in env else 'not set'}."
     if env.get("JAX_PLATFORMS") == "tpu":
@@ -123,8 +123,8 @@ def _variables(env: Mapping[str, str], home: Path, chips: int) -> Iterator[Findi
     for file in STARTUP:
         text = (home / file).read_text(errors="replace") if (home / file).is_file() else ""
         for name in ("TPU_SKIP_MDS_QUERY", "JAX_PLATFORMS"):
-            if re.search(rf"^\s*export\s+{name}=", text, re.MULTILINE) and name not in env:
-                yield "WRONG" if chips else "note", f"~/{file} exports {name}: every new shell on a TPU will have it; take it out."
+            if re.search(rf"^\s*export\s+{name}=", text, re.MULTILINE):
+                yield "WRONG" if chips else "note", f"~/{file} exports {name}: every new shell on a TPU has it; take it out."
 
 
 def _holders(root: Path, chips: int) -> Iterator[Finding]:
@@ -139,11 +139,13 @@ def _holders(root: Path, chips: int) -> Iterator[Finding]:
             pid = link.split("/")[-3]
             held[pid] = (root / f"proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:80]
     for pid, command in sorted(held.items()):
-        yield "WRONG", f"Process {pid} ({command}) holds the TPU: no other can start until it ends; launch_tpu.sh stop, or kill {pid}."
+        yield "WRONG", f"Process {pid} ({command}) holds the TPU, and no other can start: launch_tpu.sh stop, or kill {pid}."
     lock = root / "tmp/libtpu_lockfile"
     if lock.exists() and not held:
-        yield ("WRONG", f"{lock} is left from a process that is gone: rm {lock} (with sudo where it is another user's).") if chips else (
-            "ok", f"{lock} is there, as compiling leaves it; without a TPU it does no harm.")
+        if chips:
+            yield "WRONG", f"{lock} is left from a process that is gone: rm {lock} (with sudo where it is another user's)."
+        else:
+            yield "ok", f"{lock} is there, as compiling leaves it; without a TPU it does no harm."
     elif not held:
         yield "ok", "No process holds a TPU, and there is no stale lock."
 
@@ -155,10 +157,10 @@ def _coordinator(port: int, hosts: int) -> Finding:
         try:
             s.bind(("", port))
         except OSError:
-            return "WRONG", f"Port {port}, jax's coordinator, is taken on this machine: an earlier run may still be there; stop it."
+            return "WRONG", f"Port {port}, jax's coordinator, is taken: an earlier run may still be here; stop it."
     more = f" {hosts} workers are named: start the command on all of them." if hosts > 1 else ""
-    return "ok", (f"Port {port}, jax's coordinator, is free. A firewall made for older jax may open only {FIREWALLED}: workers then "
-                  f"wait for ever, and port 8476 is the way out.{more}")  # fmt: skip
+    firewall = f"A firewall made for older jax may open only {FIREWALLED}: workers then wait for ever; take port 8476."
+    return "ok", f"Port {port}, jax's coordinator, is free. {firewall}{more}"
 
 
 def _paths(env: Mapping[str, str], workdir: str | None, hosts: int) -> Iterator[Finding]:
@@ -176,4 +178,5 @@ def _paths(env: Mapping[str, str], workdir: str | None, hosts: int) -> Iterator[
         there = next(p for p in (Path(cache), *Path(cache).absolute().parents) if p.exists())
         free = shutil.disk_usage(there).free / 2**30
         state = "WRONG" if not os.access(there, os.W_OK) or free < 1 else "ok"
-        yield state, f"Compiled programs are kept in {cache}, {free:.0f} GiB free" + (": it needs room." if state != "ok" else ".")
+        more = ": it must be writable and have room." if state != "ok" else "."
+        yield state, f"Compiled programs are kept in {cache}, {free:.0f} GiB free{more}"

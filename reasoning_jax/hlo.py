@@ -104,6 +104,9 @@ def collectives(text: str, slice_of: Sequence[int]) -> list[Collective]:
     computations, entry = _parse(text)
     found: dict[tuple, Collective] = {}
 
+    def add(key: tuple, c: Collective) -> None:
+        found.setdefault(key, c)
+
     def walk(name: str, frame: str, times: int, repeated: bool) -> None:
         for i in computations.get(name, ()):
             kind = i.op.removesuffix("-start")
@@ -115,8 +118,12 @@ def collectives(text: str, slice_of: Sequence[int]) -> list[Collective]:
                 size = max(sizes) if i.op.endswith("-start") else sum(sizes)
                 size *= groups.shape[1] if kind == "reduce-scatter" else 1
                 spread = max(len({slice_of[d] for d in group}) for group in groups)
-                found.setdefault(key, Collective("reduce-scatter" if scattered else kind, size, times, groups.shape[1], spread,
-                                                 repeated, "" if frame == entry else frame))  # fmt: skip
+                kind = "reduce-scatter" if scattered else kind
+                add(key, Collective(kind, size, times, groups.shape[1], spread, repeated, frame))
+            elif i.op == "send" and (kind := re.search(r'_xla_megascale_transfer_type="(\w+)"', i.rest)):
+                slices = len(set(slice_of))  # what is left to do between slices goes through the hosts
+                what, size = f"{kind[1].lower().replace('_', '-')} between slices", _sizes(i.shape)[0]
+                add((frame, f"{name} {i.name}"), Collective(what, size, times, slices, slices, repeated, frame))
             elif i.op == "while":
                 condition, body = (re.search(rf"{key}=%?([\w.\-]+)", i.rest)[1] for key in ("condition", "body"))
                 trips = _trips(computations.get(condition, []))
@@ -127,7 +134,7 @@ def collectives(text: str, slice_of: Sequence[int]) -> list[Collective]:
                     for one in called.split(", "):
                         walk(one.lstrip("%"), frame, times, repeated)
 
-    walk(entry, entry, 1, False)
+    walk(entry, "", 1, False)
     return list(found.values())
 
 

@@ -6,7 +6,7 @@
     python -m reasoning_jax.plan --doctor [--workdir=DIR]                                what is wrong with this machine
 
 The programs that the experiment would run are compiled by TPU's own compiler (pip install "jax[tpu]"; no TPU is needed): memory
-and collectives are the compiler's, times are the ceilings of the formulas in tpu.py, which nothing real reaches. Exit code 3 where
+and collectives are the compiler's, times are ceilings by the formulas of tpu.py, which nothing real reaches. Exit code 3 where
 a program does not fit.
 """
 
@@ -28,11 +28,13 @@ from reasoning_jax import command_line, doctor, tpu
 DOES_NOT_FIT = 3
 FORMULAS = """
 Ceilings: the slowest of three times, as if they overlapped perfectly. N = parameters that a token is multiplied with.
-  compute   FLOPs / (chips x peak in bfloat16). An update: (6 N + 6 layers x heads x head size x row) a token, causal attention; a third
-            more is executed with remat=full. Forward passes: a third of it. Decoding: (2 N + 4 layers x heads x head size x context) a token.
-  memory    bytes a chip / bandwidth. An update: 28 bytes a parameter and the gathered weights once a pass, no activations. Decoding: the
-            weights once for each of data x fsdp replicas, and every row's cache, at the context of the middle of the completion.
-  network   the collectives above as rings over one axis of the torus, one after another; 6.25e9 bytes/s a chip between slices (assumed).
+  compute   FLOPs / (chips x peak in bfloat16). An update: 6 N + 6 layers x heads x head size x row a token (causal attention);
+            a third more is executed with remat=full. Forward passes: a third of it. Decoding: 2 N + 4 layers x heads x
+            head size x context a token.
+  memory    bytes a chip / bandwidth. An update: 28 bytes a parameter and the gathered weights once a pass, no activations.
+            Decoding: the weights once for each of data x fsdp replicas, and every row's cache at the middle of the completion.
+  network   the collectives above as rings over one axis of the torus, one after another; between slices 6.25e9 bytes/s a chip
+            (assumed).
 MFU: FLOPs without recomputation over peak. MBU: bytes that must be read over bandwidth."""
 
 
@@ -40,8 +42,8 @@ def environment() -> None:
     """For a compiler without its chips. Before jax is imported."""
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     # libtpu asks for them, says so at length where they are missing, and then does without.
-    for key, value in {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}.items():
-        os.environ.setdefault(key, value)
+    for key, value in (("ACCELERATOR_TYPE", "v5litepod-4"), ("WORKER_HOSTNAMES", "localhost"), ("WORKER_ID", "0")):
+        os.environ.setdefault(f"TPU_{key}", value)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -100,9 +102,9 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
             told["largest"][key] = found
     exp, results = compile_all()
     told |= {"mesh": dict(exp.mesh.shape), "params": tpu.num_params(exp.model_cfg), "steps": []}
-    say(f"{len(devices)} chips: {f'{slices} slices of ' if slices > 1 else ''}{topology}, {chip.hbm / tpu.GIB:.2f} GiB each; mesh "
-        + ", ".join(f"{a} {n}" for a, n in exp.mesh.shape.items())
-        + f"; {told['params'] / 1e6:,.1f} million parameters; jax {told['jax']}, libtpu {told['libtpu']}")  # fmt: skip
+    several, axes = f"{slices} slices of " if slices > 1 else "", ", ".join(f"{a} {n}" for a, n in exp.mesh.shape.items())
+    say(f"{len(devices)} chips: {several}{topology}, {chip.hbm / tpu.GIB:.2f} GiB each; mesh {axes}; "
+        f"{told['params'] / 1e6:,.1f} million parameters; jax {told['jax']}, libtpu {told['libtpu']}")  # fmt: skip
     for step, result in results:
         told["steps"].append(report(step, result, cfg, exp, chip, say))
     told["fits"] = all(c.fits for _, c in results)
@@ -117,14 +119,14 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
 
 
 def gib(n: float) -> str:
-    return f"{n / tpu.GIB:.2f} GiB" if n >= tpu.GIB / 100 else f"{n / 2**20:.2f} MiB"
+    return f"{n / tpu.GIB:.2f} GiB" if abs(n) >= tpu.GIB / 100 else f"{n / 2**20:.2f} MiB"
 
 
 def fits(c: Any, chip: tpu.Chip) -> str:
     if not c.needed:
         return "does not fit"
     less = chip.hbm - c.needed
-    return f"{gib(c.needed)} a device, " + (f"fits, {gib(less)} to spare" if c.fits else f"does not fit: {gib(-less)} too much")
+    return f"{gib(c.needed)} a device, " + (f"fits, {gib(less)} to spare" if c.fits else f"does not fit: {gib(-less)} more")
 
 
 def report(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip, say: Callable[[str], Any]) -> dict[str, Any]:
@@ -132,12 +134,13 @@ def report(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip, say: Callable[
     from reasoning_jax import hlo
 
     told = {k: v for k, v in dataclasses.asdict(c).items() if k != "collectives"}
-    told |= {"name": step.name, "rows": step.rows, "length": step.length, "hbm_to_spare": int(chip.hbm - c.needed), "phases": []}
+    told |= {"name": step.name, "rows": step.rows, "length": step.length, "to_spare": int(chip.hbm - c.needed), "phases": []}
     say(f"\n{step.name}: {step.rows} x {step.length} tokens, compiled in {c.seconds:.0f} s")
     say(f"  memory       {fits(c, chip)}")
     if c.fits or c.arguments:
-        say(f"               arguments {gib(c.arguments)} + temporaries {gib(c.temporaries)} + output {gib(c.output)} - donated "
-            f"{gib(c.donated)} + what else is there (optimiser, reference) {gib(c.resident)}")  # fmt: skip
+        parts = {"arguments": c.arguments, "temporaries": c.temporaries, "output": c.output, "donated": -c.donated,
+                 "also there (optimiser, reference)": c.resident}  # fmt: skip
+        say("               " + ", ".join(f"{k} {gib(v)}" for k, v in parts.items() if v))
         for phase in phases(step, c, cfg, exp, chip):
             sent = hlo.by_kind(phase.pop("collectives"))
             told["phases"].append(phase | {"collectives": sent})
@@ -156,7 +159,8 @@ def phases(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip) -> list[dict[s
     weights = tpu.multiplied_params(m) * tpu.itemsize(m) / mesh["tensor"]
 
     def phase(name: str, tokens: int, flops: float, executed: float, bytes_a_chip: float, sent: list[Any]) -> dict[str, Any]:
-        seconds = {"compute": executed / peak, "memory": bytes_a_chip / chip.bandwidth, "network": tpu.network_seconds(chip, sent)}
+        seconds = {"compute": executed / peak, "memory": bytes_a_chip / chip.bandwidth}
+        seconds["network"] = tpu.network_seconds(chip, sent)
         longest = max(seconds.values())
         return {"name": name, "flops": flops, "seconds": seconds, "tokens_per_second": tokens / longest,
                 "mfu": flops / peak / longest, "collectives": sent}  # fmt: skip
@@ -206,10 +210,13 @@ def units(cfg: Any, shape: Any) -> list[tuple[str, str, int]]:
     return [("batch_size", "update", rows * cfg.micro_batches), ("sampling.batch_size", "sample", rows)]
 
 
-def largest(unit: int, compiled: Callable[[int], Any], hbm: float, tell: Callable[[int, Any], Any], most: int = 16) -> int | None:
-    """The largest unit x 2^k that fits, None where unit itself does not; memory taken as linear chooses what is compiled next."""
+def largest(unit: int, compiled: Callable[[int], Any], hbm: float, tell: Callable[[int, Any], Any]) -> int | None:
+    """The largest unit x 2^k that fits, k at most 16; None where unit itself does not.
+
+    What is compiled next is chosen as if memory were linear in the batch.
+    """
     known: list[tuple[int, float]] = []
-    low, high, k = -1, most + 1, 0
+    low, high, k = -1, 17, 0
     while high - low > 1:
         c = compiled(unit * 2**k)
         tell(unit * 2**k, c)
@@ -239,7 +246,9 @@ def meshes(cfg: Any, chips: int, slices: int) -> list[dict[str, int]]:
     return out
 
 
-def best_mesh(cfg: Any, chip: tpu.Chip, chips: int, slices: int, compiled: Callable[[], list], say: Callable) -> list[dict[str, Any]]:
+def best_mesh(
+    cfg: Any, chip: tpu.Chip, chips: int, slices: int, compiled: Callable[[], list], say: Callable[[str], Any]
+) -> list[dict[str, Any]]:
     """The meshes by predicted seconds of an update, the best that fits first compiled and left in ``cfg``."""
     from reasoning_jax import presets, tasks, tokenizer
 
@@ -252,8 +261,10 @@ def best_mesh(cfg: Any, chip: tpu.Chip, chips: int, slices: int, compiled: Calla
         state = 16 * tpu.num_params(m) / mesh["fsdp"] / mesh["tensor"]  # parameters, gradients and two moments
         ranked.append({"mesh": mesh, "seconds": max(seconds, network), "network": network, "state_bytes": state})
     if not ranked:
-        raise ValueError(f"--fit=mesh: no mesh of {chips} chips divides batch_size {cfg.batch_size} in {cfg.micro_batches} micro-batches "
-                         f"and sampling.batch_size {cfg.sampling.batch_size}.")  # fmt: skip
+        raise ValueError(
+            f"--fit=mesh: no mesh of {chips} chips divides batch_size {cfg.batch_size} in {cfg.micro_batches} micro-batches "
+            f"and sampling.batch_size {cfg.sampling.batch_size}."
+        )
     ranked.sort(key=lambda r: (r["seconds"], r["network"]))
     hopeful = [r for r in ranked if r["state_bytes"] < chip.hbm] or ranked[-1:]
     for r in hopeful[:8]:

@@ -41,5 +41,5 @@ def model_config(cfg: ConfigDict, vocab_size: int) -> ModelConfig:
     own = {k: v for k, v in cfg.items() if k in names and v is not None}
     shape = {"vocab_size": vocab_size} | SIZES[cfg.preset] | own
     if shape["vocab_size"] < vocab_size:
-        raise ValueError(f"config.model.vocab_size: the tokenizer has {vocab_size} tokens, the model only {shape['vocab_size']}.")
+        raise ValueError(f"config.model.vocab_size: {shape['vocab_size']}, but the tokenizer has {vocab_size} tokens.")
     return ModelConfig(**shape)

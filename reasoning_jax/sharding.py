@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -45,7 +46,10 @@ PARAMETERS: dict[str, Names] = {
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Any = None) -> Mesh:
-    """A mesh of explicit axes over ``devices`` (default: all); one size may be -1, meaning what is left over."""
+    """A mesh of explicit axes over ``devices`` (default: all); one size may be -1, meaning what is left over.
+
+    Where they are in several slices, ``data`` goes over these, on the slower network, and ``fsdp`` and ``tensor`` stay inside.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
     shape = dict(zip(AXES, sizes, strict=True))
@@ -55,7 +59,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Any = Non
         sizes[sizes.index(-1)] = max(1, len(devices) // -int(np.prod(sizes)))
     if int(np.prod(sizes)) != len(devices):
         raise ValueError(f"config.mesh: {shape} does not fit {len(devices)} device(s).")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+    if sizes[0] % slices:
+        shape = dict(zip(AXES, sizes, strict=True))
+        raise ValueError(f"config.mesh: data is no multiple of the {slices} slices, which only data goes over, in {shape}.")
+    inside = (sizes[0] // slices, *sizes[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
 def spec(shape: tuple[int, ...], names: Names, mesh: Any = None, rules: Mapping = RULES) -> P:

@@ -1,8 +1,8 @@
 """TPU slices in numbers: the chips, the names of slices, and formulas for what a step must compute, read and send.
 
 Letters of the formulas: N parameters that a token is multiplied with (a tied embedding counts once, as the head; an untied one,
-which is only looked up, does not), L layers, H query heads, K key-value heads, h head size, S tokens a row, B sequences, c cached
-tokens a sequence, C chips, F peak FLOP/s of a chip in bfloat16, W bytes/s of its memory.
+which is only looked up, does not), L layers, H query heads, K key-value heads, h head size, S tokens a row, B sequences, c
+cached tokens a sequence, C chips, F peak FLOP/s of a chip in bfloat16, W bytes/s of its memory.
 """
 
 from __future__ import annotations
@@ -150,16 +150,18 @@ def network_seconds(chip: Chip, collectives: Iterable[Any]) -> float:
     total = 0.0
     for c in collectives:
         inside = max(1, c.group // c.slices)
-        passes = c.count * (2 if c.kind == "all-reduce" else 1)
+        passes = c.count * (2 if c.kind.startswith("all-reduce") else 1)
         total += passes * c.bytes * (inside - 1) / inside / chip.ici
         total += passes * c.bytes / inside * (c.slices - 1) / c.slices / chip.dcn
     return total
 
 
 def predicted_network(m: Any, chip: Chip, mesh: dict[str, int], slices: int, micro_batches: int, tokens: int) -> float:
-    """Seconds of an update's collectives, for choosing a mesh before anything is compiled: in every micro-batch, weights gathered over
-    fsdp (forward, backward, and recomputation) and gradients reduce-scattered in float32, then all-reduced over data; over tensor, two
-    all-reduces of the activations a layer in each of these passes."""
+    """Seconds of an update's collectives, for choosing a mesh before anything is compiled.
+
+    In every micro-batch weights are gathered over fsdp (forward, backward, recomputation) and gradients reduce-scattered in
+    float32, then all-reduced over data; over tensor two all-reduces of the activations a layer in each of these passes.
+    """
     passes, parts = (3 if m.remat == "full" else 2), mesh["fsdp"] * mesh["tensor"]
     ring = {axis: (n - 1) / n for axis, n in mesh.items()}
     here = num_params(m) / mesh["tensor"]
