@@ -10,8 +10,8 @@ demo: $(STAMP)
 	$(BIN)/python -m reasoning_jax.main --config=configs/star_addition.py --workdir=runs/star_addition
 
 # The compiler of TPUs lies beside the environment, not in it: where it is found, jax looks for a TPU at every start.
-test: $(STAMP) $(LIBTPU)
-	PYTHONPATH=$(LIBTPU) $(BIN)/python -m pytest -q tests
+test: $(LIBTPU)
+	PYTHONPATH=$(CURDIR)/$(LIBTPU) $(BIN)/python -m pytest -q tests
 
 # Of the release that jax names; there is none but for x86-64 Linux, and the tests that compile for TPU are then skipped.
 $(LIBTPU): $(STAMP)
