@@ -17,8 +17,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-PORT = 8482  # of jax's coordinator on TPU machines since jax 0.8.1; 8476 before
-FIREWALLED = "8470, 8471, 8474, 8476 and 11211"
+PORT = 8476  # where process 0 listens; jax's own default, since 0.8.1, is 8482
+FIREWALLED = "8470, 8471, 8474, 8476 and 11211"  # all that firewalls of TPU machines may leave open
 STARTUP = (".bashrc", ".bash_profile", ".profile", ".zshrc")
 GOOGLE = "0x1ae0"  # on the PCI bus; and its chips: v3, an unnamed one, v4, v5p, v5e, v6e, 7x
 TPUS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
@@ -37,7 +37,7 @@ def main(workdir: str | None) -> int:
 
 def examine(
     env: Mapping[str, str], home: Path, workdir: str | None = None, *, chips: int | None = None, root: Path = Path("/"),
-    port: int = PORT,
+    port: int | None = None,
 ) -> Iterator[Finding]:  # fmt: skip
     """Every finding. chips: TPU chips of this machine, None = counted; root, port: for tests."""
     chips = count_chips(root) if chips is None else chips
@@ -46,7 +46,7 @@ def examine(
     yield from _software(chips)
     yield from _variables(env, home, chips)
     yield from _holders(root, chips)
-    yield _coordinator(port, len(hosts))
+    yield _coordinator(port or int(env.get("JAX_COORDINATOR_PORT", PORT)), len(hosts))
     yield from _paths(env, workdir, len(hosts))
     if not chips:
         found = shutil.which("gcloud")
@@ -157,10 +157,11 @@ def _coordinator(port: int, hosts: int) -> Finding:
         try:
             s.bind(("", port))
         except OSError:
-            return "WRONG", f"Port {port}, jax's coordinator, is taken: an earlier run may still be here; stop it."
+            return "WRONG", f"Port {port}, where process 0 listens, is taken: an earlier run may still be here; stop it."
     more = f" {hosts} workers are named: start the command on all of them." if hosts > 1 else ""
-    firewall = f"A firewall made for older jax may open only {FIREWALLED}: workers then wait for ever; take port 8476."
-    return "ok", f"Port {port}, jax's coordinator, is free. {firewall}{more}"
+    if str(port) not in FIREWALLED:
+        return "note", f"Port {port} is free, but a firewall may leave only {FIREWALLED} open: workers then wait on.{more}"
+    return "ok", f"Port {port}, where process 0 listens, is free.{more}"
 
 
 def _paths(env: Mapping[str, str], workdir: str | None, hosts: int) -> Iterator[Finding]:

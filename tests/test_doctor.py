@@ -69,7 +69,9 @@ def test_the_coordinators_port_is_taken(tmp_path):
         s.listen()
         port = s.getsockname()[1]
         (found,) = wrong(tmp_path, port=port)
-    assert found.startswith(f"Port {port}, jax's coordinator, is taken")
+    assert found.startswith(f"Port {port}, where process 0 listens, is taken")
+    assert "Port 8482 is free, but a firewall" in doctor._coordinator(8482, 4)[1]
+    assert "free" in doctor._coordinator(8476, 4)[1]
 
 
 def test_a_local_folder_for_several_hosts(tmp_path):

@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "reasoning_jax"
 
 # From the ground up. A file imports from lower floors and, on its own floor, from those named before it.
 FLOORS = (
-    ("sharding", "tokenizer", "prng", "masked", "interrupts", "tpu", "hlo", "doctor"),
+    ("sharding", "tokenizer", "prng", "masked", "interrupts"),
     ("model", "presets"),
     ("logprobs", "sampling", "data", "grading", "bbh_forms", "bbh_forms/*", "tasks", "prompts", "tasks/*"),
     ("state", "optim", "update", "workdir", "checkpoint", "metrics", "chains", "control_variate", "answers", "rewards",
      "preferences"),
     ("algorithms", "algorithms/*"),
-    ("command_line", "rollout", "experiment", "charts", "report", "evaluate", "run", "loop", "main", "ask", "aot",
-     "plan"),
+    ("command_line", "rollout", "experiment", "charts", "report", "evaluate", "run", "loop", "main", "ask",
+     "doctor", "tpu", "hlo", "aot", "plan"),
 )  # fmt: skip
 LINES = {"tasks/*": 120, "algorithms/*": 150}
 MODULES = sorted(str(p.relative_to(PACKAGE).with_suffix("")) for p in PACKAGE.rglob("*.py"))
