@@ -275,7 +275,20 @@ def test_what_does_not_fit_ends_with_3_and_advice(compiler):
 # jax 0.10.2 and libtpu 0.0.42.1. ``python tests/test_plan.py`` prints them anew.
 LAYERS = 3
 SLICES = {"v5e:2x4": (1, (1, 8, 1)), "v6e:2x4": (1, (2, 4, 1)), "v5p:2x2x1": (1, (1, 2, 2)), "v5e:2x2": (2, (2, 4, 1))}
-BOUNDS: dict[tuple[str, str], tuple[int, int]] = {}
+BOUNDS = {
+    ("v5e:2x4", "update (star)"): (6060544, 15),
+    ("v5e:2x4", "sample"): (2888192, 14),
+    ("v5e:2x4", "update (dpo)"): (6189568, 15),
+    ("v6e:2x4", "update (star)"): (5795776, 18),
+    ("v6e:2x4", "sample"): (2488608, 14),
+    ("v6e:2x4", "update (dpo)"): (6319488, 18),
+    ("v5p:2x2x1", "update (star)"): (15524960, 23),
+    ("v5p:2x2x1", "sample"): (7874848, 18),
+    ("v5p:2x2x1", "update (dpo)"): (16164288, 23),
+    ("v5e:2x2", "update (star)"): (6737920, 18),
+    ("v5e:2x2", "sample"): (2920448, 14),
+    ("v5e:2x2", "update (dpo)"): (6931456, 18),
+}
 
 
 def results(topology: str, name: str) -> dict:
