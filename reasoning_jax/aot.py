@@ -21,7 +21,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from reasoning_jax import algorithms, experiment, hlo, logprobs, optim, sampling, sharding, tpu, update
+from reasoning_jax import algorithms, experiment, hlo, logprobs, model, optim, sampling, sharding, tpu, update
 from reasoning_jax.algorithms import sft
 
 INTEGERS = ("tokens", "positions", "segment_ids")
@@ -37,6 +37,7 @@ class Step:
     length: int  # of a row; of a sampler, of a prompt
     lower: Callable[[], Any]
     resident: int
+    mesh: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,48 +127,66 @@ def steps(cfg: ConfigDict, exp: experiment.Experiment) -> list[Step]:
         kinds["update (sft, round 0)"] = sft, given
 
     reference = size(state.params) if base_kept else 0
-    out = [Step(name, "update", cfg.batch_size, cfg.sequence_length, _update(cfg, exp, state, *which), reference)
+    out = [Step(name, "update", cfg.batch_size, cfg.sequence_length, _update(cfg, exp, state, *which), reference, exp.mesh)
            for name, which in kinds.items()]  # fmt: skip
     waiting = size(state) - size(state.params) + reference  # the optimiser's moments stay where they are
     rows, width = cfg.sampling.batch_size, sampling.bucket(cfg.sequence_length - cfg.sampling.max_new_tokens)
     if "ref" in keys or base_kept or a.stochastic:
-        out.append(Step("reference log-probs", "score", rows, cfg.sequence_length, _score(cfg, exp, state), waiting))
-    out.append(Step("sample", "sample", rows, width, _sample(cfg, exp, state, width), waiting))
+        out.append(Step("reference log-probs", "score", rows, cfg.sequence_length, _score(cfg, exp, state), waiting, exp.mesh))
+    params, mesh = state.params, getattr(exp, "sampling_mesh", None)
+    if mesh is not None:  # a copy of the parameters, while they wait too
+        params, waiting = _copied(params, mesh, exp.model_cfg.dtype), waiting + size(params)
+    mesh = mesh or exp.mesh
+    out.append(Step("sample", "sample", rows, width, _sample(cfg, exp.model_cfg, params, mesh, width), waiting, mesh))
     return out
 
 
-def _array(exp: experiment.Experiment, shape: tuple[int, ...], dtype: Any, *names: str | None) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(exp.mesh, sharding.spec(shape, names, exp.mesh)))
+def _copied(params: Any, mesh: Any, dtype: str) -> Any:
+    """Shapes of the parameters as they are sampled with on another mesh."""
+
+    def cast(path: tuple, x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, dtype if path[-1].key in sharding.PARAMETERS else x.dtype)
+
+    shapes = jax.tree_util.tree_map_with_path(cast, params)
+    shardings = sharding.parameter_specs(shapes, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def _array(mesh: Any, shape: tuple[int, ...], dtype: Any, *names: str | None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, sharding.spec(shape, names, mesh)))
 
 
 def _update(cfg: ConfigDict, exp: experiment.Experiment, state: Any, method: ModuleType, keys: set[str]) -> Callable:
     def lower() -> Any:
         shape = cfg.micro_batches, cfg.batch_size // cfg.micro_batches, cfg.sequence_length
-        batch = {k: _array(exp, shape, jnp.int32 if k in INTEGERS else jnp.float32, None, "batch", None) for k in sorted(keys)}
+        types = {k: jnp.int32 if k in INTEGERS else jnp.float32 for k in sorted(keys)}
+        batch = {k: _array(exp.mesh, shape, dtype, None, "batch", None) for k, dtype in types.items()}
         step = update.make_update(method, exp.model_cfg, optim.make(cfg.optim), cfg)
-        return step.lower(state, batch, _array(exp, (), jnp.float32))
+        return step.lower(state, batch, _array(exp.mesh, (), jnp.float32))
 
     return lower
 
 
 def _score(cfg: ConfigDict, exp: experiment.Experiment, state: Any) -> Callable:
     def lower() -> Any:
-        batch = {k: _array(exp, (cfg.sampling.batch_size, cfg.sequence_length), jnp.int32, "batch", None) for k in INTEGERS}
+        shape = cfg.sampling.batch_size, cfg.sequence_length
+        batch = {k: _array(exp.mesh, shape, jnp.int32, "batch", None) for k in INTEGERS}
         return logprobs.score.lower(state.params, batch, exp.model_cfg)
 
     return lower
 
 
-def _sample(cfg: ConfigDict, exp: experiment.Experiment, state: Any, width: int) -> Callable:
+def _sample(cfg: ConfigDict, model_cfg: model.ModelConfig, params: Any, mesh: Any, width: int) -> Callable:
     def lower() -> Any:
         s, rows = cfg.sampling, cfg.sampling.batch_size
-        rule = jax.tree.map(lambda _: _array(exp, (), jnp.float32), sampling.make_rule(s.temperature, s.top_k, s.top_p))
+        rule = jax.tree.map(lambda _: _array(mesh, (), jnp.float32), sampling.make_rule(s.temperature, s.top_k, s.top_p))
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return sampling.sample.lower(
-            state.params, _array(exp, (rows, width), jnp.int32, "batch", None),
-            *[_array(exp, (rows,), jnp.int32, "batch")] * 3, _array(exp, key.shape, key.dtype), rule,
-            _array(exp, (1,), jnp.int32, None), cfg=exp.model_cfg, max_new_tokens=s.max_new_tokens,
-        )  # fmt: skip
+        with jax.set_mesh(mesh):
+            return sampling.sample.lower(
+                params, _array(mesh, (rows, width), jnp.int32, "batch", None),
+                *[_array(mesh, (rows,), jnp.int32, "batch")] * 3, _array(mesh, key.shape, key.dtype), rule,
+                _array(mesh, (1,), jnp.int32, None), cfg=model_cfg, max_new_tokens=s.max_new_tokens,
+            )  # fmt: skip
 
     return lower
 
@@ -188,7 +207,7 @@ def _no_cache() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def compile_step(step: Step, chip: tpu.Chip, mesh: Any) -> Compiled:
+def compile_step(step: Step, chip: tpu.Chip) -> Compiled:
     """Compiles it; what does not fit is an answer, not an error."""
     began = time.monotonic()
     try:
@@ -203,7 +222,7 @@ def compile_step(step: Step, chip: tpu.Chip, mesh: Any) -> Compiled:
         int(getattr(m, f"{name}_size_in_bytes")) for name in ("argument", "temp", "output", "alias")
     )
     total = arguments + temporaries + output - donated + step.resident
-    slice_of = [getattr(d, "slice_index", 0) or 0 for d in mesh.devices.flat]
+    slice_of = [getattr(d, "slice_index", 0) or 0 for d in step.mesh.devices.flat]
     found = tuple(hlo.collectives(program.as_text(), slice_of))
     return Compiled(total <= chip.hbm, total, seconds, arguments, temporaries, output, donated, step.resident, found)
 

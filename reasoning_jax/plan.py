@@ -82,7 +82,7 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
     def compile_all(only: str = "") -> tuple[Any, list[tuple[Any, Any]]]:
         exp = experiment.make(cfg, devices)
         chosen = [s for s in aot.steps(cfg, exp) if s.kind == only or not only]
-        return exp, [(s, aot.compile_step(s, chip, exp.mesh)) for s in chosen]
+        return exp, [(s, aot.compile_step(s, chip)) for s in chosen]
 
     told: dict[str, Any] = {"topology": str(topology), "slices": slices, "chips": len(devices), "jax": jax.__version__,
                             "libtpu": doctor.version("libtpu"), "hbm_bytes": int(chip.hbm)}  # fmt: skip
@@ -154,7 +154,7 @@ def report(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip, say: Callable[
 
 def phases(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip) -> list[dict[str, Any]]:
     """Ceilings of a program; of a sampler those of prefill and of a decoding step."""
-    m, mesh, chips, tokens = exp.model_cfg, dict(exp.mesh.shape), exp.mesh.size, step.rows * step.length
+    m, mesh, chips, tokens = exp.model_cfg, dict(step.mesh.shape), step.mesh.size, step.rows * step.length
     peak, once = chips * chip.flops, [x for x in c.collectives if not x.repeated]
     weights = tpu.multiplied_params(m) * tpu.itemsize(m) / mesh["tensor"]
 

@@ -303,7 +303,7 @@ def results(topology: str, name: str) -> dict:
     exp = experiment.make(cfg, aot.devices(found, slices))
     wanted = ("update", "sample") if name == "star_addition" else ("update",)
     steps = [s for s in aot.steps(cfg, exp) if s.kind in wanted]
-    return {s.name: (s, aot.compile_step(s, found.chip, exp.mesh)) for s in steps}
+    return {s.name: (s, aot.compile_step(s, found.chip)) for s in steps}
 
 
 def measured(c) -> tuple[int, int]:
