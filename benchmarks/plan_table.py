@@ -55,7 +55,7 @@ def row(found: dict) -> str:
     """A line of the table; of a batch that does not fit only why."""
     name, told = [found[k] for k in ("preset", "topology", "algorithm")], found["told"]
     if not told.get("steps"):
-        return "| " + " | ".join([*name, found["said"], *[""] * 6]) + " |"
+        return "| " + " | ".join([*name, found["said"], *[""] * 8]) + " |"
     steps = {s["name"].split(" (")[0]: s for s in told["steps"]}
     update, sample, largest = steps["update"], steps["sample"], told["largest"]
 
