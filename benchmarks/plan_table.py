@@ -62,7 +62,7 @@ def row(found: dict) -> str:
     def memory(step: dict) -> str:
         return f"{step['needed'] / 2**30:.1f}{'' if step['fits'] else ' **no**'}"
 
-    cells = [f"{largest['batch_size'] or 'none'}", memory(update), f"{update['seconds']:.0f}"]
+    cells = [f"{largest['batch_size'] or 'none'}", memory(update), f"{update['cpu_seconds']:.0f}"]
     cells += [f"{p['tokens_per_second']:,.0f} | {p['mfu']:.0%}" for p in update["phases"]] or [" | "]
     cells += [f"{largest['sampling.batch_size'] or 'none'}", memory(sample)]
     cells += [f"{p['tokens_per_second']:,.0f} | {p['mbu']:.0%}" for p in sample["phases"] if "mbu" in p] or [" | "]
@@ -88,7 +88,7 @@ def main() -> None:
             there[key] = cell(dict(zip(("preset", "topology", "algorithm"), key, strict=True)), args)
             with args.out.open("a") as file:
                 file.write(json.dumps(there[key]) + "\n")
-    heads = "model, slice, method, largest batch, GiB a chip, compile s, tokens/s at most, MFU at most"
+    heads = "model, slice, method, largest batch, GiB a chip, compile CPU s, tokens/s at most, MFU at most"
     heads += ", sampler: rows, GiB a chip, tokens/s at most, MBU at most"
     print("| " + heads.replace(", ", " | ") + " |")
     print("|---|---|---|" + "---|" * 9)

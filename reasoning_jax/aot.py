@@ -47,6 +47,7 @@ class Compiled:
     fits: bool
     needed: int  # arguments, temporaries and what of the output is no donated argument, and ``resident``
     seconds: float
+    cpu_seconds: float
     arguments: int = 0
     temporaries: int = 0
     output: int = 0
@@ -209,22 +210,26 @@ def _no_cache() -> Iterator[None]:
 
 def compile_step(step: Step, chip: tpu.Chip) -> Compiled:
     """Compiles it; what does not fit is an answer, not an error."""
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
+
+    def took() -> tuple[float, float]:
+        return time.monotonic() - began, time.process_time() - cpu
+
     try:
         with _no_cache():
             program = step.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) or "bm" not in str(error).lower():
             raise
-        return Compiled(False, needed(str(error)) + step.resident, time.monotonic() - began, resident=step.resident)
-    seconds, m = time.monotonic() - began, program.memory_analysis()
+        return Compiled(False, needed(str(error)) + step.resident, *took(), resident=step.resident)
+    seconds, m = took(), program.memory_analysis()
     arguments, temporaries, output, donated = (
         int(getattr(m, f"{name}_size_in_bytes")) for name in ("argument", "temp", "output", "alias")
     )
     total = arguments + temporaries + output - donated + step.resident
     slice_of = [getattr(d, "slice_index", 0) or 0 for d in step.mesh.devices.flat]
     found = tuple(hlo.collectives(program.as_text(), slice_of))
-    return Compiled(total <= chip.hbm, total, seconds, arguments, temporaries, output, donated, step.resident, found)
+    return Compiled(total <= chip.hbm, total, *seconds, arguments, temporaries, output, donated, step.resident, found)
 
 
 def needed(message: str) -> int:

@@ -79,10 +79,16 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
 
     devices, chip = aot.devices(topology, slices), topology.chip
 
+    done: dict[tuple, Any] = {}  # a search ends with what it has compiled before
+
+    def compiled_once(step: Any) -> Any:
+        key = step.name, step.rows, tuple(step.mesh.shape.values())
+        done[key] = done[key] if key in done else aot.compile_step(step, chip)
+        return done[key]
+
     def compile_all(only: str = "") -> tuple[Any, list[tuple[Any, Any]]]:
         exp = experiment.make(cfg, devices)
-        chosen = [s for s in aot.steps(cfg, exp) if s.kind == only or not only]
-        return exp, [(s, aot.compile_step(s, chip)) for s in chosen]
+        return exp, [(s, compiled_once(s)) for s in aot.steps(cfg, exp) if s.kind == only or not only]
 
     told: dict[str, Any] = {"topology": str(topology), "slices": slices, "chips": len(devices), "jax": jax.__version__,
                             "libtpu": doctor.version("libtpu"), "hbm_bytes": int(chip.hbm)}  # fmt: skip
@@ -135,7 +141,7 @@ def report(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip, say: Callable[
 
     told = {k: v for k, v in dataclasses.asdict(c).items() if k != "collectives"}
     told |= {"name": step.name, "rows": step.rows, "length": step.length, "to_spare": int(chip.hbm - c.needed), "phases": []}
-    say(f"\n{step.name}: {step.rows} x {step.length} tokens, compiled in {c.seconds:.0f} s")
+    say(f"\n{step.name}: {step.rows} x {step.length} tokens, compiled in {c.seconds:.0f} s ({c.cpu_seconds:.0f} s of CPU)")
     say(f"  memory       {fits(c, chip)}")
     if c.fits or c.arguments:
         parts = {"arguments": c.arguments, "temporaries": c.temporaries, "output": c.output, "donated": -c.donated,
