@@ -5,9 +5,11 @@ Nothing is computed: arrays are shapes and shardings. Needs libtpu, of which onl
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import math
+import multiprocessing
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -230,6 +232,21 @@ def compile_step(step: Step, chip: tpu.Chip) -> Compiled:
     slice_of = [getattr(d, "slice_index", 0) or 0 for d in step.mesh.devices.flat]
     found = tuple(hlo.collectives(program.as_text(), slice_of))
     return Compiled(total <= chip.hbm, total, *seconds, arguments, temporaries, output, donated, step.resident, found)
+
+
+def compile_kind(cfg: ConfigDict, topology: tpu.Topology, slices: int, kind: str) -> list[Compiled]:
+    """Every program of one kind."""
+    exp = experiment.make(cfg, devices(topology, slices))
+    return [compile_step(step, topology.chip) for step in steps(cfg, exp) if step.kind == kind]
+
+
+def apart(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args) in a process of its own; None where that dies, as the compiler does on some sizes of arrays."""
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(function, *args).result()
+        except concurrent.futures.process.BrokenProcessPool:
+            return None
 
 
 def needed(message: str) -> int:

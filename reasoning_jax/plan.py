@@ -101,7 +101,8 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
 
             def compiled(n: int, holder: Any = holder, name: str = name, kind: str = kind) -> Any:
                 holder[name] = n
-                return max((c for _, c in compile_all(kind)[1]), key=lambda c: (not c.fits, c.needed))
+                found = aot.apart(aot.compile_kind, cfg, topology, slices, kind) or [aot.Compiled(False, 0, 0.0, 0.0)]
+                return max(found, key=lambda c: (not c.fits, c.needed))
 
             found = largest(unit, compiled, chip.hbm, lambda n, c, key=key: say(f"  config.{key}={n}: {fits(c, chip)}"))
             holder[name] = found or unit
@@ -277,7 +278,7 @@ def best_mesh(
         cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor = r["mesh"].values()
         results = compiled()
         r["fits"] = all(c.fits for _, c in results)
-        say(f"  mesh {r['mesh']}: predicted {1e3 * r['seconds']:,.2f} ms an update ({1e3 * r['network']:,.2f} ms network), "
+        say(f"  mesh {r['mesh']}: predicted {1e3 * r['seconds']:,.3g} ms an update ({1e3 * r['network']:,.3g} ms network), "
             + "; ".join(f"{s.name} {fits(c, chip)}" for s, c in results))  # fmt: skip
         if r["fits"]:
             break

@@ -185,6 +185,13 @@ def test_the_largest_batch_in_few_compiles(base, row, most):
     assert len(tried) <= 6 and len(set(tried)) == len(tried)
 
 
+def test_a_compiler_that_crashes_ends_its_own_process_only():
+    from reasoning_jax import aot
+
+    assert aot.apart(os.getenv, "HOME") == os.environ["HOME"]
+    assert aot.apart(os._exit, 139) is None
+
+
 def test_no_batch_fits():
     gone = SimpleNamespace(fits=False, needed=0, temporaries=0)
     assert plan.largest(8, lambda n: gone, 1.0, lambda n, c: None) is None
