@@ -14,6 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.preset = "0.4m"  # a size in reasoning_jax/presets.py; the keys below override it where they are set
+    c.model.vocab_size = placeholder(int)  # rows of the embedding, padding included; None = the preset's, else the tokenizer's
     for key in ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"):
         c.model[key] = placeholder(int)
     c.model.rope_theta = placeholder(float)

@@ -37,12 +37,14 @@ def run(
     *,
     words: str = "",
     interrupted: str = "Interrupted.",
+    needs_run: bool = True,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Calls ``main(cfg, workdir, flags)``; what the user got wrong is one sentence on standard error and exit code 1.
 
     define: adds the command's own flags. words: the flag that takes the arguments that belong to none. interrupted: what
-    Ctrl-C says, with exit code 130. An error that is no mistake of the user's keeps its traceback.
+    Ctrl-C says, with exit code 130. needs_run: False lets --workdir be left out, and where --config is
+    left out too ``cfg`` is empty. An error that is no mistake of the user's keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = flags.FlagValues()
@@ -54,7 +56,7 @@ def run(
         print(_usage(sys.modules[main.__module__].__doc__ or "", values))
         return
     try:
-        cfg, folder = _parse(arguments, values, words)
+        cfg, folder = _parse(arguments, values, words, needs_run)
         _prepare()
         main(cfg, folder, values)
     except interrupts.Preempted:
@@ -150,16 +152,18 @@ def _prepare() -> None:
 # ---- flags -----------------------------------------------------------------------------------------------------------
 
 
-def _parse(arguments: list[str], values: flags.FlagValues, words: str) -> tuple[ConfigDict, Path]:
+def _parse(arguments: list[str], values: flags.FlagValues, words: str, needs_run: bool) -> tuple[ConfigDict, Path]:
     """The config and the work directory. First the command's own flags, then, as the config is known, its overrides."""
     rest = _into(values, arguments, known_only=True)
-    if not values.workdir:
+    if not values.workdir and needs_run:
         raise ValueError("--workdir is missing: it names the run's folder.")
-    folder = workdir.path(values.workdir)
+    folder = workdir.path(values.workdir or ".")
     if values.config:
         cfg = load(values.config)
     elif (folder / "config.json").exists():
         cfg = rebuild(folder)
+    elif not needs_run:
+        cfg = ConfigDict()
     else:
         raise ValueError(f"{folder} holds no run (there is no config.json); a new one needs --config=configs/X.py too.")
     free = _override(cfg, rest, values)

@@ -63,7 +63,7 @@ class Experiment:
     def abstract_state(self) -> state.TrainState:
         """Shapes and shardings of the train state: what checkpoints are read into."""
         optimizer = optim.make(self.cfg.optim)
-        shapes = jax.eval_shape(lambda k: state.fresh(model.init(k, self.model_cfg), optimizer), jax.random.key(0))
+        shapes = jax.eval_shape(lambda: state.fresh(model.init(jax.random.key(0), self.model_cfg), optimizer))
         shardings = sharding.parameter_specs(shapes, self.mesh)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 

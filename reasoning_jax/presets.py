@@ -18,13 +18,28 @@ SIZES = {
     "1b": dict(num_layers=16, width=2048, num_heads=32, num_kv_heads=8, head_dim=64, mlp_dim=8192, rope_theta=5e5),
     "8b": dict(num_layers=32, width=4096, num_heads=32, num_kv_heads=8, head_dim=128, mlp_dim=14336, rope_theta=5e5,
                tied=False),
+    # Published shapes. Llama 3's scaling of rotary frequencies and Qwen 3's norms of queries and keys are not among them.
+    "llama-3.2-1b": dict(vocab_size=128_256, num_layers=16, width=2048, num_heads=32, num_kv_heads=8, head_dim=64,
+                         mlp_dim=8192, rope_theta=5e5),
+    "llama-3.1-8b": dict(vocab_size=128_256, num_layers=32, width=4096, num_heads=32, num_kv_heads=8, head_dim=128,
+                         mlp_dim=14336, rope_theta=5e5, tied=False),
+    "qwen3-0.6b": dict(vocab_size=151_936, num_layers=28, width=1024, num_heads=16, num_kv_heads=8, head_dim=128,
+                       mlp_dim=3072, rope_theta=1e6, norm_eps=1e-6),
+    "qwen3-8b": dict(vocab_size=151_936, num_layers=36, width=4096, num_heads=32, num_kv_heads=8, head_dim=128,
+                     mlp_dim=12288, rope_theta=1e6, norm_eps=1e-6, tied=False),
 }  # fmt: skip
 
 
 def model_config(cfg: ConfigDict, vocab_size: int) -> ModelConfig:
-    """The ModelConfig of the ``model`` section: its preset, with every key that the section sets itself."""
+    """The ModelConfig of the ``model`` section: its preset, with every key that the section sets itself.
+
+    vocab_size: the tokenizer's; the model's may be larger, and ids beyond the tokenizer's decode to nothing.
+    """
     if cfg.preset not in SIZES:
         raise ValueError(f"config.model.preset: there is no size {cfg.preset!r}; the sizes are {', '.join(SIZES)}.")
     names = {f.name for f in dataclasses.fields(ModelConfig)}
     own = {k: v for k, v in cfg.items() if k in names and v is not None}
-    return ModelConfig(vocab_size=vocab_size, **(SIZES[cfg.preset] | own))
+    shape = {"vocab_size": vocab_size} | SIZES[cfg.preset] | own
+    if shape["vocab_size"] < vocab_size:
+        raise ValueError(f"config.model.vocab_size: {shape['vocab_size']}, but the tokenizer has {vocab_size} tokens.")
+    return ModelConfig(**shape)

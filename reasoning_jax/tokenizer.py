@@ -51,7 +51,7 @@ class Characters:
             raise ValueError(f"The character {error.args[0]!r} is not in the alphabet {shown!r}.") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        return "".join(self.alphabet[i - SPECIAL] for i in ids if i >= SPECIAL)
+        return "".join(self.alphabet[i - SPECIAL] for i in ids if SPECIAL <= i < self.vocab_size)
 
 
 class Bytes:
@@ -64,7 +64,7 @@ class Bytes:
         return [SPECIAL + byte for byte in text.encode("utf-8")]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return bytes(i - SPECIAL for i in ids if i >= SPECIAL).decode("utf-8", errors="replace")
+        return bytes(i - SPECIAL for i in ids if SPECIAL <= i < self.vocab_size).decode("utf-8", errors="replace")
 
 
 class SentencePiece:
@@ -121,7 +121,7 @@ class SentencePiece:
 
     def decode(self, ids: Iterable[int]) -> str:
         skipped = {self.pad_id, self.bos_id, self.eos_id}
-        return self.model.decode([int(i) for i in ids if int(i) not in skipped])
+        return self.model.decode([int(i) for i in ids if int(i) not in skipped and int(i) < self.vocab_size])
 
 
 def make(cfg: Any, task: ModuleType) -> Tokenizer:

@@ -18,7 +18,8 @@ FLOORS = (
     ("state", "optim", "update", "workdir", "checkpoint", "metrics", "chains", "control_variate", "answers", "rewards",
      "preferences"),
     ("algorithms", "algorithms/*"),
-    ("command_line", "rollout", "experiment", "charts", "report", "evaluate", "run", "loop", "main", "ask"),
+    ("command_line", "rollout", "experiment", "charts", "report", "evaluate", "run", "loop", "main", "ask",
+     "doctor", "tpu", "hlo", "aot", "plan"),
 )  # fmt: skip
 LINES = {"tasks/*": 120, "algorithms/*": 150}
 MODULES = sorted(str(p.relative_to(PACKAGE).with_suffix("")) for p in PACKAGE.rglob("*.py"))

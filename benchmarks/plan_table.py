@@ -1,0 +1,100 @@
+"""Which updates and samplers fit which TPU slices, how large a batch, and at most how fast: a table in markdown.
+
+    python benchmarks/plan_table.py --out=runs/plan_table.jsonl [--presets=llama-3.2-1b] [--topologies=v5e-16,v5p-32]
+        [--algorithms=star,trice,dpo] [--tensor=1] [--seconds=3600]
+
+Each cell is a process of its own, ``python -m reasoning_jax.plan --fit=batch --json`` with rows of 2,048 tokens, bfloat16,
+remat=full and one micro-batch, on a mesh of fsdp alone (or with --tensor), and one line of the file --out. Cells that are there
+are not made again, so it can be stopped and started; the table of those asked for is printed at the end. Needs
+pip install "jax[tpu]"; no TPU is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = {"star": "star_gsm8k", "trice": "trice_addition:online", "dpo": "dpo_jsonl"}
+
+
+def command(preset: str, topology: str, algorithm: str, args: argparse.Namespace) -> list[str]:
+    sys.path.insert(0, str(ROOT))
+    from reasoning_jax import tpu
+
+    chips = tpu.topology(topology).chips
+    name, _, words = CONFIGS[algorithm].partition(":")
+    values = {
+        "model.preset": preset, "model.dtype": "bfloat16", "model.remat": "full", "tokenizer.name": "bytes",
+        "base.num_updates": 0, "sequence_length": 2048, "sampling.max_new_tokens": 1024, "batch_size": chips,
+        "sampling.batch_size": chips,
+        "mesh.data": 1, "mesh.fsdp": chips // args.tensor, "mesh.tensor": args.tensor,
+    }  # fmt: skip
+    return [sys.executable, "-m", "reasoning_jax.plan", f"--config={ROOT}/configs/{name}.py{':' + words if words else ''}",
+            f"--topology={topology}", "--fit=batch", "--json", *(f"--config.{k}={v}" for k, v in values.items())]  # fmt: skip
+
+
+def cell(key: dict[str, str], args: argparse.Namespace) -> dict:
+    """One run of plan; what it said, and how it ended."""
+    began = time.monotonic()
+    try:
+        done = subprocess.run(command(**key, args=args), cwd=ROOT, capture_output=True, text=True, timeout=args.seconds)
+        told = json.loads(done.stdout) if done.stdout.strip() else {}
+        said = done.stderr.strip().splitlines()
+        ended = {"exit": done.returncode, "said": said[-1] if said else ""}
+    except subprocess.TimeoutExpired:
+        told, ended = {}, {"exit": None, "said": f"not done after {args.seconds} s"}
+    return key | ended | {"seconds": round(time.monotonic() - began), "told": told}
+
+
+def row(found: dict) -> str:
+    """A line of the table; of a batch that does not fit only why."""
+    name, told = [found[k] for k in ("preset", "topology", "algorithm")], found["told"]
+    if not told.get("steps"):
+        return "| " + " | ".join([*name, found["said"], *[""] * 8]) + " |"
+    steps = {s["name"].split(" (")[0]: s for s in told["steps"]}
+    update, sample, largest = steps["update"], steps["sample"], told["largest"]
+
+    def memory(step: dict) -> str:
+        return f"{step['needed'] / 2**30:.1f}{'' if step['fits'] else ' **no**'}"
+
+    cells = [f"{largest['batch_size'] or 'none'}", memory(update), f"{update['cpu_seconds']:.0f}"]
+    cells += [f"{p['tokens_per_second']:,.0f} | {p['mfu']:.0%}" for p in update["phases"]] or [" | "]
+    cells += [f"{largest['sampling.batch_size'] or 'none'}", memory(sample)]
+    cells += [f"{p['tokens_per_second']:,.0f} | {p['mbu']:.0%}" for p in sample["phases"] if "mbu" in p] or [" | "]
+    return "| " + " | ".join([*name, *cells]) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/plan_table.jsonl"))
+    parser.add_argument("--presets", default="llama-3.2-1b,llama-3.1-8b")
+    parser.add_argument("--topologies", default="v5e-16,v5e-64,v5p-32,v6e-64")
+    parser.add_argument("--algorithms", default="star,trice,dpo")
+    parser.add_argument("--tensor", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=3600, help="for one cell")
+    args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    there = {(r["preset"], r["topology"], r["algorithm"]): r for r in lines if r["exit"] in (0, 3)}
+    keys = [(p, t, a) for p in args.presets.split(",") for t in args.topologies.split(",") for a in args.algorithms.split(",")]
+    for key in keys:
+        if key not in there:
+            print(" ".join(key), "...", file=sys.stderr, flush=True)
+            there[key] = cell(dict(zip(("preset", "topology", "algorithm"), key, strict=True)), args)
+            with args.out.open("a") as file:
+                file.write(json.dumps(there[key]) + "\n")
+    heads = "model, slice, method, largest batch, GiB a chip, compile CPU s, tokens/s at most, MFU at most"
+    heads += ", sampler: rows, GiB a chip, tokens/s at most, MBU at most"
+    print("| " + heads.replace(", ", " | ") + " |")
+    print("|---|---|---|" + "---|" * 9)
+    for key in keys:
+        print(row(there[key]))
+
+
+if __name__ == "__main__":
+    main()
