@@ -28,12 +28,16 @@ exec 3>&1 # where --dry-run prints, also inside $(...)
 say() { printf '%s\n' "${dry_mark-}$*"; }
 die() { # SENTENCE [EXIT CODE]; 2 where trying again cannot help
   printf 'launch_tpu.sh: %s\n' "$1" >&2
+  [[ ! $nap ]] || kill "$nap" 2>/dev/null || true
   exit "${2-1}"
 }
 wrong() { die "$1" 2; }
-pause() { # so that a signal need not wait
+nap=""
+pause() { # in the background, so that a signal need not wait
   sleep "${LAUNCH_POLL:-30}" >/dev/null 2>&1 3>&- &
-  wait $! || true
+  nap=$!
+  wait "$nap" || true
+  nap=""
 }
 
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || wrong "this needs bash 5.1 or newer, and this is $BASH_VERSION."
@@ -104,15 +108,18 @@ workdir_of_run() {
 
 # The type by gcloud's name, the image for it, and the hosts that a slice should have (--dry-run cannot ask).
 check_type() {
-  local size=${type##*-} kind=${type%-*} chips="" unit=chips
+  local size=${type##*-} kind=${type%-*} chips="" unit=chips most=12288
   [[ $kind != v5e ]] || kind=v5litepod
   case $kind,$size in
-    v2,8 | v2,32 | v2,128 | v2,256 | v2,512 | v3,8 | v3,32 | v3,128 | v3,256 | v3,512 | v3,1024 | v3,2048) chips=$((size / 2)) ;;
-    v4,[1-9]* | v5p,[1-9]*) ! [[ $size =~ ^[0-9]{1,5}$ ]] || ((size % 8 || size > (${#kind} > 2 ? 12288 : 4096))) || chips=$((size / 2)) ;;
+    v2,* | v3,*) [[ ! $size =~ ^(8|32|128|256|512)$ && $type != v3-1024 && $type != v3-2048 ]] || chips=$((size / 2)) ;;
+    v4,* | v5p,*)
+      [[ $kind == v4 ]] && most=4096
+      [[ ! $size =~ ^[1-9][0-9]{0,4}$ ]] || ((size % 8 || size > most)) || chips=$((size / 2))
+      ;;
     v5litepod,* | v6e,*) [[ ! $size =~ ^(1|4|8|16|32|64|128|256)$ ]] || chips=$size ;;
   esac
-  [[ $chips ]] || wrong "--type=$type is none; valid are v2-8 to v2-512, v3-8 to v3-2048, v4-8 to v4-4096 and v5p-8 to v5p-12288 \
-(cores, in multiples of 8), and v5litepod- (or v5e-) and v6e- with 1, 4, 8, 16, 32, 64, 128 or 256 (chips)."
+  [[ $chips ]] || wrong "--type=$type is none; valid are v2-8 to v2-512, v3-8 to v3-2048, v4-8 to v4-4096 and v5p-8 to \
+v5p-12288 (cores, in multiples of 8), and v5litepod- (or v5e-) and v6e- with 1, 4, 8, 16, 32, 64, 128 or 256 (chips)."
   case $kind in v5litepod | v6e) hosts=$((chips > 8 ? chips / 4 : 1)) ;; *) hosts=$(((chips + 3) / 4)) unit=cores ;; esac
   case $kind in
     v5litepod) version=${version:-v2-alpha-tpuv5-lite} ;;
@@ -146,7 +153,7 @@ create() {
 }
 
 wait_until_active() {
-  local told="" SECONDS=0
+  local told="" begun=$SECONDS
   trap 'give_up "interrupted"' INT TERM HUP
   while :; do
     look
@@ -155,7 +162,7 @@ wait_until_active() {
       FAILED | SUSPEND* | DELETING | NONE) give_up "$name is $state${reason:+ ($reason)}" ;;
     esac
     [[ $state == "$told" ]] || say "$name: $state" && told=$state
-    ((!timeout || SECONDS < timeout)) || give_up "$name is still $state after $timeout s"
+    ((!timeout || SECONDS - begun < timeout)) || give_up "$name is still $state after $timeout s"
     pause
   done
   trap - INT TERM HUP
@@ -185,12 +192,15 @@ setup() {
   need
   for node in "${nodes[@]}"; do
     for ((worker = 0; worker < hosts; worker++)); do # each accepts its keys once, which must not happen all at once
-      tpus tpu-vm ssh "$node" "--worker=$worker" --command=true || die "worker $worker of $node cannot be reached by ssh: $(error)."
+      tpus tpu-vm ssh "$node" "--worker=$worker" --command=true ||
+        die "worker $worker of $node cannot be reached by ssh: $(error)."
     done
-    tpus tpu-vm scp "$scratch/tree.tar.gz" "$node:reasoning_jax.tar.gz" --worker=all || die "the tree could not be sent to $node: $(error)."
+    tpus tpu-vm scp "$scratch/tree.tar.gz" "$node:reasoning_jax.tar.gz" --worker=all ||
+      die "the tree could not be sent to $node: $(error)."
   done
   say "setting up $((hosts * ${#nodes[@]})) workers: a few minutes the first time"
-  everywhere "mkdir -p reasoning_jax && tar -xzf reasoning_jax.tar.gz -C reasoning_jax launch && $remote setup" || die "$failure."
+  everywhere "mkdir -p reasoning_jax && tar -xzf reasoning_jax.tar.gz -C reasoning_jax launch && $remote setup" ||
+    die "$failure."
   for line in "${answers[@]}"; do
     read -r node worker line <<<"$line"
     first=${first:-$line}

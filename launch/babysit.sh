@@ -5,7 +5,7 @@ babysit() {
   local starts=0 unclear=0 before="" code child=""
   check_workdir $((hosts * slices)) # before anything is paid for
   pack
-  trap '[[ ! $child ]] || { kill -TERM "$child" && wait "$child"; } || true; die "stopped watching $name; what runs there goes on."' INT TERM HUP
+  trap leave INT TERM HUP
   while :; do
     verdict
     if ((!starts)); then # how a run ended that was begun by somebody else says nothing about this one
@@ -34,6 +34,14 @@ babysit() {
     esac
     pause
   done
+}
+
+leave() {
+  if [[ $child ]]; then
+    kill -TERM "$child" || true
+    wait "$child" || true # it may have a request to delete
+  fi
+  die "stopped watching $name; what runs there goes on."
 }
 
 # The same words again after a short time are a mistake of the user's, and no second retry will help; a signal's code is not.

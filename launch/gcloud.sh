@@ -28,15 +28,14 @@ prepare() {
     return
   fi
   command -v gcloud >/dev/null || wrong "gcloud is not installed: see https://cloud.google.com/sdk/docs/install."
-  [[ ${CLOUDSDK_AUTH_ACCESS_TOKEN_FILE-} || $(gcloud auth list --filter=status:ACTIVE '--format=value(account)' 2>/dev/null) ]] ||
+  [[ ${CLOUDSDK_AUTH_ACCESS_TOKEN_FILE-} ]] || [[ $(gcloud auth list --filter=status:ACTIVE '--format=value(account)') ]] ||
     wrong "gcloud is not logged in: run gcloud auth login."
 }
 
 # Sets state (NONE: there is no such request; UNKNOWN: no answer), reason and nodes.
 look() {
-  local answer count i
-  if answer=$(tpus queued-resources describe "$name" \
-    '--format=value[separator=","](state.state,tpu.nodeSpec[0].multisliceParams.nodeCount,state.failedData.error.message)'); then
+  local answer count i wanted=state.state,tpu.nodeSpec[0].multisliceParams.nodeCount,state.failedData.error.message
+  if answer=$(tpus queued-resources describe "$name" "--format=value[separator=\",\"]($wanted)"); then
     ((!dry)) || answer="$dry_state,$((slices > 1 ? slices : 0)),"
   elif grep -qi 'not.found' "$scratch/stderr"; then
     answer=NONE
@@ -56,7 +55,8 @@ look_at_nodes() {
   local node answer health count
   node_state=READY
   for node in "${nodes[@]}"; do
-    answer=$(tpus tpu-vm describe "$node" '--format=value[separator=","](state,health,networkEndpoints.len())') || answer=UNKNOWN,,
+    answer=$(tpus tpu-vm describe "$node" '--format=value[separator=","](state,health,networkEndpoints.len())') ||
+      answer=UNKNOWN,,
     ((!dry)) || answer="READY,HEALTHY,$hosts"
     IFS=, read -r answer health count <<<"$answer"
     [[ $command != status ]] || say "$node: $answer, ${health:-health unknown}, ${count:-0} workers"
@@ -87,7 +87,8 @@ everywhere() {
     for ((worker = 0; worker < hosts; worker++)); do
       line=$(grep . "$scratch/$node/$worker.log" 2>/dev/null | tail -n 1) || line="no answer by ssh"
       answers+=("$node $worker ${line#launch: }")
-      [[ $line == "launch: "* && $line != "launch: error"* ]] || failure=${failure:-"worker $worker of $node: ${line#launch: error: }"}
+      [[ $line == "launch: "* && $line != "launch: error"* ]] ||
+        failure=${failure:-"worker $worker of $node: ${line#launch: error: }"}
     done
   done
   [[ ! $failure ]]

@@ -26,21 +26,22 @@ here() {
   [[ ! $devices ]] || environment+=("XLA_FLAGS=${XLA_FLAGS-} --xla_force_host_platform_device_count=$devices")
   for ((i = 0; i < processes; i++)); do
     if ((i)); then exec 5>"$folder/$i.log"; else exec 5>&4; fi
-    env "${environment[@]}" "JAX_PROCESS_ID=$i" "$program" -u -m reasoning_jax.main "${arguments[@]}" </dev/null >&5 2>&1 3>&- 4>&- 5>&- &
+    env "${environment[@]}" "JAX_PROCESS_ID=$i" "$program" -u -m reasoning_jax.main "${arguments[@]}" \
+      </dev/null >&5 2>&1 3>&- 4>&- 5>&- &
     place[$!]=$i
   done
   exec 4>&- 5>&-
 
   while ((${#place[@]})); do
-    code=0 ended=""
+    code=0
     wait -n -p ended "${!place[@]}" 2>/dev/null || code=$?
-    [[ $ended ]] || continue # a signal came, and was passed on
+    [[ ${ended-} ]] || continue # a signal came, and was passed on
     i=${place[$ended]}
     kill -KILL -- "-$ended" 2>/dev/null || true # what it left behind
     unset "place[$ended]"
     ((code)) || continue
     if ((!result && !signalled)); then
-      printf 'launch_tpu.sh: process %s of %s ended with exit code %s; %s ends with:\n' "$i" "$processes" "$code" "$folder/$i.log" >&2
+      printf 'launch_tpu.sh: process %s of %s ended with exit code %s; its last lines:\n' "$i" "$processes" "$code" >&2
       tail -n 20 "$folder/$i.log" | sed 's/^/  /' >&2
       pass TERM
     fi
@@ -55,7 +56,7 @@ pass() {
   local process
   if ((signalled++)); then
     for process in "${!place[@]}"; do kill -KILL -- "-$process" 2>/dev/null || true; done
-    return
+    return 0 # and not what was interrupted
   fi
   for process in "${!place[@]}"; do kill "-$1" "$process" 2>/dev/null || true; done
   (

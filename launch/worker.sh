@@ -93,12 +93,19 @@ supervise() {
 # running PID | exit CODE SECONDS | gone (killed, or the machine was restarted) | none; then the last line of the log.
 check() {
   local now=none last
-  if alive; then now="running $pid"; elif [[ -f $state/exit ]]; then now="exit $(cat "$state/exit")"; elif [[ -f $state/pid ]]; then now=gone; fi
+  if alive; then
+    now="running $pid"
+  elif [[ -f $state/exit ]]; then
+    now="exit $(cat "$state/exit")"
+  elif [[ -f $state/pid ]]; then
+    now=gone
+  fi
   last=$(tail -n 50 "$state/log" 2>/dev/null | tr '\r' '\n' | grep -v '^[[:space:]]*$' | tail -n 1) || true
   echo "launch: $now | $last"
 }
 
-# SIGTERM, so that the program saves; SIGKILL where it does not end (with COMMAND: only if that is what runs); then the lock of a process that is no more.
+# SIGTERM, so that the program saves; SIGKILL where it does not end; then the lock of a process that is no more. With
+# COMMAND: only if that is what runs.
 stop() {
   local said="nothing ran here" group holder i
   if alive && [[ ! ${1-} || $(cat "$state/command") == "$1" ]]; then
@@ -125,7 +132,7 @@ root() { if ((EUID)) && sudo -n true 2>/dev/null; then sudo -n "$@"; else "$@"; 
 
 # Follows the log until the run ends; with a label, before every line.
 logs() {
-  [[ -f $state/log ]] || fail "there is no log yet: nothing was run on this worker"
+  [[ -f $state/log ]] || { ok "there is no log: nothing was run on this worker" && return; }
   local follow=(tail -n 100)
   ! alive || follow+=(-F "--pid=$pid")
   "${follow[@]}" "$state/log" | sed -u "s|^|${1:+[$1 ${HOSTNAME##*-w-}] }|"

@@ -13,9 +13,6 @@ calls.jsonl records the arguments of every call. plan.json says what is to happe
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -27,7 +24,8 @@ def read(name, default):
 
 
 def keep(name, value):
-    (HOME / name).write_text(json.dumps(value))
+    (HOME / f"{name}.{os.getpid()}").write_text(json.dumps(value))
+    (HOME / f"{name}.{os.getpid()}").rename(HOME / name)  # two launchers may ask at once
 
 
 def fail(text):
@@ -37,10 +35,13 @@ def fail(text):
 
 def wipe():
     """The machines are gone, and all that ran on them."""
+    import shutil  # here, as this script is started some hundred times
+    import signal
+
     for path in HOME.glob("workers/*/*/reasoning_jax_run/pid"):
-        group = subprocess.run(["ps", "-o", "pgid=", "-p", path.read_text()], capture_output=True, text=True).stdout.strip()
-        if group:
-            os.killpg(int(group), signal.SIGKILL)
+        process = Path("/proc") / path.read_text().strip()
+        if process.exists() and str(path.parent).encode() in (process / "cmdline").read_bytes():
+            os.killpg(os.getpgid(int(process.name)), signal.SIGKILL)
     shutil.rmtree(HOME / "workers", ignore_errors=True)
 
 
@@ -108,6 +109,9 @@ def vm(verb, words, flags, plan):
         printed(flags, {"state": (states or ["READY"])[0], "health": "HEALTHY", "networkEndpoints": [{}] * hosts})
         return
     chosen = range(hosts) if flags["worker"] == "all" else [int(flags["worker"])]
+    import shutil
+    import subprocess
+
     processes, code = [], 0
     for worker in chosen:
         home = HOME / "workers" / name / str(worker)
