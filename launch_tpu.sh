@@ -40,7 +40,7 @@ pause() { # in the background, so that a signal need not wait
   nap=""
 }
 
-((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || wrong "this needs bash 5.1 or newer, and this is $BASH_VERSION."
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || wrong "this needs bash 4.4 or newer, and this is $BASH_VERSION."
 
 # ---- the command line -------------------------------------------------------------------------------------------------
 

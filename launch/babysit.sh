@@ -70,6 +70,7 @@ verdict() {
     *) now=lost failure=$node_state && return ;;
   esac
   everywhere "$remote check" || true
+  ((${#answers[@]})) || now=unclear
   for answer in "${answers[@]}"; do
     read -r node worker word value time answer <<<"$answer"
     case $now,$word,$value in

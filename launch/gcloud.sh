@@ -60,8 +60,9 @@ look_at_nodes() {
     ((!dry)) || answer="READY,HEALTHY,$hosts"
     IFS=, read -r answer health count <<<"$answer"
     [[ $command != status ]] || say "$node: $answer, ${health:-health unknown}, ${count:-0} workers"
-    hosts=${count:-$hosts}
+    [[ $answer != READY ]] || ((count)) || answer=STARTING # no address yet: to go on would be to ask nobody
     [[ $answer == READY ]] || { node_state=$answer && return; }
+    hosts=$count
   done
 }
 

@@ -33,19 +33,20 @@ here() {
   exec 4>&- 5>&-
 
   while ((${#place[@]})); do
-    code=0
-    wait -n -p ended "${!place[@]}" 2>/dev/null || code=$?
-    [[ ${ended-} ]] || continue # a signal came, and was passed on
-    i=${place[$ended]}
-    kill -KILL -- "-$ended" 2>/dev/null || true # what it left behind
-    unset "place[$ended]"
-    ((code)) || continue
-    if ((!result && !signalled)); then
+    wait -n "${!place[@]}" 2>/dev/null || true # or a signal comes, and is passed on
+    for ended in "${!place[@]}"; do
+      ! kill -0 "$ended" 2>/dev/null || continue
+      code=0 i=${place[$ended]}
+      wait "$ended" || code=$?
+      kill -KILL -- "-$ended" 2>/dev/null || true # what it left behind
+      unset "place[$ended]"
+      ((code && !result)) || continue
+      result=$code
+      ((!signalled)) || continue
       printf 'launch_tpu.sh: process %s of %s ended with exit code %s; its last lines:\n' "$i" "$processes" "$code" >&2
       tail -n 20 "$folder/$i.log" | sed 's/^/  /' >&2
       pass TERM
-    fi
-    ((result)) || result=$code
+    done
   done
   wait "$tee" 2>/dev/null || true
   exit "$result"

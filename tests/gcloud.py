@@ -1,4 +1,4 @@
-"""A stand-in for gcloud: keeps a queue and slices in the folder $STANDIN, and runs ``ssh --command`` in a folder for each worker.
+"""A stand-in for gcloud: keeps slices in the folder $STANDIN and runs ``ssh --command`` in a folder for each worker.
 
 calls.jsonl records the arguments of every call. plan.json says what is to happen; every key may be missing:
   logged_out: true               no account
@@ -6,7 +6,7 @@ calls.jsonl records the arguments of every call. plan.json says what is to happe
   creations: [[state, ...], ...] the states of the 1st, 2nd ... request, one a ``describe``, the last for ever ([["ACTIVE"]])
   errors: {"create": text}       what a command answers instead of doing it
   preempt: [n, ...]              the 1st, 2nd ... slice is gone at its nth ``describe`` as ACTIVE
-  nodes: [state, ...]            states of the nodes, one a ``describe``, then READY
+  nodes: [state, ...]            states of the nodes, one a ``describe``, then READY; "READY?" has no address yet
   deaf: [worker, ...]            workers that ssh does not reach
 """
 
@@ -106,7 +106,9 @@ def vm(verb, words, flags, plan):
     if verb == "describe":
         states = read("nodes.json", plan.get("nodes", []))
         keep("nodes.json", states[1:])
-        printed(flags, {"state": (states or ["READY"])[0], "health": "HEALTHY", "networkEndpoints": [{}] * hosts})
+        state = (states or ["READY"])[0]
+        endpoints = [{}] * hosts if state == "READY" else []
+        printed(flags, {"state": state.removesuffix("?"), "health": "HEALTHY", "networkEndpoints": endpoints})
         return
     chosen = range(hosts) if flags["worker"] == "all" else [int(flags["worker"])]
     import shutil
@@ -124,7 +126,8 @@ def vm(verb, words, flags, plan):
         else:
             log = (Path(flags["output-directory"]) / f"{worker}.log").open("w") if "output-directory" in flags else None
             env = {"HOME": str(home), "PATH": f"{HOME}/machine:{os.environ['REALPATH']}", "HOSTNAME": f"t1v-n-1-w-{worker}"}
-            env |= {"LAUNCH_LOCK": str(home / "lockfile"), "TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu", "STANDIN": str(HOME)}
+            env |= {"LAUNCH_LOCK": str(home / "lockfile"), "STANDIN": str(HOME)}
+            env |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}  # as if left in ~/.bashrc
             env |= {k: os.environ[k] for k in ("LAUNCH_GRACE",) if k in os.environ}
             processes.append(subprocess.Popen(["bash", "-c", flags["command"]], cwd=home, env=env, stdout=log, stderr=log))
     sys.exit(max([code, *(p.wait() for p in processes)]))

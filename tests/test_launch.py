@@ -26,9 +26,11 @@ case "$*" in
   "-m venv"*) mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" ;;
   --version) echo Python 3.12.1 ;;
   "-m pip freeze") cat "$HOME/packages" 2>/dev/null || echo jax==0.10.2 ;;
-  "-m pip"*) echo "$*" >>"$HOME/pip"; if [[ -e $HOME/no_network ]]; then echo "ERROR: no matching distribution for jax"; exit 1; fi ;;
+  "-m pip"*)
+    echo "$*" >>"$HOME/pip"; [[ ! -e $HOME/no_network ]] || { echo "ERROR: no matching distribution for jax"; exit 1; } ;;
   "-u -m reasoning_jax.main "*)
-    shift 3; printf '%s\0' "$@" >>"$HOME/arguments"; env -0 >"$HOME/environment"; worker=${HOSTNAME##*-}; source "$STANDIN/run" ;;
+    shift 3; printf '%s\0' "$@" >>"$HOME/arguments"; env -0 >"$HOME/environment"
+    worker=${HOSTNAME##*-}; source "$STANDIN/run" ;;
   *) echo "what is $*?" >&2; exit 64 ;;
 esac
 """
@@ -102,7 +104,8 @@ class Cloud:
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (process / "cmdline").read_bytes().split(b"\0")
-                if str(self.folder / "workers").encode() in b" ".join(words[:3]) and {b"reasoning_jax.main", b"supervise"} & {*words}:
+                here = str(self.folder / "workers").encode() in b" ".join(words[:3])
+                if here and {b"reasoning_jax.main", b"supervise"} & {*words}:
                     found.append(int(process.name))
         return found
 
@@ -163,8 +166,10 @@ def test_create_asks_and_waits(cloud):
     cloud.plan(creations=[["ACCEPTED", "WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]])
     out, _ = cloud("create", "--type=v5e-16", "--spot", "--project=p")
     made = next(call for call in cloud.calls() if "create" in call)
-    assert made == ["compute", "tpus", "queued-resources", "create", "pod", "--node-id=pod", "--accelerator-type=v5litepod-16",
-                    "--runtime-version=v2-alpha-tpuv5-lite", "--spot", "--zone=us-central2-b", "--project=p", "--quiet"]  # fmt: skip
+    assert shlex.join(made) == (
+        "compute tpus queued-resources create pod --node-id=pod --accelerator-type=v5litepod-16 "
+        "--runtime-version=v2-alpha-tpuv5-lite --spot --zone=us-central2-b --project=p --quiet"
+    )
     assert "counts chips: 16 chips" in out
     assert [line for line in out.splitlines() if line.startswith("pod: ")] == [
         "pod: ACCEPTED", "pod: WAITING_FOR_RESOURCES", "pod: PROVISIONING", "pod: ACTIVE"]  # fmt: skip
@@ -248,7 +253,7 @@ def test_setup_on_every_worker(cloud):
         out, _ = cloud("setup")
         assert "untracked.py" in out and "3 workers" in out and "all workers are alike: tree=" in out
         warm = [call for call in cloud.calls() if "--command=true" in call]
-        assert [next(a for a in call if a.startswith("--worker")) for call in warm] == ["--worker=0", "--worker=1", "--worker=2"]
+        assert [call[5] for call in warm] == ["--worker=0", "--worker=1", "--worker=2"]
         assert cloud.verbs() == ["create", "scp", "ssh setup"]
         for worker in range(3):
             assert (cloud.home(worker) / "reasoning_jax/requirements.txt").read_text() == "jax\nnumpy\n"
@@ -416,7 +421,7 @@ def test_babysit_to_the_end(cloud):
 
 def test_babysit_through_preemptions(cloud):
     cloud.plan(hosts=2, preempt=[5, 4])
-    cloud.run_is(f'echo "$*" >>"$STANDIN/started-$worker"; (($(wc -l <"$STANDIN/started-$worker") > 2)) || {{ {UNTIL_STOPPED}; }}')
+    cloud.run_is(f'file=$STANDIN/started-$worker; echo "$*" >>"$file"; (($(wc -l <"$file") > 2)) || {{ {UNTIL_STOPPED}; }}')
     out, _ = cloud(*BABYSIT)
     begin = ["create", "scp", "ssh setup", "ssh start"]
     assert cloud.verbs() == [*begin, "delete", *begin, "delete", *begin]
@@ -427,7 +432,7 @@ def test_babysit_through_preemptions(cloud):
 
 
 def test_babysit_where_a_node_is_preempted_under_an_active_request(cloud):
-    cloud.plan(nodes=["READY", "READY", "REPAIRING", "PREEMPTED"])
+    cloud.plan(nodes=["READY", "READY?", "REPAIRING", "READY", "PREEMPTED"])
     cloud.run_is('echo >>"$STANDIN/started"; (($(wc -l <"$STANDIN/started") > 1)) || { ' + UNTIL_STOPPED + "; }")
     out, _ = cloud(*BABYSIT)
     assert "pod: lost (PREEMPTED)" in out and cloud.verbs().count("create") == 2
@@ -466,7 +471,7 @@ def test_babysit_tries_again_where_the_failures_differ(cloud):
 
 
 def test_babysit_that_is_stopped_leaves_the_run_and_takes_it_up_again(cloud):
-    cloud.run_is(f'until [[ -e $STANDIN/go ]]; do sleep 0.05; done; echo done')
+    cloud.run_is("until [[ -e $STANDIN/go ]]; do sleep 0.05; done; echo done")
     process = cloud.start(*BABYSIT, LAUNCH_POLL="30")
     wait_for(lambda: (cloud.home() / "arguments").exists())
     time.sleep(0.2)
@@ -475,7 +480,7 @@ def test_babysit_that_is_stopped_leaves_the_run_and_takes_it_up_again(cloud):
     assert process.returncode == 1 and "stopped watching pod; what runs there goes on" in err and cloud.alive()
     asked = len(cloud.calls())
     process = cloud.start(*BABYSIT)
-    wait_for(lambda: any("ssh" in call for call in cloud.calls()[asked:]))
+    wait_for(lambda: sum("ssh" in call for call in cloud.calls()[asked:]) > 1)  # the first was answered
     (cloud.folder / "go").write_text("")
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 0 and "finished" in out and cloud.verbs().count("ssh start") == 1
@@ -499,8 +504,9 @@ def test_dry_run_prints_what_is_done(cloud, slices):
     cloud.plan(hosts=2)
     flags = ["--type=v6e-8", "--project=p:q r"] if slices == 1 else ["--type=v5p-16", f"--slices={slices}"]
     cloud.plan(hosts=1 if slices == 1 else 2)
-    for words in (["create", *flags, "--spot"], ["setup", *flags], ["run", *flags, "--workdir=gs://b/d", "--env=A=b c", "--", *NASTY],
-                  ["status", *flags], ["logs", *flags, "--worker=all"], ["stop", *flags], ["delete", *flags]):  # fmt: skip
+    run = ["--workdir=gs://b/d", "--env=A=b c", "--", *NASTY]
+    for words in (["create", "--spot"], ["setup"], ["run", *run], ["status"], ["logs", "--worker=all"], ["stop"], ["delete"]):
+        words[1:1] = flags
         before = len(cloud.calls())
         at = words.index("--") if "--" in words else len(words)
         out, _ = cloud(*words[:at], "--dry-run", *words[at:])
@@ -593,7 +599,7 @@ def cluster(tmp_path):
         return subprocess.Popen(command, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     yield start
-    assert not processes_of(tmp_path)  # nothing is left running, whatever the test was
+    wait_for(lambda: not processes_of(tmp_path))  # nothing is left running, whatever the test was
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -610,7 +616,7 @@ def test_local_starts_a_cluster(cluster, tmp_path):
     out, err = process.communicate(timeout=20)
     assert process.returncode == 0, err
     port, folder = re.match(r"3 processes, coordinator localhost:(\d+), logs in (\S+)\n", out).groups()
-    rest = f"on cpu with  --xla_force_host_platform_device_count=2: x y -u -m reasoning_jax.main --config=configs/x.py:a b "
+    rest = "on cpu with  --xla_force_host_platform_device_count=2: x y -u -m reasoning_jax.main --config=configs/x.py:a b "
     rest += "--config.c=$(id) --workdir=runs/a b\n"
     for i in range(3):
         assert (Path(folder) / f"{i}.log").read_text() == f"{i} of 3 at localhost:{port} {rest}"
@@ -619,7 +625,7 @@ def test_local_starts_a_cluster(cluster, tmp_path):
 
 @pytest.mark.parametrize("failing", [0, 2])
 def test_local_stops_the_others_where_one_fails(cluster, failing):
-    program = f'if ((JAX_PROCESS_ID == {failing})); then echo "cannot reach"; sleep 0.2; exit 3; fi; trap "" INT; {UNTIL_STOPPED}'
+    program = f'((JAX_PROCESS_ID != {failing})) || {{ echo "cannot reach"; sleep 0.2; exit 3; }}; {UNTIL_STOPPED}'
     process = cluster(program, "--", "--config=x")
     out, err = process.communicate(timeout=20)
     assert process.returncode == 3
@@ -673,21 +679,26 @@ def test_local_mistakes(words, said):
     assert "there is no Python at /none/python" in subprocess.run(words, env=no_python, capture_output=True, text=True).stderr
 
 
+TINY = """
+from configs import default
+
+def get_config(arg=""):
+    c = default.get_config()
+    c.model.preset = "tiny"
+    c.task.max_digits, c.task.given, c.task.num_train, c.task.num_eval = 2, (20, 20), 40, 8
+    c.base.num_updates, c.algorithm.name, c.algorithm.split = 4, "sft", "given"
+    c.algorithm.num_rounds, c.algorithm.start_updates, c.algorithm.patience, c.algorithm.min_kept_rows = 1, 4, 0, 0
+    c.sampling.max_new_tokens, c.sampling.batch_size, c.sequence_length, c.batch_size = 40, 16, 96, 8
+    c.eval.test_every = 0
+    return c
+"""
+
+
 @pytest.mark.skipif(
-    importlib.util.find_spec("reasoning_jax.processes") is None, reason="reasoning_jax/processes.py is not there: one process only"
+    importlib.util.find_spec("reasoning_jax.processes") is None, reason="reasoning_jax/processes.py, for many, is not there"
 )
 def test_local_with_jax(tmp_path):
-    config = "from configs import default\n\ndef get_config(arg=''):\n    c = default.get_config()\n" + "".join(
-        f"    c.{line}\n"
-        for line in (
-            "model.preset = 'tiny'", "task.max_digits, task.given, task.num_train, task.num_eval = 2, (20, 20), 40, 8",
-            "base.num_updates, algorithm.name, algorithm.split = 4, 'sft', 'given'", "algorithm.num_rounds = 1",
-            "algorithm.start_updates, algorithm.patience, algorithm.min_kept_rows = 4, 0, 0", "eval.test_every = 0",
-            "sampling.max_new_tokens, sampling.batch_size, sequence_length, batch_size = 40, 16, 96, 8",
-        )
-    ).replace(", ta", ", c.ta").replace(", alg", ", c.alg").replace(", samp", ", c.samp").replace(", seq", ", c.seq").replace(
-        ", batch_size =", ", c.batch_size =")  # fmt: skip
-    (tmp_path / "tiny.py").write_text(config)
+    (tmp_path / "tiny.py").write_text(TINY)
     words = ["local", "--processes=2", "--allow-local", f"--workdir={tmp_path}/run", "--", f"--config={tmp_path}/tiny.py"]
     env = os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": "", "TMPDIR": str(tmp_path)}
     done = subprocess.run([ROOT / "launch_tpu.sh", *words], env=env, capture_output=True, text=True, timeout=200)
