@@ -15,7 +15,6 @@ Runs reasoning_jax on a slice of Cloud TPU, from your own machine.
 --env K=V        for the run; repeatable      --worker W    logs: which worker's (default 0), or "all"
 --timeout S      how long create waits (default 3600; 0: for ever). It then deletes its request, unless --keep is given.
 --dry-run        print the gcloud lines, to be pasted, and do nothing
---allow-local    a work directory that is not on gs://, though each host has its own disk
 
 The same `run` again resumes a run. Types: v2-8 v3-8 v4-8 v5p-8 and larger count cores, two a chip; v5litepod-16 (or v5e-16)
 and v6e-16 count chips. Relative paths are relative to this folder.
@@ -61,7 +60,6 @@ parse() {
       --spot) spot=1 && continue ;;
       --keep) keep=1 && continue ;;
       --dry-run) dry=1 && continue ;;
-      --allow-local) allow_local=1 && continue ;;
       -h | --help) usage && exit ;;
       --*=*) set -- "${flag#*=}" "$@" && flag=${flag%%=*} ;;
       --*) ;;
@@ -98,7 +96,7 @@ workdir_of_run() {
   for i in "${!arguments[@]}"; do
     [[ ! ${arguments[i]} =~ ^--?workdir=(.*)$ ]] || given=${BASH_REMATCH[1]}
     [[ ! ${arguments[i]} =~ ^--?workdir$ ]] || given=${arguments[i + 1]-}
-    [[ ! ${arguments[i]} =~ ^--?allow[-_]local ]] || allow_local=1
+    [[ ! ${arguments[i]} =~ ^--?allow_local_workdir(=[Tt]rue)?$ ]] || allow_local=1
   done
   [[ ! $workdir || ! $given ]] || wrong "--workdir is given twice: $workdir and $given."
   [[ ! $workdir ]] || arguments+=("--workdir=$workdir")
@@ -227,7 +225,7 @@ start() {
 
 check_workdir() { # HOSTS
   (($1 == 1 || allow_local)) || [[ $workdir == gs://* ]] ||
-    wrong "--workdir=$workdir: on $1 hosts this must be on gs://, as each has a disk of its own (or --allow-local)."
+    wrong "--workdir=$workdir: on $1 hosts this must be on gs://, or be a network file system with --allow_local_workdir."
 }
 
 logs() {

@@ -24,7 +24,7 @@ babysit() {
           die "gave up after $retries retries: $name was $now${failure:+ ($failure)}."
         fi
         code=0
-        { [[ $now != lost ]] || delete; create && setup && start; } & # a child, so that its `die` is not the end of this
+        begin & # a child, so that its `die` is not the end of this
         child=$!
         wait "$child" || code=$?
         child=""
@@ -34,6 +34,15 @@ babysit() {
     esac
     pause
   done
+}
+
+begin() {
+  if [[ $now != failed ]]; then # else all is there still
+    [[ $now != lost ]] || delete
+    create
+    setup
+  fi
+  start
 }
 
 leave() {

@@ -61,7 +61,7 @@ class Cloud:
     def environment(self, **more: str) -> dict[str, str]:
         """The stand-in comes first in PATH, and gcloud's own settings are out of reach."""
         path = os.environ["PATH"]
-        env = {"STANDIN": str(self.folder), "REALPATH": path, "PATH": f"{self.folder}/bin:{path}", "LAUNCH_POLL": "0.05"}
+        env = {"STANDIN": str(self.folder), "REALPATH": path, "PATH": f"{self.folder}/bin:{path}", "LAUNCH_POLL": "0.2"}
         return os.environ | env | {"CLOUDSDK_CONFIG": str(self.folder / "none"), "LAUNCH_GRACE": "5"} | more
 
     def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
@@ -114,7 +114,7 @@ class Cloud:
         self("setup")
 
 
-def wait_for(condition, seconds: float = 10):
+def wait_for(condition, seconds: float = 60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -224,7 +224,7 @@ def test_an_interrupted_create_deletes_its_request(cloud):
     wait_for(lambda: (cloud.folder / "request.json").exists())
     assert "asking" in process.stdout.readline() and "WAITING" in process.stdout.readline()
     process.terminate()
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert "interrupted; the request was deleted" in err and process.returncode == 1
     assert not (cloud.folder / "request.json").exists()
 
@@ -336,7 +336,7 @@ def test_run_status_logs_stop(cloud):
     (cloud.home() / "lockfile").write_text("")
     out, _ = cloud("stop")
     assert len(re.findall(r"pod [01] ok process \d+ ended", out)) == 2 and "removed a stale" in out and not cloud.alive()
-    shown, _ = follower.communicate(timeout=20)  # it ends with the run
+    shown, _ = follower.communicate(timeout=60)  # it ends with the run
     assert {"[pod 0] step 1", "[pod 1] step 1", "[pod 0] saved", "[pod 1] saved"} <= set(shown.splitlines())
     out, _ = cloud("status")
     assert re.search(r"pod 0 exit 143 \d+ \| saved", out)
@@ -385,7 +385,7 @@ def test_a_local_work_directory_on_several_hosts_is_refused(cloud):
     cloud.up()
     _, err = cloud("run", "--workdir=/data/run", "--", "--config=configs/x.py", code=2)
     assert "--workdir=/data/run" in err and "2 hosts" in err and "gs://" in err
-    cloud("run", "--allow-local", "--workdir=/data/run", "--", "--config=configs/x.py")
+    cloud("run", "--workdir=/data/run", "--", "--config=configs/x.py", "--allow_local_workdir")
     cloud.plan(hosts=1)
     cloud("run", "--", "--config=configs/x.py", "--workdir=/data/run")
 
@@ -439,17 +439,17 @@ def test_babysit_where_a_node_is_preempted_under_an_active_request(cloud):
 
 
 def test_babysit_gives_up(cloud):
-    cloud.plan(preempt=[3, 3, 3, 3])
+    cloud.plan(preempt=[3, 3, 3])
     cloud.run_is(UNTIL_STOPPED)
-    _, err = cloud(*BABYSIT[:2], "--retries=2", *BABYSIT[2:], code=1)
-    assert "gave up after 2 retries: pod was lost (SUSPENDED)" in err
-    assert cloud.verbs().count("create") == 3 and not (cloud.folder / "request.json").exists() and not cloud.alive()
+    _, err = cloud(*BABYSIT[:2], "--retries=1", *BABYSIT[2:], code=1)
+    assert "gave up after 1 retries: pod was lost (SUSPENDED)" in err
+    assert cloud.verbs().count("create") == 2 and not (cloud.folder / "request.json").exists() and not cloud.alive()
 
 
 def test_babysit_where_there_is_no_capacity(cloud):
     cloud.plan(creations=[["FAILED"]])
     process = cloud.start(*BABYSIT[:2], "--retries=1", *BABYSIT[2:])
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and err.count("no capacity") == 2 and "gave up after 1 retries" in err.splitlines()[-1]
 
 
@@ -462,12 +462,12 @@ def test_babysit_does_not_repeat_a_mistake(cloud):
 
 
 def test_babysit_tries_again_where_the_failures_differ(cloud):
-    cloud.run_is('echo >>"$STANDIN/n"; n=$(wc -l <"$STANDIN/n"); echo "failure $n"; ((n > 3))')
+    cloud.run_is('echo >>"$STANDIN/n"; n=$(wc -l <"$STANDIN/n"); echo "failure $n"; ((n > 2))')
     out, _ = cloud(*BABYSIT)
-    assert cloud.verbs().count("ssh start") == 4 and "failed (exit code 1 on worker 0 of pod: failure 3)" in out
-    cloud.run_is('echo >>"$STANDIN/m"; echo interrupted; (($(wc -l <"$STANDIN/m") > 3)) || exit 143')
+    assert cloud.verbs().count("ssh start") == 3 and "failed (exit code 1 on worker 0 of pod: failure 2)" in out
+    cloud.run_is('echo >>"$STANDIN/m"; echo interrupted; (($(wc -l <"$STANDIN/m") > 2)) || exit 143')
     cloud(*BABYSIT, "--seed=2")  # a signal's exit code is not a mistake
-    assert (cloud.folder / "m").read_text().count("\n") == 4
+    assert (cloud.folder / "m").read_text().count("\n") == 3
 
 
 def test_babysit_that_is_stopped_leaves_the_run_and_takes_it_up_again(cloud):
@@ -476,13 +476,13 @@ def test_babysit_that_is_stopped_leaves_the_run_and_takes_it_up_again(cloud):
     wait_for(lambda: (cloud.home() / "arguments").exists())
     time.sleep(0.2)
     process.terminate()
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "stopped watching pod; what runs there goes on" in err and cloud.alive()
     asked = len(cloud.calls())
     process = cloud.start(*BABYSIT)
     wait_for(lambda: sum("ssh" in call for call in cloud.calls()[asked:]) > 1)  # the first was answered
     (cloud.folder / "go").write_text("")
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "finished" in out and cloud.verbs().count("ssh start") == 1
 
 
@@ -492,7 +492,7 @@ def test_babysit_that_is_stopped_while_it_waits_leaves_no_request(cloud):
     wait_for(lambda: (cloud.folder / "request.json").exists())
     time.sleep(0.3)
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 1 and not (cloud.folder / "request.json").exists()
 
 
@@ -613,7 +613,7 @@ def processes_of(folder: Path) -> list[str]:
 
 def test_local_starts_a_cluster(cluster, tmp_path):
     process = cluster(SAYS, "--devices=2", "--env=A=x y", "--", "--config=configs/x.py:a b", "--config.c=$(id)")
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     port, folder = re.match(r"3 processes, coordinator localhost:(\d+), logs in (\S+)\n", out).groups()
     rest = "on cpu with  --xla_force_host_platform_device_count=2: x y -u -m reasoning_jax.main --config=configs/x.py:a b "
@@ -627,7 +627,7 @@ def test_local_starts_a_cluster(cluster, tmp_path):
 def test_local_stops_the_others_where_one_fails(cluster, failing):
     program = f'((JAX_PROCESS_ID != {failing})) || {{ echo "cannot reach"; sleep 0.2; exit 3; }}; {UNTIL_STOPPED}'
     process = cluster(program, "--", "--config=x")
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 3
     assert f"process {failing} of 3 ended with exit code 3; its last lines:\n  cannot reach\n" in err
     assert ("saved" in out) == (failing != 0)  # they could save
@@ -636,7 +636,7 @@ def test_local_stops_the_others_where_one_fails(cluster, failing):
 def test_local_kills_what_does_not_end(cluster):
     program = 'if ((JAX_PROCESS_ID)); then trap "" TERM; (sleep 60)& while :; do sleep 0.05; done; fi; sleep 0.2; exit 5'
     process = cluster(program, "--", "--config=x", LAUNCH_GRACE="0.3")
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 5
 
 
@@ -647,7 +647,7 @@ def test_local_passes_signals_on(cluster, name):
     folder = Path(process.stdout.readline().split()[-1])
     wait_for(lambda: len([log for log in folder.glob("*.log") if "ready" in log.read_text()]) == 3)
     process.send_signal(getattr(signal, name))
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0 and all(f"{name} came" in (folder / f"{i}.log").read_text() for i in range(3))
 
 
@@ -657,7 +657,7 @@ def test_a_second_signal_does_not_wait(cluster):
     for word in ("ready", "saving"):
         wait_for(lambda: len([log for log in folder.glob("*.log") if word in log.read_text()]) == 3)  # noqa: B023
         process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 137
 
 
@@ -699,7 +699,7 @@ def get_config(arg=""):
 )
 def test_local_with_jax(tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
-    words = ["local", "--processes=2", "--allow-local", f"--workdir={tmp_path}/run", "--", f"--config={tmp_path}/tiny.py"]
+    words = ["local", "--processes=2", f"--workdir={tmp_path}/run", "--", f"--config={tmp_path}/tiny.py"]
     env = os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": "", "TMPDIR": str(tmp_path)}
     done = subprocess.run([ROOT / "launch_tpu.sh", *words], env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
