@@ -634,7 +634,7 @@ def test_local_stops_the_others_where_one_fails(cluster, failing):
 
 
 def test_local_kills_what_does_not_end(cluster):
-    program = 'if ((JAX_PROCESS_ID)); then trap "" TERM; (sleep 60)& while :; do sleep 0.05; done; fi; sleep 0.2; exit 5'
+    program = 'if ((JAX_PROCESS_ID)); then trap "" TERM; (sleep 200)& while :; do sleep 0.05; done; fi; sleep 0.2; exit 5'
     process = cluster(program, "--", "--config=x", LAUNCH_GRACE="0.3")
     process.communicate(timeout=60)
     assert process.returncode == 5
@@ -642,7 +642,7 @@ def test_local_kills_what_does_not_end(cluster):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_local_passes_signals_on(cluster, name):
-    program = f'trap "echo {name} came; exit 0" {name}; (sleep 60)& echo ready; while :; do sleep 0.05; done'
+    program = f'trap "echo {name} came; exit 0" {name}; (sleep 200)& echo ready; while :; do sleep 0.05; done'
     process = cluster(program, "--", "--config=x")
     folder = Path(process.stdout.readline().split()[-1])
     wait_for(lambda: len([log for log in folder.glob("*.log") if "ready" in log.read_text()]) == 3)
@@ -679,28 +679,23 @@ def test_local_mistakes(words, said):
     assert "there is no Python at /none/python" in subprocess.run(words, env=no_python, capture_output=True, text=True).stderr
 
 
-TINY = """
-from configs import default
-
-def get_config(arg=""):
-    c = default.get_config()
-    c.model.preset = "tiny"
-    c.task.max_digits, c.task.given, c.task.num_train, c.task.num_eval = 2, (20, 20), 40, 8
-    c.base.num_updates, c.algorithm.name, c.algorithm.split = 4, "sft", "given"
-    c.algorithm.num_rounds, c.algorithm.start_updates, c.algorithm.patience, c.algorithm.min_kept_rows = 1, 4, 0, 0
-    c.sampling.max_new_tokens, c.sampling.batch_size, c.sequence_length, c.batch_size = 40, 16, 96, 8
-    c.eval.test_every = 0
-    return c
-"""
-
-
 @pytest.mark.skipif(
     importlib.util.find_spec("reasoning_jax.processes") is None, reason="reasoning_jax/processes.py, for many, is not there"
 )
 def test_local_with_jax(tmp_path):
-    (tmp_path / "tiny.py").write_text(TINY)
-    words = ["local", "--processes=2", f"--workdir={tmp_path}/run", "--", f"--config={tmp_path}/tiny.py"]
-    env = os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": "", "TMPDIR": str(tmp_path)}
-    done = subprocess.run([ROOT / "launch_tpu.sh", *words], env=env, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    """Two real processes find each other, with two devices each, and then meet a mistake: training is tested elsewhere."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("")
+    words = ["--processes=2", "--devices=2", f"--workdir={tmp_path}/mine", "--", "--config=configs/star_addition.py:smoke"]
+    env = os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": "", "TMPDIR": str(tmp_path), "HERE": str(tmp_path)}
+    process = subprocess.Popen([ROOT / "launch_tpu.sh", "local", *words], env=env, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.terminate()  # a second later than a kill, but then nothing is left running
+    assert process.returncode == 1 and "ended with exit code 1; its last lines:" in err
+    assert "is not empty and not the work directory of a run" in err
+    folder = Path(out.splitlines()[0].split()[-1])
+    assert all(f"process {i} of 2, 4 devices" in (folder / f"{i}.log").read_text() for i in range(2))
+    wait_for(lambda: not processes_of(tmp_path))
