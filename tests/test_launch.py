@@ -588,7 +588,10 @@ SAYS = 'echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS 
 
 @pytest.fixture
 def cluster(tmp_path):
-    """local(program, *words): what processes of a stand-in for Python do."""
+    """local(program, *words): what processes of a stand-in for Python do.
+
+    SIGINT as in a terminal: tests that run in the background may have inherited that it is ignored, and bash keeps to it.
+    """
 
     def start(program: str, *words: str, processes: int = 3, **more: str) -> subprocess.Popen[str]:
         path = tmp_path / "python"
@@ -596,7 +599,8 @@ def cluster(tmp_path):
         path.chmod(0o755)
         command = [str(ROOT / "launch_tpu.sh"), "local", f"--processes={processes}", "--workdir=runs/a b", *words]
         env = os.environ | {"PYTHON": str(path), "TMPDIR": str(tmp_path), "XLA_FLAGS": "", "HERE": str(tmp_path)} | more
-        return subprocess.Popen(command, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(command, text=True, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
 
     yield start
     wait_for(lambda: not processes_of(tmp_path))  # nothing is left running, whatever the test was
