@@ -22,6 +22,15 @@ alive() {
   pid=$(cat "$state/pid" 2>/dev/null) && [[ $pid ]] && grep -qaF reasoning_jax.main "/proc/$pid/cmdline" 2>/dev/null
 }
 
+# Between the end of the process and the note of its exit code lies a moment: waits, while somebody is there to write it.
+settle() {
+  local noting
+  while ! alive && [[ ! -f $state/exit ]]; do
+    noting=$(cat "$state/noting" 2>/dev/null) && grep -qaF supervise "/proc/${noting:-none}/cmdline" 2>/dev/null || return 0
+    sleep 0.1
+  done
+}
+
 # Unpacks ~/reasoning_jax.tar.gz and installs what it needs; ends with hashes of what is there now, to be compared.
 setup() {
   ! alive || fail "a run is alive (process $pid); stop it before setting up"
@@ -65,7 +74,8 @@ start() {
     [[ $(cat "$state/command") == "$1" ]] || fail "another run is alive (process $pid); stop it first"
     ok "already running, process $pid" && return
   fi
-  rm -f "$state/pid" "$state/exit"
+  settle # else the note of the run before could be taken for that of this one
+  rm -f "$state/pid" "$state/exit" "$state/noting"
   echo "$1" >"$state/command"
   nohup setsid bash "$tree/launch/worker.sh" supervise "$1" </dev/null >>"$state/log" 2>&1 &
   for _ in {1..100}; do
@@ -78,6 +88,7 @@ start() {
 # Runs the program and writes "exit-code seconds" when it ends.
 supervise() {
   local words=() code=0
+  echo $$ >"$state/noting"
   mapfile -d '' -t words < <(base64 -d <<<"$1")
   cd "$tree"
   # Left in ~/.bashrc, these make every worker believe that it is alone, or compute on its CPU.
@@ -93,6 +104,7 @@ supervise() {
 # running PID | exit CODE SECONDS | gone (killed, or the machine was restarted) | none; then the last line of the log.
 check() {
   local now=none last
+  settle
   if alive; then
     now="running $pid"
   elif [[ -f $state/exit ]]; then
@@ -113,7 +125,7 @@ stop() {
     kill -TERM "$pid" 2>/dev/null || true
     for ((i = 0; i < grace * 10; i++)); do alive || break; sleep 0.1; done
     if alive; then kill -KILL "$pid" && said="process $pid had to be killed"; fi
-    for _ in {1..50}; do [[ ! -f $state/exit ]] || break; sleep 0.1; done # written by `supervise`
+    settle
     kill -KILL -- "-$group" 2>/dev/null || true                           # workers that the program left behind
   fi
   if [[ -e $lock ]]; then

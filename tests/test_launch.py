@@ -371,6 +371,27 @@ def test_a_process_that_was_killed_and_a_process_id_that_is_anothers(cloud):
     assert "pod 0 gone" in cloud("status")[0] and "nothing ran here" in cloud("stop")[0]
 
 
+def test_a_run_that_has_just_ended_is_not_one_that_is_gone(cloud):
+    """Between the end of a process and the note of its exit code lies a moment, here a long one."""
+    cloud.run_is("until [[ -e $STANDIN/go ]]; do sleep 0.05; done; echo done")
+    cloud.up()
+    cloud("run", *RUN)
+    (noting,) = [pid for pid in cloud.alive() if b"supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()[:200].split(b"\0")]
+    os.kill(noting, signal.SIGSTOP)
+    try:
+        (cloud.folder / "go").write_text("")
+        program = (cloud.home() / "reasoning_jax_run/pid").read_text().strip()
+        wait_for(lambda: b"reasoning_jax.main" not in Path(f"/proc/{program}/cmdline").read_bytes())  # it is a zombie
+        asked = len(cloud.calls())
+        process = cloud.start("status")
+        wait_for(lambda: any("ssh" in call for call in cloud.calls()[asked:]))
+        time.sleep(0.5)
+    finally:
+        os.kill(noting, signal.SIGCONT)
+    out, _ = process.communicate(timeout=60)
+    assert re.search(r"pod 0 exit 0 \d+ \| done", out), out
+
+
 def test_a_run_that_cannot_start_everywhere_is_stopped_everywhere(cloud):
     cloud.plan(hosts=2)
     cloud.run_is(UNTIL_STOPPED)
