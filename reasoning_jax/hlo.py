@@ -67,15 +67,14 @@ def _sizes(shape: str) -> list[int]:
 def _groups(rest: str, devices: int) -> np.ndarray:
     """[groups, members] of a collective, as numbers of devices; all devices in one group where it does not say."""
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        shape, dims = ([int(n) for n in part.split(",")] for part in found.groups()[:2])
-        order = np.arange(math.prod(dims)).reshape(dims)
-        return (order.transpose([int(n) for n in found[3].split(",")]) if found[3] else order).reshape(shape)
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        return _iota(found[2], found[3]).reshape([int(n) for n in found[1].split(",")])
+    order = r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\]" + order + r" \{([^}]*)\}", rest):
         axes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        names, inside = list(axes), re.findall(r"'(\w+)'", found[2])
-        order = np.arange(math.prod(map(int, axes.values()))).reshape([int(n) for n in axes.values()])
-        order = order.transpose([names.index(n) for n in names if n not in inside] + [names.index(n) for n in inside])
-        return order.reshape(-1, math.prod(int(axes[n]) for n in inside))
+        names, inside = list(axes), re.findall(r"'(\w+)'", found[4])
+        mesh = _iota(found[2] or ",".join(axes.values()), found[3]).reshape([int(n) for n in axes.values()])
+        mesh = mesh.transpose([names.index(n) for n in names if n not in inside] + [names.index(n) for n in inside])
+        return mesh.reshape(-1, math.prod(int(axes[n]) for n in inside))
     if found := re.search(r"replica_groups=\{(\{.*?\})\}", rest):
         groups = [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", found[1])]
         return np.array(groups) if len({len(g) for g in groups}) == 1 else np.arange(devices)[None]
@@ -84,28 +83,51 @@ def _groups(rest: str, devices: int) -> np.ndarray:
     return np.arange(devices)[None]
 
 
-def _trips(condition: list[_Instruction]) -> int | None:
+def _iota(sizes: str, transposed: str | None) -> np.ndarray:
+    """Numbers of devices in the order of XLA's notation [4,2]T(1,0)."""
+    numbers = np.arange(math.prod(int(n) for n in sizes.split(","))).reshape([int(n) for n in sizes.split(",")])
+    return numbers.transpose([int(n) for n in transposed.split(",")]) if transposed else numbers
+
+
+def _trips(condition: list[_Instruction], body: list[_Instruction]) -> int | None:
     """How often a loop runs whose condition does nothing but compare a counter with a constant; else None."""
     plain = {"parameter", "get-tuple-element", "constant", "compare", "copy", "bitcast"}
     if not condition or any(i.op not in plain for i in condition):
         return None
     root = next((i for i in condition if i.root), condition[-1])
-    constants = {i.name: i.rest for i in condition if i.op == "constant"}
-    bounds = [constants[name] for name in re.findall(r"%([\w.\-]+)", root.rest.partition(")")[0]) if name in constants]
-    return int(bounds[0].partition(")")[0]) if len(bounds) == 1 and "direction=LT" in root.rest else None
+    end = [_integers(condition)[name] for name in _operands(root) if name in _integers(condition)]
+    if len(end) != 1 or "direction=LT" not in root.rest:
+        return None
+    # A loop that XLA has unrolled counts by more than 1.
+    places = {found[1] for i in condition if (found := re.search(r"index=(\d+)", i.rest)) and i.op == "get-tuple-element"}
+    counters = {i.name for i in body if i.op == "get-tuple-element" and re.search(r"index=(\d+)", i.rest)[1] in places}
+    constants, sums = _integers(body), [_operands(i) for i in body if i.op == "add"]
+    steps = [constants[by] for counter, by in sums if counter in counters and by in constants]
+    return -(-end[0] // max(steps, default=1))
+
+
+def _operands(i: _Instruction) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", i.rest.partition(")")[0])
+
+
+def _integers(instructions: list[_Instruction]) -> dict[str, int]:
+    """The constants among them."""
+    found = {i.name: i.rest.partition(")")[0] for i in instructions if i.op == "constant"}
+    return {name: int(value) for name, value in found.items() if value.isdigit()}
 
 
 def collectives(text: str, slice_of: Sequence[int]) -> list[Collective]:
     """Every collective of a compiled program's text; ``slice_of``: the slice of each device, in the mesh's order.
 
-    The parts of an asynchronous one (start, the fusions that run meanwhile, done) share a channel and count once. Those in a
-    loop with a known number of trips count that often, those in another once.
+    The parts of an asynchronous one (start, the fusions and loops that run meanwhile, done) share a channel and count once.
+    Those in a loop with a known number of trips count that often, those in another once.
     """
     computations, entry = _parse(text)
-    found: dict[tuple, Collective] = {}
+    found: dict[str, Collective] = {}
 
-    def add(key: tuple, c: Collective) -> None:
-        found.setdefault(key, c)
+    def add(key: str, c: Collective) -> None:
+        if key not in found or c.count < found[key].count:
+            found[key] = c
 
     def walk(name: str, frame: str, times: int, repeated: bool) -> None:
         for i in computations.get(name, ()):
@@ -113,7 +135,7 @@ def collectives(text: str, slice_of: Sequence[int]) -> list[Collective]:
             if kind in KINDS:
                 scattered = kind == "all-reduce" and name.startswith("all-reduce-scatter")  # TPU's fusion of two steps
                 channel = re.search(r"channel_id=(\d+)", i.rest)
-                key = (frame, channel[1] if channel else f"{name} {i.name}")
+                key = channel[1] if channel else f"{name} {i.name}"
                 groups, sizes = _groups(i.rest, len(slice_of)), _sizes(i.shape)
                 size = max(sizes) if i.op.endswith("-start") else sum(sizes)
                 size *= groups.shape[1] if kind == "reduce-scatter" else 1
@@ -123,10 +145,10 @@ def collectives(text: str, slice_of: Sequence[int]) -> list[Collective]:
             elif i.op == "send" and (kind := re.search(r'_xla_megascale_transfer_type="(\w+)"', i.rest)):
                 slices = len(set(slice_of))  # what is left to do between slices goes through the hosts
                 what, size = f"{kind[1].lower().replace('_', '-')} between slices", _sizes(i.shape)[0]
-                add((frame, f"{name} {i.name}"), Collective(what, size, times, slices, slices, repeated, frame))
+                add(f"{name} {i.name}", Collective(what, size, times, slices, slices, repeated, frame))
             elif i.op == "while":
                 condition, body = (re.search(rf"{key}=%?([\w.\-]+)", i.rest)[1] for key in ("condition", "body"))
-                trips = _trips(computations.get(condition, []))
+                trips = _trips(computations.get(condition, []), computations.get(body, []))
                 for part in (body, condition):
                     walk(part, f"{frame}/{i.name}", times * (trips or 1), repeated or trips is None)
             elif i.op in ("fusion", "call", "async-start", "conditional", "custom-call"):

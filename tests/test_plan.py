@@ -120,7 +120,28 @@ PROGRAM = """HloModule jit_update, entry_computation_layout={()->f32[]}
   %fusion.1 = (bf16[64,8]{1,0}, bf16[64,16]{1,0}) fusion(%x), kind=kCustom, calls=%start
   %fusion.2 = bf16[64,16]{1,0} fusion(%x), kind=kCustom, calls=%done
   %fusion.3 = f32[16,8]{1,0} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
+  %while.4 = (s32[]{:T(128)}, bf16[64,16]{1,0}) while(%tuple.6), condition=%ring.cond, body=%ring.body
   ROOT %tuple.1 = (s32[]{:T(128)}, /*index=1*/bf16[64,8]{1,0}) tuple(%n, %y)
+}
+
+%ring.cond (c: (s32[], bf16[64,16])) -> pred[] {
+  %constant.6 = s32[]{:T(128)} constant(16)
+  %counter.3 = s32[]{:T(128)} get-tuple-element(%c), index=0
+  ROOT %lt.3 = pred[]{:T(512)} compare(%counter.3, %constant.6), direction=LT
+}
+
+%ring.body (c: (s32[], bf16[64,16])) -> (s32[], bf16[64,16]) {
+  %counter.4 = s32[]{:T(128)} get-tuple-element(%c), index=0
+  %constant.7 = s32[]{:T(128)} constant(2)
+  %next.4 = s32[]{:T(128)} add(%counter.4, %constant.7)
+  %fusion.4 = bf16[64,16]{1,0} fusion(%x), kind=kCustom, calls=%done
+  %cp.1 = bf16[2]{0} collective-permute(%y), channel_id=14, source_target_pairs={{0,1},{1,0}}
+  ROOT %tuple.7 = (s32[]{:T(128)}, bf16[64,16]{1,0}) tuple(%next.4, %fusion.4)
+}
+
+%step.body (c: (s32[], /*index=1*/bf16[64,8])) -> (s32[], bf16[64,8]) {
+  %all-gather.3 = bf16[64,16]{1,0} all-gather(%p), channel_id=15, replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}
+  ROOT %tuple.8 = (s32[]{:T(128)}, /*index=1*/bf16[64,8]{1,0}) tuple(%n, %y)
 }
 
 %decode.cond (c: (s32[], pred[4])) -> pred[] {
@@ -131,7 +152,7 @@ PROGRAM = """HloModule jit_update, entry_computation_layout={()->f32[]}
 }
 
 %decode.body (c: (s32[], pred[4])) -> (s32[], pred[4]) {
-  %while.2 = (s32[]{:T(128)}, bf16[64,8]{1,0}) while(%tuple.3), condition=%layers.cond, body=%layers.body
+  %while.2 = (s32[]{:T(128)}, bf16[64,8]{1,0}) while(%tuple.3), condition=%layers.cond, body=%step.body
   ROOT %tuple.4 = (s32[]{:T(128)}, pred[4]{0}) tuple(%n, %m)
 }
 
@@ -154,16 +175,16 @@ def test_collectives_of_a_program():
     assert hlo.by_kind(once) == {
         "all-gather": {"count": 5, "bytes": 5 * 64 * 16 * 2},
         "all-reduce between slices": {"count": 1, "bytes": 96},
-        "collective-permute": {"count": 1, "bytes": 32},
+        "collective-permute": {"count": 1 + 5 * 8, "bytes": 32 + 5 * 8 * 4},  # the inner loop counts to 16 by 2
         "reduce-scatter": {"count": 5 + 1, "bytes": 5 * 16 * 32 * 4 + 32},
     }
     assert hlo.by_kind(step) == {
         "all-gather": {"count": 5, "bytes": 5 * 64 * 16 * 2},
         "all-reduce": {"count": 1, "bytes": 4},
-        "reduce-scatter": {"count": 5, "bytes": 5 * 16 * 32 * 4},
     }
-    groups = {(c.kind, c.repeated): (c.group, c.slices) for c in found if c.loop == "" or "while" in c.loop}
+    groups = {(c.kind, c.repeated): (c.group, c.slices) for c in found}
     assert groups["all-gather", False] == (2, 1)  # iota [4, 2] transposed: 0 and 2, 4 and 6, 1 and 3, 5 and 7
+    assert groups["all-gather", True] == (2, 2)  # a mesh of the devices 0, 4, 1, 5, ...: 0 and 4, 1 and 5, ...
     assert groups["all-reduce", True] == (4, 2)  # axis_0 of a mesh: 0, 2, 4, 6
     assert {(c.group, c.slices) for c in once if c.kind == "reduce-scatter"} == {(4, 1), (2, 2)}
     assert groups["all-reduce between slices", False] == (2, 2)
