@@ -140,7 +140,7 @@ PROGRAM = """HloModule jit_update, entry_computation_layout={()->f32[]}
 }
 
 %step.body (c: (s32[], /*index=1*/bf16[64,8])) -> (s32[], bf16[64,8]) {
-  %all-gather.3 = bf16[64,16]{1,0} all-gather(%p), channel_id=15, replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}
+  %ag.3 = bf16[64,16]{1,0} all-gather(%p), channel_id=15, replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}
   ROOT %tuple.8 = (s32[]{:T(128)}, /*index=1*/bf16[64,8]{1,0}) tuple(%n, %y)
 }
 
