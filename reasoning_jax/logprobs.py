@@ -65,7 +65,7 @@ def _scan(step: Callable, carry: Any, hidden: jax.Array, table: jax.Array, count
         return (carry, following), out
 
     first = sharding.shard(tiles[0], *WHOLE)
-    (carry, _), out = jax.lax.scan(one, (carry, first), (jnp.roll(tiles, -1, axis=0), jnp.arange(count)))
+    (carry, _), out = jax.lax.scan(one, (carry, first), (jnp.roll(tiles, -1, axis=0), jnp.arange(len(tiles))))
     return carry, out
 
 

@@ -165,11 +165,15 @@ def vocabulary_parts(table: jax.Array) -> int:
 
 
 def tiles(table: jax.Array, count: int) -> jax.Array:
-    """[V, D] as [count, T, V / T / count, D], to be scanned over: T devices split V, and each cuts its part into ``count``
-    tiles; zeros fill the last one up."""
+    """[V, D] as [n, T, N, D], to be scanned over: T devices split V, and each cuts its part into n tiles of N, at most ``count``.
+
+    N is a multiple of 128, a TPU's lanes (of some other sizes its compiler all-reduces a gradient that it could
+    reduce-scatter), or all there is; zeros fill the last tile up.
+    """
     split = vocabulary_parts(table)
     each, width = table.shape[0] // split, table.shape[1]
-    size = -(-each // count)
+    size = min(each, -(-each // (128 * count)) * 128)
+    count = -(-each // size)
     whole = jnp.reshape(table, (split, each, width), out_sharding=spec((split, each, width), ("vocab", None, "embed")))
     padded = jnp.pad(whole, ((0, 0), (0, count * size - each), (0, 0)))
     shape = split, count, size, width

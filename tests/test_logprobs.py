@@ -68,9 +68,9 @@ def test_bfloat16_hidden_states_are_summed_and_normalised_in_float32(arrays):
     np.testing.assert_allclose(out, np.take_along_axis(log_softmax(logits), arrays[2][..., None], -1)[..., 0], atol=1e-4)
 
 
-@pytest.mark.parametrize(("tied", "vocab", "dims"), [(True, 20, (2, 2, 2)), (False, 21, (1, 4, 1)), (False, 20, (1, 1, 2))])
+@pytest.mark.parametrize(("tied", "vocab", "dims"), [(True, 600, (2, 2, 2)), (False, 601, (1, 4, 1)), (False, 20, (1, 1, 2))])
 def test_tiles_of_the_vocabulary_over_several_devices_are_the_chunks_of_one(tied, vocab, dims):
-    """Log-probabilities and gradients; 3 tiles, which divide neither 20, nor half of it, nor 21 entries less the padding."""
+    """Log-probabilities and gradients; 3 tiles of 128 or 256, which divide neither 300 nor 601 entries, and one of 10."""
     rng = np.random.default_rng(3)
     hidden, matrix = rng.normal(size=(4, 11, 16)).astype(np.float32), rng.normal(size=(16, vocab)).astype(np.float32)
     targets = rng.integers(0, vocab, (4, 11)).astype(np.int32)
