@@ -1,12 +1,12 @@
 """Which updates and samplers fit which TPU slices, how large a batch, and at most how fast: a table in markdown.
 
     python benchmarks/plan_table.py --out=runs/plan_table.jsonl [--presets=llama-3.2-1b] [--topologies=v5e-16,v5p-32]
-        [--algorithms=star,trice,dpo] [--tensor=1] [--seconds=3600]
+        [--algorithms=star,trice,dpo] [--tensor=1] [--sampling_tensor=4] [--seconds=3600]
 
 Each cell is a process of its own, ``python -m reasoning_jax.plan --fit=batch --json`` with rows of 2,048 tokens, bfloat16,
-remat=full and one micro-batch, on a mesh of fsdp alone (or with --tensor), and one line of the file --out. Cells that are there
-are not made again, so it can be stopped and started; the table of those asked for is printed at the end. Needs
-pip install "jax[tpu]"; no TPU is used.
+remat=full and one micro-batch, on a mesh of fsdp alone (or with --tensor), with samples from copies that are split over
+--sampling_tensor chips, and one line of the file --out. Cells that are there are not made again, so it can be stopped and
+started; the table of those asked for is printed at the end. Needs pip install "jax[tpu]"; no TPU is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {"star": "star_gsm8k", "trice": "trice_addition:online", "dpo": "dpo_jsonl"}
 
 
-def command(preset: str, topology: str, algorithm: str, args: argparse.Namespace) -> list[str]:
+def command(preset: str, topology: str, algorithm: str, start: dict[str, int], args: argparse.Namespace) -> list[str]:
     sys.path.insert(0, str(ROOT))
     from reasoning_jax import tpu
 
@@ -30,19 +30,21 @@ def command(preset: str, topology: str, algorithm: str, args: argparse.Namespace
     name, _, words = CONFIGS[algorithm].partition(":")
     values = {
         "model.preset": preset, "model.dtype": "bfloat16", "model.remat": "full", "tokenizer.name": "bytes",
-        "base.num_updates": 0, "sequence_length": 2048, "sampling.max_new_tokens": 1024, "batch_size": chips,
-        "sampling.batch_size": chips,
-        "mesh.data": 1, "mesh.fsdp": chips // args.tensor, "mesh.tensor": args.tensor,
+        "base.num_updates": 0, "sequence_length": 2048, "sampling.max_new_tokens": 1024, "mesh.data": 1,
+        "mesh.fsdp": chips // args.tensor, "mesh.tensor": args.tensor, "mesh.sampling_tensor": args.sampling_tensor,
+        "batch_size": start.get("batch_size") or 4 * chips,
+        "sampling.batch_size": start.get("sampling.batch_size") or 16 * chips,
     }  # fmt: skip
     return [sys.executable, "-m", "reasoning_jax.plan", f"--config={ROOT}/configs/{name}.py{':' + words if words else ''}",
             f"--topology={topology}", "--fit=batch", "--json", *(f"--config.{k}={v}" for k, v in values.items())]  # fmt: skip
 
 
-def cell(key: dict[str, str], args: argparse.Namespace) -> dict:
-    """One run of plan; what it said, and how it ended."""
+def cell(key: dict[str, str], start: dict[str, int], args: argparse.Namespace) -> dict:
+    """One run of plan, whose search begins at the batches ``start``; what it said, and how it ended."""
     began = time.monotonic()
     try:
-        done = subprocess.run(command(**key, args=args), cwd=ROOT, capture_output=True, text=True, timeout=args.seconds)
+        line = command(**key, start=start, args=args)
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=args.seconds)
         told = json.loads(done.stdout) if done.stdout.strip() else {}
         said = done.stderr.strip().splitlines()
         ended = {"exit": done.returncode, "said": said[-1] if said else ""}
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("--topologies", default="v5e-16,v5e-64,v5p-32,v6e-64")
     parser.add_argument("--algorithms", default="star,trice,dpo")
     parser.add_argument("--tensor", type=int, default=1)
+    parser.add_argument("--sampling_tensor", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=3600, help="for one cell")
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,9 @@ def main() -> None:
     for key in keys:
         if key not in there:
             print(" ".join(key), "...", file=sys.stderr, flush=True)
-            there[key] = cell(dict(zip(("preset", "topology", "algorithm"), key, strict=True)), args)
+            alike = [r["told"].get("largest", {}) for k, r in there.items() if k[:2] == key[:2]]
+            found = cell(dict(zip(("preset", "topology", "algorithm"), key, strict=True)), alike[0] if alike else {}, args)
+            there[key] = found
             with args.out.open("a") as file:
                 file.write(json.dumps(there[key]) + "\n")
     heads = "model, slice, method, largest batch, GiB a chip, compile CPU s, tokens/s at most, MFU at most"

@@ -234,10 +234,10 @@ def compile_step(step: Step, chip: tpu.Chip) -> Compiled:
     return Compiled(total <= chip.hbm, total, *seconds, arguments, temporaries, output, donated, step.resident, found)
 
 
-def compile_kind(cfg: ConfigDict, topology: tpu.Topology, slices: int, kind: str) -> list[Compiled]:
-    """Every program of one kind."""
+def compile_kinds(cfg: ConfigDict, topology: tpu.Topology, slices: int, kinds: tuple[str, ...]) -> list[Compiled]:
+    """Every program of these kinds."""
     exp = experiment.make(cfg, devices(topology, slices))
-    return [compile_step(step, topology.chip) for step in steps(cfg, exp) if step.kind == kind]
+    return [compile_step(step, topology.chip) for step in steps(cfg, exp) if step.kind in kinds]
 
 
 def apart(function: Callable[..., Any], *args: Any) -> Any:

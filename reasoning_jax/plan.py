@@ -81,14 +81,15 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
 
     done: dict[tuple, Any] = {}  # a search ends with what it has compiled before
 
-    def compiled_once(step: Any) -> Any:
-        key = step.name, step.rows, tuple(step.mesh.shape.values())
-        done[key] = done[key] if key in done else aot.compile_step(step, chip)
-        return done[key]
+    def key(step: Any) -> tuple:
+        return step.name, step.rows, tuple(step.mesh.shape.values())
 
-    def compile_all(only: str = "") -> tuple[Any, list[tuple[Any, Any]]]:
+    def compile_all() -> tuple[Any, list[tuple[Any, Any]]]:
         exp = experiment.make(cfg, devices)
-        return exp, [(s, compiled_once(s)) for s in aot.steps(cfg, exp) if s.kind == only or not only]
+        steps = aot.steps(cfg, exp)
+        for step in steps:
+            done[key(step)] = done.get(key(step)) or aot.compile_step(step, chip)
+        return exp, [(step, done[key(step)]) for step in steps]
 
     told: dict[str, Any] = {"topology": str(topology), "slices": slices, "chips": len(devices), "jax": jax.__version__,
                             "libtpu": doctor.version("libtpu"), "hbm_bytes": int(chip.hbm)}  # fmt: skip
@@ -96,17 +97,21 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
         told["meshes"] = best_mesh(cfg, chip, len(devices), slices, lambda: compile_all()[1], say)
     if fit == "batch":
         told["largest"] = {}
-        for key, kind, unit in units(cfg, experiment.make(cfg, devices).mesh.shape):
-            holder, name = (cfg.sampling, "batch_size") if kind == "sample" else (cfg, "batch_size")
+        for name, kinds, unit in units(cfg, experiment.make(cfg, devices).mesh.shape):
+            holder = cfg.sampling if name == "sampling.batch_size" else cfg
 
-            def compiled(n: int, holder: Any = holder, name: str = name, kind: str = kind) -> Any:
-                holder[name] = n
-                found = aot.apart(aot.compile_kind, cfg, topology, slices, kind) or [aot.Compiled(False, 0, 0.0, 0.0)]
+            def compiled(n: int, holder: Any = holder, kinds: tuple[str, ...] = kinds) -> Any:
+                holder.batch_size = n
+                steps = [s for s in aot.steps(cfg, experiment.make(cfg, devices)) if s.kind in kinds]
+                crashed = [aot.Compiled(False, 0, 0.0, 0.0)] * len(steps)
+                found = aot.apart(aot.compile_kinds, cfg, topology, slices, kinds) or crashed
+                done.update(zip(map(key, steps), found, strict=True))
                 return max(found, key=lambda c: (not c.fits, c.needed))
 
-            found = largest(unit, compiled, chip.hbm, lambda n, c, key=key: say(f"  config.{key}={n}: {fits(c, chip)}"))
-            holder[name] = found or unit
-            told["largest"][key] = found
+            tell = lambda n, c, name=name: say(f"  config.{name}={n}: {fits(c, chip)}")  # noqa: E731
+            found = largest(unit, holder.batch_size, compiled, chip.hbm, tell)
+            holder.batch_size = found or unit
+            told["largest"][name] = found
     exp, results = compile_all()
     told |= {"mesh": dict(exp.mesh.shape), "params": tpu.num_params(exp.model_cfg), "steps": []}
     several, axes = f"{slices} slices of " if slices > 1 else "", ", ".join(f"{a} {n}" for a, n in exp.mesh.shape.items())
@@ -211,19 +216,21 @@ def advice(results: list[tuple[Any, Any]], cfg: Any, mesh: Any, chip: tpu.Chip) 
 # ---- searches --------------------------------------------------------------------------------------------------------
 
 
-def units(cfg: Any, shape: Any) -> list[tuple[str, str, int]]:
-    """(key, kind of program, smallest size) of each batch that can be enlarged."""
+def units(cfg: Any, shape: Any) -> list[tuple[str, tuple[str, ...], int]]:
+    """(key, kinds of programs, smallest size) of each batch that can be enlarged."""
     rows = shape["data"] * shape["fsdp"]
-    return [("batch_size", "update", rows * cfg.micro_batches), ("sampling.batch_size", "sample", rows)]
+    return [("batch_size", ("update",), rows * cfg.micro_batches), ("sampling.batch_size", ("sample", "score"), rows)]
 
 
-def largest(unit: int, compiled: Callable[[int], Any], hbm: float, tell: Callable[[int, Any], Any]) -> int | None:
+def largest(
+    unit: int, start: int, compiled: Callable[[int], Any], hbm: float, tell: Callable[[int, Any], Any]
+) -> int | None:
     """The largest unit x 2^k that fits, k at most 16; None where unit itself does not.
 
-    What is compiled next is chosen as if memory were linear in the batch.
+    It begins at ``start``; what is compiled next is chosen as if memory were linear in the batch.
     """
     known: list[tuple[int, float]] = []
-    low, high, k = -1, 17, 0
+    low, high, k = -1, 17, min(16, max(0, int(math.log2(start / unit))))
     while high - low > 1:
         c = compiled(unit * 2**k)
         tell(unit * 2**k, c)
@@ -234,7 +241,7 @@ def largest(unit: int, compiled: Callable[[int], Any], hbm: float, tell: Callabl
             known.append((2**k, c.needed))
         guess = low + 1
         if len(known) == 1 and c.temporaries:
-            guess = int(math.log2(max(2.0, (hbm - c.needed) / c.temporaries + 1)))
+            guess = k + int(math.log2(max(2.0, (hbm - c.needed) / c.temporaries + 1)))
         elif len(known) > 1 and known[-1][1] != known[-2][1]:
             (x0, y0), (x1, y1) = known[-2:]
             guess = int(math.log2(max(1.0, x1 + (hbm - y1) * (x1 - x0) / (y1 - y0))))

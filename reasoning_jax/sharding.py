@@ -165,7 +165,7 @@ def vocabulary_parts(table: jax.Array) -> int:
 
 
 def tiles(table: jax.Array, count: int) -> jax.Array:
-    """[V, D] as [n, T, N, D], to be scanned over: T devices split V, and each cuts its part into n tiles of N, at most ``count``.
+    """[V, D] as [n, T, N, D], to be scanned over: T devices split V, and each cuts its part into n tiles, at most ``count``.
 
     N is a multiple of 128, a TPU's lanes (of some other sizes its compiler all-reduces a gradient that it could
     reduce-scatter), or all there is; zeros fill the last tile up.

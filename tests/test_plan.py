@@ -193,8 +193,9 @@ def test_collectives_of_a_program():
 # ---- searches --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("start", [2, 64, 10**6])
 @pytest.mark.parametrize("base, row, most", [(4, 0.1, 64), (4, 3, 2), (0.5, 0.001, 8192), (15.7, 0.01, 4)])
-def test_the_largest_batch_in_few_compiles(base, row, most):
+def test_the_largest_batch_in_few_compiles(base, row, most, start):
     tried = []
 
     def compiled(n):
@@ -202,8 +203,8 @@ def test_the_largest_batch_in_few_compiles(base, row, most):
         needed = base + row * n
         return SimpleNamespace(fits=needed <= 15.75, needed=needed, temporaries=row * n * 1.5)
 
-    assert plan.largest(2, compiled, 15.75, lambda n, c: None) == most
-    assert len(tried) <= 6 and len(set(tried)) == len(tried)
+    assert plan.largest(2, start, compiled, 15.75, lambda n, c: None) == most
+    assert len(tried) <= 6 and tried[0] == min(start, 2**17) and len(set(tried)) == len(tried)
 
 
 def test_a_compiler_that_crashes_ends_its_own_process_only():
@@ -215,7 +216,7 @@ def test_a_compiler_that_crashes_ends_its_own_process_only():
 
 def test_no_batch_fits():
     gone = SimpleNamespace(fits=False, needed=0, temporaries=0)
-    assert plan.largest(8, lambda n: gone, 1.0, lambda n, c: None) is None
+    assert plan.largest(8, 8, lambda n: gone, 1.0, lambda n, c: None) is None
 
 
 def test_meshes_divide_batches_and_slices():
