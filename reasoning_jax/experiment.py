@@ -93,9 +93,10 @@ def make(cfg: ConfigDict, devices: Any = None) -> Experiment:
             f"over {rows} device groups."
         )
     other = sharding.sampling_mesh(mesh, cfg.mesh.sampling_tensor) if cfg.mesh.sampling_tensor != 1 else None
+    size = cfg.sampling.batch_size
     for groups in (rows, rows if other is None else other.shape["data"]):
-        if cfg.sampling.batch_size % groups:
-            raise ValueError(f"config.sampling.batch_size: {cfg.sampling.batch_size} does not split over {groups} device groups.")
+        if size % groups:
+            raise ValueError(f"config.sampling.batch_size: {size} does not split over {groups} device groups.")
     sampling.make_rule(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)  # its errors, now
     shots = prompts.read_shots(cfg.task.shots, task) if cfg.task.shots else ()
     return Experiment(cfg, task, task_cfg, tok, presets.model_config(cfg.model, tok.vocab_size), shots, mesh, other)
