@@ -140,7 +140,9 @@ class Rollout:
         if self.sampling_mesh is None:
             return self.params, self.key
         params = sharding.to_mesh(self.params, self.sampling_mesh, self.model_cfg.dtype)
-        return params, sharding.to_rows(self.key, self.sampling_mesh)
+        seed = jax.device_get(jax.random.key_data(self.key))  # each process has it, and no mesh has it from the others
+        with jax.set_mesh(self.sampling_mesh):
+            return params, jax.random.wrap_key_data(sharding.put(seed, self.sampling_mesh))
 
     def _shared(self, device: sampling.Samples) -> tuple[sampling.Samples, np.ndarray]:
         """A batch as all processes can read it, and whether this one grades each row."""

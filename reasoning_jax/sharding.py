@@ -241,7 +241,7 @@ def to_mesh(params: Any, mesh: Mesh, dtype: Any) -> Any:
 
 
 def to_rows(tree: Any, mesh: Mesh) -> Any:
-    """Arrays [B, ...] of another mesh of the same devices (or, [], of none), split over the batch on this one."""
+    """Arrays [B, ...] of another mesh of the same devices, split over the batch on this one."""
 
     def where(x: jax.Array) -> NamedSharding:
         return NamedSharding(mesh, spec(x.shape, ("batch", *(None,) * x.ndim)[: x.ndim], mesh))

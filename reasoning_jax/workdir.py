@@ -16,6 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 Rows = list[dict[str, np.ndarray]]
+# What a run may go on with another value of: how long it is, and how and on what it is computed, but not what.
+MAY_CHANGE = ("algorithm.num_rounds", "mesh.", "micro_batches", "model.attention", "model.remat")
 
 
 def path(name: str | os.PathLike[str]) -> Path:
@@ -39,7 +41,7 @@ def is_local(path: Path) -> bool:
 
 
 def claim(cfg: ConfigDict, workdir: Path) -> None:
-    """Writes config.json, or, where a run has begun, refuses a config that differs in more than the number of rounds.
+    """Writes config.json, or, where a run has begun, refuses a config that differs in more than MAY_CHANGE.
 
     ValueError naming the first key that differs, or a folder that is not a run's.
     """
@@ -47,8 +49,8 @@ def claim(cfg: ConfigDict, workdir: Path) -> None:
     files = {p.name for p in workdir.iterdir()} - {"config.json.tmp"} if workdir.is_dir() else set()
     if path.exists() and files != {"config.json"}:
         old_flat, new_flat = flat(read_config(workdir)), flat(new)
-        for key in sorted({*old_flat, *new_flat} - {"algorithm.num_rounds"}):
-            if old_flat.get(key) != new_flat.get(key):
+        for key in sorted({*old_flat, *new_flat}):
+            if old_flat.get(key) != new_flat.get(key) and not key.startswith(MAY_CHANGE):
                 raise ValueError(
                     f"{workdir} was made with another config: {key} was {old_flat.get(key)!r} and is now "
                     f"{new_flat.get(key)!r}; use the old value or another --workdir."

@@ -29,7 +29,8 @@ def data_dir() -> pathlib.Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_mesh():
-    """Each file of tests begins without a mesh: ``experiment.make`` sets one for the whole process."""
+    """Each file of tests ends without a mesh: ``experiment.make`` sets one for the whole process."""
+    yield
     import jax
 
     if not jax.sharding.get_abstract_mesh().empty:

@@ -97,6 +97,7 @@ class Cluster:
 def final(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
     """Every array of the newest checkpoint, read by this process onto one device, and where the run was."""
     cfg = command_line.rebuild(folder)
+    cfg.mesh.update(data=1, fsdp=1, tensor=1, sampling_tensor=1)
     exp = experiment.make(cfg, jax.devices()[:1])
     abstract = exp.abstract_state()
     memory = algorithms.get(cfg.algorithm.name).init_memory(cfg, len(exp.load(cfg.algorithm.split)))
@@ -161,7 +162,8 @@ def test_four_processes_go_on_as_one_and_as_two(tmp_path):
     assert alone.end() == [143], alone.output()
     assert f"going on in round {first['round']} after {first['update']} updates" in alone.output()
     assert final(folder)[1]["round"] == 1
-    two = Cluster(2, 2, folder, "irpo_addition", IRPO | mesh)
+    # Its parameters are split, and samples come from copies of them on a second mesh.
+    two = Cluster(2, 2, folder, "irpo_addition", IRPO | mesh | {"mesh.fsdp": 2, "mesh.sampling_tensor": 2})
     assert two.end() == [0, 0], two.output()
     assert "going on in round 1" in two.output()
 
