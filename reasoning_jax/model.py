@@ -229,7 +229,8 @@ def logits(params: Params, hidden: jax.Array, cfg: ModelConfig) -> jax.Array:
     # The few hidden states move to the parts of the matrix, not the matrix to them.
     hidden = shard(hidden, "rows", None, None)
     out = dot(equation, hidden, matrix, names, ("rows", None, "output"), dtype=jnp.float32)
-    return shard(out, "batch", None, None)
+    # First rows for columns, then the columns of these rows alone: in one step XLA would gather all logits of all rows.
+    return shard(shard(out, "batch", None, "vocab"), "batch", None, None)
 
 
 def num_params(params: Params) -> int:
