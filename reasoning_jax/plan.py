@@ -33,8 +33,8 @@ Ceilings: the slowest of three times, as if they overlapped perfectly. N = param
             head size x context a token.
   memory    bytes a chip / bandwidth. An update: 28 bytes a parameter and the gathered weights once a pass, no activations.
             Decoding: the weights once for each of data x fsdp replicas, and every row's cache at the middle of the completion.
-  network   the collectives above as rings over one axis of the torus, one after another; between slices 6.25e9 bytes/s a chip
-            (assumed).
+  network   the collectives above, one after another, as rings over as many axes of the torus as their group fills; between
+            slices 6.25e9 bytes/s a chip (assumed).
 MFU: FLOPs without recomputation over peak. MBU: bytes that must be read over bandwidth."""
 
 
@@ -94,7 +94,7 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
     told: dict[str, Any] = {"topology": str(topology), "slices": slices, "chips": len(devices), "jax": jax.__version__,
                             "libtpu": doctor.version("libtpu"), "hbm_bytes": int(chip.hbm)}  # fmt: skip
     if fit == "mesh":
-        told["meshes"] = best_mesh(cfg, chip, len(devices), slices, lambda: compile_all()[1], say)
+        told["meshes"] = best_mesh(cfg, topology, slices, lambda: compile_all()[1], say)
     if fit == "batch":
         told["largest"] = {}
         for name, kinds, unit in units(cfg, experiment.make(cfg, devices).mesh.shape):
@@ -118,7 +118,7 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
     say(f"{len(devices)} chips: {several}{topology}, {chip.hbm / tpu.GIB:.2f} GiB each; mesh {axes}; "
         f"{told['params'] / 1e6:,.1f} million parameters; jax {told['jax']}, libtpu {told['libtpu']}")  # fmt: skip
     for step, result in results:
-        told["steps"].append(report(step, result, cfg, exp, chip, say))
+        told["steps"].append(report(step, result, cfg, exp, topology, say))
     told["fits"] = all(c.fits for _, c in results)
     if told["fits"]:
         say(FORMULAS)
@@ -141,10 +141,11 @@ def fits(c: Any, chip: tpu.Chip) -> str:
     return f"{gib(c.needed)} a device, " + (f"fits, {gib(less)} to spare" if c.fits else f"does not fit: {gib(-less)} more")
 
 
-def report(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip, say: Callable[[str], Any]) -> dict[str, Any]:
+def report(step: Any, c: Any, cfg: Any, exp: Any, topology: tpu.Topology, say: Callable[[str], Any]) -> dict[str, Any]:
     """One program, said and as a dict."""
     from reasoning_jax import hlo
 
+    chip = topology.chip
     told = {k: v for k, v in dataclasses.asdict(c).items() if k != "collectives"}
     told |= {"name": step.name, "rows": step.rows, "length": step.length, "to_spare": int(chip.hbm - c.needed), "phases": []}
     say(f"\n{step.name}: {step.rows} x {step.length} tokens, compiled in {c.seconds:.0f} s ({c.cpu_seconds:.0f} s of CPU)")
@@ -153,7 +154,7 @@ def report(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip, say: Callable[
         parts = {"arguments": c.arguments, "temporaries": c.temporaries, "output": c.output, "donated": -c.donated,
                  "also there (optimiser, reference)": c.resident}  # fmt: skip
         say("               " + ", ".join(f"{k} {gib(v)}" for k, v in parts.items() if v))
-        for phase in phases(step, c, cfg, exp, chip):
+        for phase in phases(step, c, cfg, exp, topology):
             sent = hlo.by_kind(phase.pop("collectives"))
             told["phases"].append(phase | {"collectives": sent})
             lines = ", ".join(f"{kind} {v['count']} x, {gib(v['bytes'])}" for kind, v in sent.items()) or "none"
@@ -164,15 +165,15 @@ def report(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip, say: Callable[
     return told
 
 
-def phases(step: Any, c: Any, cfg: Any, exp: Any, chip: tpu.Chip) -> list[dict[str, Any]]:
+def phases(step: Any, c: Any, cfg: Any, exp: Any, topology: tpu.Topology) -> list[dict[str, Any]]:
     """Ceilings of a program; of a sampler those of prefill and of a decoding step."""
     m, mesh, chips, tokens = exp.model_cfg, dict(step.mesh.shape), step.mesh.size, step.rows * step.length
-    peak, once = chips * chip.flops, [x for x in c.collectives if not x.repeated]
+    chip, peak, once = topology.chip, chips * topology.chip.flops, [x for x in c.collectives if not x.repeated]
     weights = tpu.multiplied_params(m) * tpu.itemsize(m) / mesh["tensor"]
 
     def phase(name: str, tokens: int, flops: float, executed: float, bytes_a_chip: float, sent: list[Any]) -> dict[str, Any]:
         seconds = {"compute": executed / peak, "memory": bytes_a_chip / chip.bandwidth}
-        seconds["network"] = tpu.network_seconds(chip, sent)
+        seconds["network"] = tpu.network_seconds(topology, sent)
         longest = max(seconds.values())
         return {"name": name, "flops": flops, "seconds": seconds, "tokens_per_second": tokens / longest,
                 "mfu": flops / peak / longest, "collectives": sent}  # fmt: skip
@@ -261,17 +262,17 @@ def meshes(cfg: Any, chips: int, slices: int) -> list[dict[str, int]]:
 
 
 def best_mesh(
-    cfg: Any, chip: tpu.Chip, chips: int, slices: int, compiled: Callable[[], list], say: Callable[[str], Any]
+    cfg: Any, topology: tpu.Topology, slices: int, compiled: Callable[[], list], say: Callable[[str], Any]
 ) -> list[dict[str, Any]]:
     """The meshes by predicted seconds of an update, the best that fits first compiled and left in ``cfg``."""
     from reasoning_jax import presets, tasks, tokenizer
 
     m = presets.model_config(cfg.model, tokenizer.make(cfg.tokenizer, tasks.get(cfg.task.name)).vocab_size)
-    tokens, ranked = cfg.batch_size * cfg.sequence_length, []
+    chip, chips, tokens, ranked = topology.chip, topology.chips * slices, cfg.batch_size * cfg.sequence_length, []
     for mesh in meshes(cfg, chips, slices):
         seconds = max(tpu.executed(m, tpu.train_flops(m, tokens, cfg.sequence_length)) / chips / chip.flops,
                       tpu.train_bytes(m, mesh, cfg.micro_batches) / chip.bandwidth)  # fmt: skip
-        network = tpu.predicted_network(m, chip, mesh, slices, cfg.micro_batches, tokens)
+        network = tpu.predicted_network(m, topology, mesh, slices, cfg.micro_batches, tokens)
         state = 16 * tpu.num_params(m) / mesh["fsdp"] / mesh["tensor"]  # parameters, gradients and two moments
         ranked.append({"mesh": mesh, "seconds": max(seconds, network), "network": network, "state_bytes": state})
     if not ranked:

@@ -57,6 +57,13 @@ class Topology:
     def chips(self) -> int:
         return math.prod(map(int, self.shape.split("x")))
 
+    def ici(self, group: int) -> float:
+        """bytes/s in and out of a chip to so many others: of as many axes of the torus as they fill at least."""
+        sides, axes = sorted(map(int, self.shape.split("x")), reverse=True), 1
+        while math.prod(sides[:axes]) < group and axes < len(sides):
+            axes += 1
+        return axes * self.chip.ici
+
     def __str__(self) -> str:
         return f"{self.kind}:{self.shape}"
 
@@ -144,30 +151,32 @@ def itemsize(m: Any) -> int:
     return 2 if m.dtype == "bfloat16" else 4
 
 
-def network_seconds(chip: Chip, collectives: Iterable[Any]) -> float:
-    """Of ``hlo.Collective``s, one after another: a ring over one axis of the torus moves (n - 1) / n of the bytes through every
-    chip, twice for all-reduce; across slices each chip then sends its n-th part over the data-centre network."""
+def network_seconds(slice: Topology, collectives: Iterable[Any]) -> float:
+    """Of ``hlo.Collective``s, one after another: rings over the axes of the torus that a group fills move (n - 1) / n of the
+    bytes through every chip, twice for all-reduce; what is permuted moves once; and across slices each chip then sends its n-th
+    part over the data-centre network."""
     total = 0.0
     for c in collectives:
         inside = max(1, c.group // c.slices)
         passes = c.count * (2 if c.kind.startswith("all-reduce") else 1)
-        total += passes * c.bytes * (inside - 1) / inside / chip.ici
-        total += passes * c.bytes / inside * (c.slices - 1) / c.slices / chip.dcn
+        ring = 1.0 if c.kind == "collective-permute" else (inside - 1) / inside
+        total += passes * c.bytes * ring / slice.ici(inside)
+        total += passes * c.bytes / inside * (c.slices - 1) / c.slices / slice.chip.dcn
     return total
 
 
-def predicted_network(m: Any, chip: Chip, mesh: dict[str, int], slices: int, micro_batches: int, tokens: int) -> float:
+def predicted_network(m: Any, slice: Topology, mesh: dict[str, int], slices: int, micro_batches: int, tokens: int) -> float:
     """Seconds of an update's collectives, for choosing a mesh before anything is compiled.
 
     In every micro-batch weights are gathered over fsdp (forward, backward, recomputation) and gradients reduce-scattered in
     float32, then all-reduced over data; over tensor two all-reduces of the activations a layer in each of these passes.
     """
     passes, parts = (3 if m.remat == "full" else 2), mesh["fsdp"] * mesh["tensor"]
-    ring = {axis: (n - 1) / n for axis, n in mesh.items()}
-    here = num_params(m) / mesh["tensor"]
     inside = mesh["data"] // slices
-    ici = here * (passes * itemsize(m) + 4) * ring["fsdp"] + 2 * 4 * num_params(m) / parts * (inside - 1) / inside
+    seconds = {n: (n - 1) / n / slice.ici(n) for n in (mesh["fsdp"], mesh["tensor"], inside)}  # of a byte
+    total = num_params(m) / mesh["tensor"] * (passes * itemsize(m) + 4) * seconds[mesh["fsdp"]]
+    total += 2 * 4 * num_params(m) / parts * seconds[inside]
     rows = tokens / micro_batches / (mesh["data"] * mesh["fsdp"])
-    ici += 2 * m.num_layers * passes * rows * m.width * itemsize(m) * 2 * ring["tensor"]
-    dcn = 2 * 4 * num_params(m) / parts / inside * (slices - 1) / slices
-    return micro_batches * (ici / chip.ici + dcn / chip.dcn)
+    total += 2 * m.num_layers * passes * rows * m.width * itemsize(m) * 2 * seconds[mesh["tensor"]]
+    between = 2 * 4 * num_params(m) / parts / inside * (slices - 1) / slices
+    return micro_batches * (total + between / slice.chip.dcn)

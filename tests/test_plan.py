@@ -80,11 +80,15 @@ def test_flops():
 
 
 def test_seconds_on_the_network():
-    chip = tpu.CHIPS["v5e"]
-    ring = hlo.Collective("all-gather", 9 * 10**9, 2, 10, 1, False, "")
-    assert tpu.network_seconds(chip, [ring]) == pytest.approx(2 * 0.9 * 9e9 / 9e10)
-    across = hlo.Collective("all-reduce between slices", 10**9, 1, 2, 2, False, "")
-    assert tpu.network_seconds(chip, [across]) == pytest.approx(2 * 0.5 * 1e9 / 6.25e9)
+    def seconds(name, *collective):
+        return tpu.network_seconds(tpu.topology(name), [hlo.Collective(*collective, False, "")])
+
+    assert seconds("v5e:4x8", "all-gather", 9 * 10**9, 2, 8, 1) == pytest.approx(2 * 7 / 8 * 9e9 / 9e10)  # one axis
+    assert seconds("v5e:4x8", "all-gather", 9 * 10**9, 2, 32, 1) == pytest.approx(2 * 31 / 32 * 9e9 / 18e10)  # both
+    assert seconds("v5e:4x8", "all-reduce", 9 * 10**9, 1, 4, 1) == pytest.approx(2 * 3 / 4 * 9e9 / 9e10)
+    assert seconds("v5p:2x2x4", "reduce-scatter", 10**9, 1, 16, 1) == pytest.approx(15 / 16 * 1e9 / 5.4e11)  # all three
+    assert seconds("v5e:4x8", "collective-permute", 10**9, 1, 2, 1) == pytest.approx(1e9 / 9e10)
+    assert seconds("v5e:2x2", "all-reduce between slices", 10**9, 1, 2, 2) == pytest.approx(2 * 0.5 * 1e9 / 6.25e9)
 
 
 # ---- collectives -----------------------------------------------------------------------------------------------------
@@ -227,15 +231,15 @@ def test_meshes_divide_batches_and_slices():
         assert m["data"] * m["fsdp"] * m["tensor"] == 16 and m["data"] % 2 == 0 and m["data"] * m["fsdp"] <= 8
 
 
-@pytest.mark.parametrize("rows, better", [(64, "tensor"), (512, "fsdp")])
+@pytest.mark.parametrize("rows, better", [(16, "tensor"), (512, "fsdp")])
 def test_the_network_of_a_mesh(rows, better):
     """Few tokens: less is sent where activations move and weights stay; many tokens: the other way round."""
-    m, chip = shape("llama-3.1-8b"), tpu.CHIPS["v5e"]
+    m, slice = shape("llama-3.1-8b"), tpu.topology("v5e:8x8")
     meshes = {"fsdp": {"data": 1, "fsdp": 64, "tensor": 1}, "tensor": {"data": 1, "fsdp": 8, "tensor": 8}}
-    seconds = {name: tpu.predicted_network(m, chip, mesh, 1, 1, rows * 2048) for name, mesh in meshes.items()}
+    seconds = {name: tpu.predicted_network(m, slice, mesh, 1, 1, rows * 2048) for name, mesh in meshes.items()}
     assert min(seconds, key=seconds.get) == better
     gathered = tpu.num_params(m) * (2 * 2 + 4) * 63 / 64  # bfloat16 twice, float32 gradients once
-    assert seconds["fsdp"] == pytest.approx(gathered / 9e10)
+    assert seconds["fsdp"] == pytest.approx(gathered / (2 * 9e10))
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
