@@ -3,10 +3,11 @@
     python benchmarks/plan_table.py --out=runs/plan_table.jsonl [--presets=llama-3.2-1b] [--topologies=v5e-16,v5p-32]
         [--algorithms=star,trice,dpo] [--tensor=1] [--sampling_tensor=4] [--seconds=3600]
 
-Each cell is a process of its own, ``python -m reasoning_jax.plan --fit=batch --json`` with rows of 2,048 tokens, bfloat16,
-remat=full and one micro-batch, on a mesh of fsdp alone (or with --tensor), with samples from copies that are split over
---sampling_tensor chips, and one line of the file --out. Cells that are there are not made again, so it can be stopped and
-started; the table of those asked for is printed at the end. Needs pip install "jax[tpu]"; no TPU is used.
+Each cell is a process of its own, ``python -m reasoning_jax.plan --json`` with rows of 2,048 tokens, bfloat16, remat=full and
+one micro-batch, on a mesh of fsdp alone (or with --tensor), with samples from copies that are split over --sampling_tensor
+chips, and one line of the file --out. The first method of a model and slice searches for the largest batches (--fit=batch), the
+others are compiled at these. Cells that are there are not made again, so it can be stopped and started; the table of those
+asked for is printed at the end. Needs pip install "jax[tpu]"; no TPU is used.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {"star": "star_gsm8k", "trice": "trice_addition:online", "dpo": "dpo_jsonl"}
 
 
-def command(preset: str, topology: str, algorithm: str, start: dict[str, int], args: argparse.Namespace) -> list[str]:
+def command(preset: str, topology: str, algorithm: str, batches: dict[str, int], args: argparse.Namespace) -> list[str]:
     sys.path.insert(0, str(ROOT))
     from reasoning_jax import tpu
 
@@ -32,18 +33,17 @@ def command(preset: str, topology: str, algorithm: str, start: dict[str, int], a
         "model.preset": preset, "model.dtype": "bfloat16", "model.remat": "full", "tokenizer.name": "bytes",
         "base.num_updates": 0, "sequence_length": 2048, "sampling.max_new_tokens": 1024, "mesh.data": 1,
         "mesh.fsdp": chips // args.tensor, "mesh.tensor": args.tensor, "mesh.sampling_tensor": args.sampling_tensor,
-        "batch_size": start.get("batch_size") or 4 * chips,
-        "sampling.batch_size": start.get("sampling.batch_size") or 16 * chips,
-    }  # fmt: skip
+    } | (batches or {"batch_size": 4 * chips, "sampling.batch_size": 16 * chips})  # fmt: skip
     return [sys.executable, "-m", "reasoning_jax.plan", f"--config={ROOT}/configs/{name}.py{':' + words if words else ''}",
-            f"--topology={topology}", "--fit=batch", "--json", *(f"--config.{k}={v}" for k, v in values.items())]  # fmt: skip
+            f"--topology={topology}", "--json", *([] if batches else ["--fit=batch"]),
+            *(f"--config.{k}={v}" for k, v in values.items())]  # fmt: skip
 
 
-def cell(key: dict[str, str], start: dict[str, int], args: argparse.Namespace) -> dict:
-    """One run of plan, whose search begins at the batches ``start``; what it said, and how it ended."""
+def cell(key: dict[str, str], batches: dict[str, int], args: argparse.Namespace) -> dict:
+    """One run of plan, with these batches, or a search for the largest; what it said, and how it ended."""
     began = time.monotonic()
     try:
-        line = command(**key, start=start, args=args)
+        line = command(**key, batches=batches, args=args)
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=args.seconds)
         told = json.loads(done.stdout) if done.stdout.strip() else {}
         said = done.stderr.strip().splitlines()
@@ -59,14 +59,14 @@ def row(found: dict) -> str:
     if not told.get("steps"):
         return "| " + " | ".join([*name, found["said"], *[""] * 8]) + " |"
     steps = {s["name"].split(" (")[0]: s for s in told["steps"]}
-    update, sample, largest = steps["update"], steps["sample"], told["largest"]
+    update, sample = steps["update"], steps["sample"]
 
     def memory(step: dict) -> str:
         return f"{step['needed'] / 2**30:.1f}{'' if step['fits'] else ' **no**'}"
 
-    cells = [f"{largest['batch_size'] or 'none'}", memory(update), f"{update['cpu_seconds']:.0f}"]
+    cells = [f"{update['rows']}", memory(update), f"{update['cpu_seconds']:.0f}"]
     cells += [f"{p['tokens_per_second']:,.0f} | {p['mfu']:.0%}" for p in update["phases"]] or [" | "]
-    cells += [f"{largest['sampling.batch_size'] or 'none'}", memory(sample)]
+    cells += [f"{sample['rows']}", memory(sample)]
     cells += [f"{p['tokens_per_second']:,.0f} | {p['mbu']:.0%}" for p in sample["phases"] if "mbu" in p] or [" | "]
     return "| " + " | ".join([*name, *cells]) + " |"
 
@@ -88,9 +88,9 @@ def main() -> None:
     for key in keys:
         if key not in there:
             print(" ".join(key), "...", file=sys.stderr, flush=True)
-            alike = [r["told"].get("largest", {}) for k, r in there.items() if k[:2] == key[:2]]
-            found = cell(dict(zip(("preset", "topology", "algorithm"), key, strict=True)), alike[0] if alike else {}, args)
-            there[key] = found
+            searched = [r["told"].get("largest", {}) for k, r in there.items() if k[:2] == key[:2]]
+            batches = next((found for found in searched if found and all(found.values())), {})
+            there[key] = cell(dict(zip(("preset", "topology", "algorithm"), key, strict=True)), batches, args)
             with args.out.open("a") as file:
                 file.write(json.dumps(there[key]) + "\n")
     heads = "model, slice, method, largest batch, GiB a chip, compile CPU s, tokens/s at most, MFU at most"
