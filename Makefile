@@ -9,9 +9,10 @@ STAMP := .venv/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.v
 demo: $(STAMP)
 	$(BIN)/python -m reasoning_jax.main --config=configs/star_addition.py --workdir=runs/star_addition
 
-# The compiler of TPUs lies beside the environment, not in it: where it is found, jax looks for a TPU at every start.
+# Two files at a time. The compiler of TPUs lies beside the environment, not in it: where it is found, jax looks for a TPU at
+# every start.
 test: $(LIBTPU)
-	PYTHONPATH=$(CURDIR)/$(LIBTPU) $(BIN)/python -m pytest -q tests
+	PYTHONPATH=$(CURDIR)/$(LIBTPU) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 # Of the release that jax names; there is none but for x86-64 Linux, and the tests that compile for TPU are then skipped.
 $(LIBTPU): $(STAMP)
