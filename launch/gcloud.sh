@@ -28,7 +28,8 @@ prepare() {
     return
   fi
   command -v gcloud >/dev/null || wrong "gcloud is not installed: see https://cloud.google.com/sdk/docs/install."
-  [[ ${CLOUDSDK_AUTH_ACCESS_TOKEN_FILE-} ]] || [[ $(gcloud auth list --filter=status:ACTIVE '--format=value(account)') ]] ||
+  [[ ${CLOUDSDK_AUTH_ACCESS_TOKEN_FILE-} ]] ||
+    [[ $(gcloud auth list --filter=status:ACTIVE '--format=value(account)' 2>"$scratch/stderr") ]] ||
     wrong "gcloud is not logged in: run gcloud auth login."
 }
 
