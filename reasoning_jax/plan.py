@@ -26,16 +26,6 @@ from absl import flags
 from reasoning_jax import command_line, doctor, tpu
 
 DOES_NOT_FIT = 3
-FORMULAS = """
-Ceilings: the slowest of three times, as if they overlapped perfectly. N = parameters that a token is multiplied with.
-  compute   FLOPs / (chips x peak in bfloat16). An update: 6 N + 6 layers x heads x head size x row a token (causal attention);
-            a third more is executed with remat=full. Forward passes: a third of it. Decoding: 2 N + 4 layers x heads x
-            head size x context a token.
-  memory    bytes a chip / bandwidth. An update: 28 bytes a parameter and the gathered weights once a pass, no activations.
-            Decoding: the weights once for each of data x fsdp replicas, and every row's cache at the middle of the completion.
-  network   the collectives above, one after another, as rings over as many axes of the torus as their group fills; between
-            slices 6.25e9 bytes/s a chip (assumed).
-MFU: FLOPs without recomputation over peak. MBU: bytes that must be read over bandwidth."""
 
 
 def environment() -> None:
@@ -121,7 +111,7 @@ def plan(cfg: Any, topology: tpu.Topology, slices: int, fit: str | None, say: Ca
         told["steps"].append(report(step, result, cfg, exp, topology, say))
     told["fits"] = all(c.fits for _, c in results)
     if told["fits"]:
-        say(FORMULAS)
+        say(tpu.FORMULAS)
     else:
         told["advice"] = advice(results, cfg, exp.mesh, chip)
     return told
@@ -162,6 +152,8 @@ def report(step: Any, c: Any, cfg: Any, exp: Any, topology: tpu.Topology, say: C
             times = ", ".join(f"{k} {1e3 * v:,.3g} ms" for k, v in phase["seconds"].items())
             say(f"               {phase['flops']:.3g} FLOPs; {times}: at most {phase['tokens_per_second']:,.0f} tokens/s, "
                 + ", ".join(f"{k.upper()} {phase[k]:.0%}" for k in ("mfu", "mbu") if k in phase))  # fmt: skip
+            if "mbu" in phase and step.mesh.shape["fsdp"] > 1:
+                say("               each step gathers every layer: config.mesh.sampling_tensor samples from copies instead")
     return told
 
 

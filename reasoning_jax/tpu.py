@@ -14,6 +14,16 @@ from collections.abc import Iterable
 from typing import Any
 
 GIB = 2**30
+FORMULAS = """
+Ceilings: the slowest of three times, as if they overlapped perfectly. N = parameters that a token is multiplied with.
+  compute   FLOPs / (chips x peak in bfloat16). An update: 6 N + 6 layers x heads x head size x row a token (causal attention);
+            a third more is executed with remat=full. Forward passes: a third of it. Decoding: 2 N + 4 layers x heads x
+            head size x context a token.
+  memory    bytes a chip / bandwidth. An update: 28 bytes a parameter and the gathered weights once a pass, no activations.
+            Decoding: the weights once for each of data x fsdp replicas, and every row's cache at the middle of the completion.
+  network   the collectives above, one after another, as rings over as many axes of the torus as their group fills; between
+            slices 6.25e9 bytes/s a chip (assumed).
+MFU: FLOPs without recomputation over peak. MBU: bytes that must be read over bandwidth."""
 
 
 @dataclasses.dataclass(frozen=True)

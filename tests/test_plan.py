@@ -295,6 +295,17 @@ def test_a_shape_that_does_not_divide(compiler, arguments, sentence):
     assert found.returncode == 1 and sentence in found.stderr and len(found.stderr.splitlines()) == 1
 
 
+def test_what_it_says(compiler):
+    found = command(STAR, "--topology=v5e-8", "--config.base.num_updates=0", "--config.mesh.data=1", "--config.mesh.fsdp=8")
+    assert found.returncode == 0, found.stderr
+    head, update, sample, formulas = found.stdout.split("\n\n")
+    assert head.startswith("8 chips: v5e:2x4, 15.75 GiB each; mesh data 1, fsdp 8, tensor 1; 0.0 million parameters; jax")
+    assert update.startswith("update (star): 16 x 128 tokens, compiled in ") and "all-gather" in update and "MFU" in update
+    assert sample.startswith("sample: 64 x 128 tokens") and "a decode step" in sample and "MBU" in sample
+    assert sample.endswith("each step gathers every layer: config.mesh.sampling_tensor samples from copies instead")
+    assert formulas.startswith("Ceilings")
+
+
 def test_what_does_not_fit_ends_with_3_and_advice(compiler):
     found = command("--config=configs/sft_addition.py", "--topology=v5e-4", "--json", "--config.batch_size=65536",
                     "--config.sampling.batch_size=4", "--config.sequence_length=2048")  # fmt: skip
