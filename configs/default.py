@@ -121,7 +121,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.mesh.data = -1  # -1 = the devices that are left
     c.mesh.fsdp = 1
     c.mesh.tensor = 1
-    c.mesh.sampling_tensor = 1  # sample with a copy of the parameters split over so many devices of a process; 1 = as they are
+    c.mesh.sampling_tensor = 0  # sample with copies of the parameters, each over so many devices of a host; 0 = as they are
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 200  # updates; every round's end is saved too

@@ -50,7 +50,7 @@ def _answerer(cfg: Any, folder: Path, temperature: float) -> Callable[[str], str
     fsdp, tensor = max(1, cfg.mesh.fsdp), max(1, cfg.mesh.tensor)
     if fsdp * tensor > jax.device_count():
         fsdp = tensor = 1
-    cfg.mesh.update(data=1, fsdp=fsdp, tensor=tensor, sampling_tensor=1)
+    cfg.mesh.update(data=1, fsdp=fsdp, tensor=tensor, sampling_tensor=0)
     cfg.batch_size, cfg.micro_batches, cfg.sampling.batch_size = fsdp, 1, fsdp
     exp = experiment.make(cfg, jax.devices()[: fsdp * tensor])
     params, _ = checkpoint.load_params(folder, exp.abstract_state().params)

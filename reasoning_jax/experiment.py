@@ -92,7 +92,7 @@ def make(cfg: ConfigDict, devices: Any = None) -> Experiment:
             f"config.batch_size: {cfg.batch_size} rows do not split into {cfg.micro_batches} micro-batches "
             f"over {rows} device groups."
         )
-    other = sharding.sampling_mesh(mesh, cfg.mesh.sampling_tensor) if cfg.mesh.sampling_tensor != 1 else None
+    other = sharding.sampling_mesh(mesh, cfg.mesh.sampling_tensor) if cfg.mesh.sampling_tensor else None
     size = cfg.sampling.batch_size
     for groups in (rows, rows if other is None else other.shape["data"]):
         if size % groups:

@@ -97,7 +97,7 @@ class Cluster:
 def final(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
     """Every array of the newest checkpoint, read by this process onto one device, and where the run was."""
     cfg = command_line.rebuild(folder)
-    cfg.mesh.update(data=1, fsdp=1, tensor=1, sampling_tensor=1)
+    cfg.mesh.update(data=1, fsdp=1, tensor=1, sampling_tensor=0)
     exp = experiment.make(cfg, jax.devices()[:1])
     abstract = exp.abstract_state()
     memory = algorithms.get(cfg.algorithm.name).init_memory(cfg, len(exp.load(cfg.algorithm.split)))

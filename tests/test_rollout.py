@@ -64,18 +64,19 @@ def test_batches_order_and_number_of_samples_do_not_matter(make, samples):
     assert make()([]) == []
 
 
-def test_sampling_on_another_mesh_gives_the_samples_of_the_training_mesh(make, samples):
-    """Parameters split over fsdp to train, copied to four groups of two to sample; scores are on the first."""
+@pytest.mark.parametrize(("tensor", "axis"), [(1, None), (2, "tensor")])
+def test_sampling_on_another_mesh_gives_the_samples_of_the_training_mesh(make, samples, tensor, axis):
+    """Parameters split over fsdp to train, copied to each device or each of four pairs to sample; scores are on the first."""
     roll = make()
     mesh = sharding.make_mesh(1, 8, 1)
     with jax.set_mesh(mesh):
         params = jax.device_put(roll.params, sharding.parameter_specs(roll.params, mesh))
         key = jax.device_put(roll.key, jax.NamedSharding(mesh, jax.P()))
-        other = make(params=params, key=key, mesh=mesh, sampling_mesh=sharding.sampling_mesh(mesh, 2))
+        other = make(params=params, key=key, mesh=mesh, sampling_mesh=sharding.sampling_mesh(mesh, tensor))
         with jax.transfer_guard("disallow"):
             copies, _ = other._copies
-        assert copies["layers"]["query"].sharding.spec == jax.P(None, None, "tensor", None, None)
-        assert dict(copies["layers"]["query"].sharding.mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+        assert copies["layers"]["query"].sharding.spec == jax.P(None, None, axis, None, None)
+        assert dict(copies["layers"]["query"].sharding.mesh.shape) == {"data": 8 // tensor, "fsdp": 1, "tensor": tensor}
         found = other(EXAMPLES, num_samples=5)
         told = other.logprobs([found[0].example], [found[0].tokens])[0]
     assert [content(s) for s in found] == [content(s) for s in samples]
