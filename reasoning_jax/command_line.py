@@ -5,6 +5,7 @@ jax is imported by the commands' own functions, after the flags are parsed, so t
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import dis
 import errno
@@ -77,7 +78,8 @@ def run(
 
 
 def _fail(sentence: str, code: int = 1) -> NoReturn:
-    print(" ".join(sentence.split()), file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody may be there to read it
+        print(" ".join(sentence.split()), file=sys.stderr, flush=True)
     # On a full disk libraries fail a second time on the way out, in threads and exit handlers: that adds nothing.
     sys.unraisablehook = threading.excepthook = lambda *_: None
     if processes := sys.modules.get("reasoning_jax.processes"):  # which imports jax

@@ -8,6 +8,7 @@ What is called on all processes must be called on all of them, in the same order
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import importlib.util
 import json
@@ -147,8 +148,9 @@ def leave(code: int) -> NoReturn:
         sys.exit(code)
     if first():
         time.sleep(1)  # they have something to say too, and lose their coordinator
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            stream.flush()
     os._exit(code)
 
 
@@ -164,7 +166,8 @@ def explain(error: BaseException) -> str | None:
 def give_up(error: BaseException) -> None:
     """Ends this process after an error that nobody expected, where others would wait for it; else does nothing."""
     if jax.distributed.is_initialized():
-        traceback.print_exception(error)
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
         leave(1)
 
 

@@ -236,18 +236,27 @@ def to_mesh(params: Any, mesh: Mesh, dtype: Any) -> Any:
     """A copy of the parameters, matrices in ``dtype``, laid out for another mesh of the same devices; it goes from device to
     device, not over a host."""
     cast = jax.tree_util.tree_map_with_path(lambda path, x: x.astype(dtype) if path[-1].key in PARAMETERS else x, params)
-    with jax.set_mesh(mesh):
-        return jax.device_put(cast, parameter_specs(cast, mesh))
+    return _move(cast, parameter_specs(cast, mesh))
 
 
 def to_rows(tree: Any, mesh: Mesh) -> Any:
     """Arrays [B, ...] of another mesh of the same devices, split over the batch on this one."""
+    names = ("batch", *(None,) * 8)
+    return _move(tree, jax.tree.map(lambda x: NamedSharding(mesh, spec(x.shape, names[: x.ndim], mesh)), tree))
 
-    def where(x: jax.Array) -> NamedSharding:
-        return NamedSharding(mesh, spec(x.shape, ("batch", *(None,) * x.ndim)[: x.ndim], mesh))
 
-    with jax.set_mesh(mesh):
-        return jax.device_put(tree, jax.tree.map(where, tree))
+def _move(tree: Any, where: Any) -> Any:
+    """From one mesh to another of the same devices. device_put does it where their order differs; where it does not, and one
+    process has them all, that would go over the host."""
+    before, after = jax.tree.leaves(tree)[0].sharding.mesh, jax.tree.leaves(where)[0].mesh
+    with jax.set_mesh(after):
+        if [*before.devices.flat] == [*after.devices.flat]:
+            return jax.jit(_same, out_shardings=where)(tree)
+        return jax.device_put(tree, where)
+
+
+def _same(tree: Any) -> Any:
+    return tree
 
 
 @jax.jit

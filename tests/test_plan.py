@@ -315,8 +315,9 @@ def test_what_does_not_fit_ends_with_3_and_advice(compiler):
     assert not told["fits"] and told["steps"][0]["needed"] > 15.75 * GIB and told["steps"][-1]["fits"]
 
 
-# Bounds: temporaries in bytes, and collectives a layer, forward and backward together, a tenth above what was recorded with
-# jax 0.10.2 and libtpu 0.0.42.1. ``PYTHONPATH=. python tests/test_plan.py`` prints them anew.
+# Bounds: temporaries in bytes, and collectives a layer, forward and backward together, a tenth above the larger of what was
+# recorded with jax 0.10.2 and libtpu 0.0.42.1, and with jax 0.12.0.1 and libtpu 0.0.50.1 (the updates on v5p).
+# ``PYTHONPATH=. python tests/test_plan.py`` prints them anew.
 LAYERS, VOCAB = 3, 8192
 SLICES = {"v5e:2x4": (1, (1, 8, 1)), "v6e:2x4": (1, (2, 4, 1)), "v5p:2x2x1": (1, (1, 2, 2)), "v5e:2x2": (2, (2, 4, 1))}
 BOUNDS = {
@@ -326,9 +327,9 @@ BOUNDS = {
     ("v6e:2x4", "update (star)"): (5795808, 18),
     ("v6e:2x4", "sample"): (2521504, 14),
     ("v6e:2x4", "update (dpo)"): (6254048, 18),
-    ("v5p:2x2x1", "update (star)"): (17000352, 23),
+    ("v5p:2x2x1", "update (star)"): (24829664, 23),
     ("v5p:2x2x1", "sample"): (10348672, 18),
-    ("v5p:2x2x1", "update (dpo)"): (17724704, 23),
+    ("v5p:2x2x1", "update (dpo)"): (25058304, 23),
     ("v5e:2x2", "update (star)"): (7157248, 17),
     ("v5e:2x2", "sample"): (2888192, 14),
     ("v5e:2x2", "update (dpo)"): (7157248, 17),

@@ -353,6 +353,25 @@ def test_an_error_of_process_0_is_everybodys(monkeypatch):
         processes.of_first(lambda: pytest.fail("this is for process 0"))
 
 
+def test_a_process_whose_output_nobody_reads_ends_and_does_not_wait_for_the_others(monkeypatch):
+    class Closed:
+        def write(self, *_):
+            raise BrokenPipeError
+
+        flush = write
+
+    ended = []
+    monkeypatch.setattr(sys, "stdout", Closed())
+    monkeypatch.setattr(sys, "stderr", Closed())
+    monkeypatch.setattr(processes.jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes.os, "_exit", ended.append)
+    monkeypatch.setattr(processes.time, "sleep", lambda _: None)
+    monkeypatch.setattr(processes.sys, "exit", ended.append)
+    command_line._fail("It went wrong.", 3)
+    processes.give_up(ValueError("unexpected"))
+    assert ended[0] == 3 and ended[-1] == 1
+
+
 # ---- meshes ----------------------------------------------------------------------------------------------------------
 
 
