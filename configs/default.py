@@ -17,6 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.vocab_size = placeholder(int)  # rows of the embedding, padding included; None = the preset's, else the tokenizer's
     for key in ("num_layers", "width", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"):
         c.model[key] = placeholder(int)
+    c.model.window = placeholder(int)  # a token sees so many tokens at most, itself included; None = all before it
     c.model.rope_theta = placeholder(float)
     c.model.tied = placeholder(bool)
     c.model.dtype = "float32"  # of the computation: float32 or bfloat16

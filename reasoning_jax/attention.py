@@ -55,11 +55,12 @@ def cached(q: jax.Array, keys: jax.Array, values: jax.Array, layer: jax.Array, f
     return jax.lax.switch((filled - 1) // size, [first(n) for n in [*range(size, length, size), length]])
 
 
-def splash(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
-    """Attention of rows to themselves by the splash kernel: no scores in memory, blocks above the diagonal left out.
+def splash(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, window: int = 0) -> jax.Array:
+    """Attention of rows to themselves by the splash kernel: no scores in memory, blocks that nobody sees left out.
 
-    q [B, S, K, G, H]; k, v [B, S, K, H]; segment_ids [B, S]. A token sees its own segment up to its own slot, which is the
-    rule of ``plain`` where positions ascend within a segment, as packing makes them; padding (segment 0) sees padding.
+    q [B, S, K, G, H]; k, v [B, S, K, H]; segment_ids [B, S]. A token sees its own segment up to its own slot, and of that the
+    last ``window`` (0: all). By positions that is the same where they count up within a segment, as packing makes them.
+    Padding (segment 0) sees padding.
     The kernel is a program of one device: each runs it on its own rows and heads. Off the TPU it is interpreted, slowly.
     """
     # They take half a second to import, and only this needs them.
@@ -70,10 +71,11 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> 
     n = next(n for n in BLOCKS if S % n == 0)
     sizes = kernel.BlockSizes(n, n, n, n, n, n, n, n)
     interpret = platform() != "tpu"
+    seen = masks.LocalMask((S, S), (window - 1, 0), 0) if window else masks.CausalMask((S, S))
 
     def local(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
         b, _, heads, g, h = q.shape
-        mask = masks.MultiHeadMask([masks.CausalMask((S, S)) for _ in range(heads * g)])
+        mask = masks.MultiHeadMask([seen] * (heads * g))
         run = kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
         q = (q * h**-0.5).reshape(b, S, heads * g, h).swapaxes(1, 2)
         out = jax.vmap(run)(q, k.swapaxes(1, 2), v.swapaxes(1, 2), kernel.SegmentIds(segment_ids, segment_ids))

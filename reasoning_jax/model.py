@@ -41,6 +41,7 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     tied: bool = True  # the output matrix is the embedding, transposed
+    window: int = 0  # a token sees so many tokens at most, itself included; 0 = all before it
     dtype: str = "float32"  # of the computation; parameters are always float32
     remat: str = "none"  # "none", "full" (recompute each layer) or "dots" (keep the matrix products)
     attention: str = "auto"  # "plain", "splash" (a TPU kernel, for rows of a multiple of 128 tokens) or "auto"
@@ -50,6 +51,8 @@ class ModelConfig:
             raise ValueError(f"config.model: num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}.")
         if self.head_dim % 2:
             raise ValueError(f"config.model.head_dim: rotary embedding needs an even size, got {self.head_dim}.")
+        if self.window < 0:
+            raise ValueError(f"config.model.window: {self.window} is less than 0.")
         if self.remat not in REMAT:
             raise ValueError(f"config.model.remat: {self.remat!r} is not one of {', '.join(REMAT)}.")
         if self.attention not in ("auto", "plain", "splash"):
@@ -132,7 +135,8 @@ class Block(nn.Module):
         if not self.alone:
             mixed = attention.cached(q, *cache, layer, slot + x.shape[1], visible)
         else:
-            mixed = (attention.splash if visible.ndim == 2 else attention.plain)(q, k, v, visible)
+            by_kernel = visible.ndim == 2
+            mixed = attention.splash(q, k, v, visible, cfg.window) if by_kernel else attention.plain(q, k, v, visible)
         mixed = shard(mixed, *attention.QUERIES)
         fan_in = K * G * H * depth**2
         x = x + project("bskgh,kghd->bsd", mixed, "attention_out", (K, G, H, D), fan_in, ("batch", None, None))
@@ -202,7 +206,8 @@ def apply(
         visible = segment_ids
     else:  # one mask [B, S, T] for all layers and heads
         visible = (segment_ids[:, :, None] == key_segments[:, None]) & (segment_ids[:, :, None] > 0)
-        visible &= positions[:, :, None] >= key_positions[:, None]
+        back = positions[:, :, None] - key_positions[:, None]
+        visible &= (back >= 0) & (back < cfg.window) if cfg.window else back >= 0
     cos, sin = rotary_angles(positions, cfg.head_dim, cfg.rope_theta)
     stored = None if cache is None else (cache.keys, cache.values)
     hidden, stored = Transformer(cfg, alone).apply({"params": params}, tokens, cos, sin, visible, stored, slot)

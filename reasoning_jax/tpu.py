@@ -123,8 +123,10 @@ def kv_bytes(m: Any, itemsize: int = 2) -> int:
 
 
 def train_flops(m: Any, tokens: int, length: int) -> float:
-    """6 N + 6 L H h S a token: forward and backward; causal attention, the half of the full square."""
-    return tokens * (6.0 * multiplied_params(m) + 6.0 * m.num_layers * m.num_heads * m.head_dim * length)
+    """6 N + 6 L H h S a token: forward and backward; causal attention, the half of the full square, or a band of it."""
+    n = min(m.window or length, length)
+    seen = n - n * n / (2 * length) if length else 0.0  # tokens that a token sees on average: S / 2 without a window
+    return tokens * (6.0 * multiplied_params(m) + 12.0 * m.num_layers * m.num_heads * m.head_dim * seen)
 
 
 def forward_flops(m: Any, tokens: int, length: int, heads: int | None = None) -> float:
@@ -135,6 +137,7 @@ def forward_flops(m: Any, tokens: int, length: int, heads: int | None = None) ->
 
 def decode_flops(m: Any, batch: int, context: float) -> float:
     """2 N B + 4 L H h c B, of one step of all sequences."""
+    context = min(context, m.window or context)
     return batch * (2.0 * multiplied_params(m) + 4.0 * m.num_layers * m.num_heads * m.head_dim * context)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +36,8 @@ def value_and_gradients(attend, arrays, visible, weights):
     return jax.device_get((out, grads))
 
 
-@pytest.mark.parametrize(("heads", "dims"), [((2, 1), (2, 1, 2)), ((1, 2), (1, 2, 2))])
-def test_the_kernel_is_attention_by_products(segments, heads, dims):
+@pytest.mark.parametrize(("heads", "dims", "window"), [((2, 1), (2, 1, 2), 0), ((1, 2), (1, 2, 2), 140)])
+def test_the_kernel_is_attention_by_products(segments, heads, dims, window):
     """Values and gradients in float32; on meshes that split the key-value heads and the query heads of one."""
     rng, (K, G), H = np.random.default_rng(0), heads, 8
     q, k, v, weights = (
@@ -44,6 +45,8 @@ def test_the_kernel_is_attention_by_products(segments, heads, dims):
     )
     used = (segments > 0)[..., None, None, None]
     mask = (segments[:, :, None] == segments[:, None]) & (segments[:, :, None] > 0) & np.tri(S, dtype=bool)
+    if window:
+        mask &= ~np.tri(S, k=-window, dtype=bool)
     expected, grads = value_and_gradients(attention.plain, (q, k, v), mask, weights * used)
     assert np.abs(expected[1, 5]).max() > 0.1 and all(np.abs(g[:3]).max() > 0.1 for g in grads)
 
@@ -51,7 +54,7 @@ def test_the_kernel_is_attention_by_products(segments, heads, dims):
     with jax.set_mesh(mesh):
         queries, weights = sharding.put((q, weights * used), mesh, *attention.QUERIES)
         keys, rows = sharding.put((k, v), mesh, *attention.KEYS), sharding.put(segments, mesh, "batch", None)
-        out, other = value_and_gradients(attention.splash, (queries, *keys), rows, weights)
+        out, other = value_and_gradients(functools.partial(attention.splash, window=window), (queries, *keys), rows, weights)
     assert np.isfinite(out).all()  # padding too
     np.testing.assert_allclose(out * used, expected * used, atol=2e-6)
     for a, b in zip(other, grads, strict=True):

@@ -61,8 +61,9 @@ def reference(params, rows, cfg):
                 k = np.stack([rotary(v, t) for t, v in enumerate(h @ w["key"][:, kv])])
                 v = h @ w["value"][:, kv]
                 for t in range(len(row)):
-                    e = np.exp(k[: t + 1] @ q[t] / np.sqrt(cfg.head_dim))
-                    mixed[t] += (e / e.sum()) @ v[: t + 1] @ w["attention_out"][kv, g]
+                    seen = slice(max(0, t + 1 - cfg.window) if cfg.window else 0, t + 1)
+                    e = np.exp(k[seen] @ q[t] / np.sqrt(cfg.head_dim))
+                    mixed[t] += (e / e.sum()) @ v[seen] @ w["attention_out"][kv, g]
             x = x + mixed
             h = norm(x, w["mlp_norm"])
             gate = h @ w["gate"]
@@ -87,6 +88,16 @@ def test_equals_a_float64_reference(tiny, rows, plain):
     cfg, params = tiny
     for i, expected in enumerate(reference(params, rows, cfg)):
         np.testing.assert_allclose(plain[i, : len(rows[i])], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_window_equals_a_float64_reference(tiny, rows, plain):
+    cfg, params = tiny
+    near = dataclasses.replace(cfg, window=3)
+    found = np.asarray(forward(params, *ragged(rows, S), cfg=near))
+    for i, expected in enumerate(reference(params, rows, near)):
+        np.testing.assert_allclose(found[i, : len(rows[i])], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[0, :3], plain[0, :3], atol=1e-6)
+    assert np.abs(found[0, 3:] - plain[0, 3:]).max() > 1e-2
 
 
 def test_padding_and_what_it_holds_do_not_matter(tiny, rows, plain):
@@ -168,11 +179,11 @@ def test_untied_output_and_bfloat16(tiny, rows, plain):
     assert 0 < error.max() < 0.25 and error.mean() < 0.02  # 8 bits of mantissa on numbers of about 1
 
 
-@pytest.mark.parametrize("kv_heads", [2, 4])
-def test_cached_decoding_equals_the_full_pass(tiny, kv_heads):
+@pytest.mark.parametrize(("kv_heads", "window"), [(2, 0), (4, 0), (2, 3)])
+def test_cached_decoding_equals_the_full_pass(tiny, kv_heads, window):
     """Prefill of ragged prompts, then a token at a time, each row at its own position."""
     cfg, _ = tiny
-    cfg = dataclasses.replace(cfg, num_kv_heads=kv_heads, num_layers=2)
+    cfg = dataclasses.replace(cfg, num_kv_heads=kv_heads, num_layers=2, window=window)
     params = random_params(cfg, seed=3)
     rows, prompts, steps = some_rows((S, 9, 7), cfg.vocab_size, seed=3), np.array([8, 5, 3]), 4
     full = np.asarray(forward(params, *ragged(rows, S), cfg=cfg))
@@ -193,7 +204,7 @@ def test_cached_decoding_equals_the_full_pass(tiny, kv_heads):
 def test_config_errors_name_the_key(tiny):
     cfg, _ = tiny
     for change, key in [({"num_kv_heads": 3}, "num_heads"), ({"head_dim": 5}, "head_dim"), ({"remat": "some"}, "remat"),
-                        ({"dtype": "float16"}, "dtype")]:  # fmt: skip
+                        ({"dtype": "float16"}, "dtype"), ({"window": -1}, "window")]:  # fmt: skip
         with pytest.raises(ValueError, match=key):
             dataclasses.replace(cfg, **change)
 

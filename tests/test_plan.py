@@ -46,7 +46,7 @@ def shape(name: str):
 
 # Qwen2.5-0.5B: 24 layers, 14 heads and 2 key-value heads of 64, tied.
 QWEN = SimpleNamespace(num_layers=24, width=896, num_heads=14, num_kv_heads=2, head_dim=64, mlp_dim=4864, vocab_size=151_936,
-                       tied=True, dtype="bfloat16", remat="none")  # fmt: skip
+                       tied=True, dtype="bfloat16", remat="none", window=0)  # fmt: skip
 
 
 def test_parameters_and_cache_bytes():
@@ -72,6 +72,9 @@ def test_flops():
     per_token = tpu.train_flops(QWEN, 1, 0)
     assert tpu.CHIPS["v5e"].flops / per_token == pytest.approx(66e3, rel=0.01)  # tokens/s at 100 %, 6 N only
     assert tpu.train_flops(QWEN, 10, 2048) == 10 * (per_token + 6 * 24 * 14 * 64 * 2048)
+    banded = SimpleNamespace(**vars(QWEN) | {"window": 512})  # the first 512 tokens see 256 on average, the others 512
+    assert tpu.train_flops(banded, 4, 2048) == 4 * (per_token + 12 * 24 * 14 * 64 * (512 * 256 + 1536 * 512) / 2048)
+    assert tpu.decode_flops(banded, 4, 768) == tpu.decode_flops(QWEN, 4, 512)
     assert tpu.forward_flops(QWEN, 10, 2048) == tpu.train_flops(QWEN, 10, 2048) / 3
     head = 2 * 896 * 151_936
     assert tpu.forward_flops(QWEN, 10, 2048, heads=1) == pytest.approx(tpu.forward_flops(QWEN, 10, 2048) - 9 * head)
