@@ -2,9 +2,9 @@
 
     python benchmarks/killed_cluster.py [--config=star_addition] [--processes=4]
 
-A tiny model, three rounds. Prints, of each pair of runs, in which rounds they drew the same samples and trained on the same rows,
-whether all arrays of the last checkpoint are the same bits, and else the largest difference of a parameter as a part of its
-array's largest entry. Some minutes on two cores.
+A tiny model, three rounds. Prints, of each pair of runs, in how many rounds they drew the same samples and trained on the same
+rows, whether all arrays of the last checkpoint are the same bits, and else the largest difference of a parameter as a part of
+its array's largest entry. Some minutes on two cores.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "tests"))
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": os.path.expanduser("~/.cache/reasoning_jax")}
 
 import numpy as np
 from cluster import TINY, Cluster, collected, final
