@@ -1,10 +1,10 @@
 """Which updates and samplers fit which TPU slices, how large a batch, and at most how fast: a table in markdown.
 
     python benchmarks/plan_table.py --out=runs/plan_table.jsonl [--presets=llama-3.2-1b] [--topologies=v5e-16,v5p-32]
-        [--algorithms=star,trice,dpo] [--tensor=1] [--sampling_tensor=4] [--seconds=3600]
+        [--algorithms=star,trice,dpo] [--sampling_tensor=4] [--seconds=3600]
 
 Each cell is a process of its own, ``python -m reasoning_jax.plan --json`` with rows of 2,048 tokens, bfloat16, remat=full and
-one micro-batch, on a mesh of fsdp alone (or with --tensor), with samples from copies that are split over --sampling_tensor
+one micro-batch, on a mesh of fsdp alone, with samples from copies that are split over --sampling_tensor
 chips, and one line of the file --out. The first method of a model and slice searches for the largest batches (--fit=batch), the
 others are compiled at these. Cells that are there are not made again, so it can be stopped and started; the table of those
 asked for is printed at the end. Needs pip install "jax[tpu]"; no TPU is used.
@@ -32,7 +32,7 @@ def command(preset: str, topology: str, algorithm: str, batches: dict[str, int],
     values = {
         "model.preset": preset, "model.dtype": "bfloat16", "model.remat": "full", "tokenizer.name": "bytes",
         "base.num_updates": 0, "sequence_length": 2048, "sampling.max_new_tokens": 1024, "mesh.data": 1,
-        "mesh.fsdp": chips // args.tensor, "mesh.tensor": args.tensor, "mesh.sampling_tensor": args.sampling_tensor,
+        "mesh.fsdp": chips, "mesh.sampling_tensor": args.sampling_tensor,
     } | (batches or {"batch_size": 4 * chips, "sampling.batch_size": 16 * chips})  # fmt: skip
     return [sys.executable, "-m", "reasoning_jax.plan", f"--config={ROOT}/configs/{name}.py{':' + words if words else ''}",
             f"--topology={topology}", "--json", *([] if batches else ["--fit=batch"]),
@@ -77,7 +77,6 @@ def main() -> None:
     parser.add_argument("--presets", default="llama-3.2-1b,llama-3.1-8b")
     parser.add_argument("--topologies", default="v5e-16,v5e-64,v5p-32,v6e-64")
     parser.add_argument("--algorithms", default="star,trice,dpo")
-    parser.add_argument("--tensor", type=int, default=1)
     parser.add_argument("--sampling_tensor", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=3600, help="for one cell")
     args = parser.parse_args()

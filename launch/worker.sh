@@ -22,11 +22,13 @@ alive() {
   pid=$(cat "$state/pid" 2>/dev/null) && [[ $pid ]] && grep -qaF reasoning_jax.main "/proc/$pid/cmdline" 2>/dev/null
 }
 
-# Between the end of the process and the note of its exit code lies a moment: waits, while somebody is there to write it.
+# Whether the run's process lives. Between its end and the note of its exit code lies a moment: waits, while somebody is there
+# to write it.
 settle() {
   local noting
-  while ! alive && [[ ! -f $state/exit ]]; do
-    noting=$(cat "$state/noting" 2>/dev/null) && grep -qaF supervise "/proc/${noting:-none}/cmdline" 2>/dev/null || return 0
+  while ! alive; do
+    [[ ! -f $state/exit ]] || return 1
+    noting=$(cat "$state/noting" 2>/dev/null) && grep -qaF supervise "/proc/${noting:-none}/cmdline" 2>/dev/null || return 1
     sleep 0.1
   done
 }
@@ -74,7 +76,7 @@ start() {
     [[ $(cat "$state/command") == "$1" ]] || fail "another run is alive (process $pid); stop it first"
     ok "already running, process $pid" && return
   fi
-  settle # else the note of the run before could be taken for that of this one
+  settle || true # else the note of the run before could be taken for that of this one
   rm -f "$state/pid" "$state/exit" "$state/noting"
   echo "$1" >"$state/command"
   nohup setsid bash "$tree/launch/worker.sh" supervise "$1" </dev/null >>"$state/log" 2>&1 &
@@ -104,8 +106,7 @@ supervise() {
 # running PID | exit CODE SECONDS | gone (killed, or the machine was restarted) | none; then the last line of the log.
 check() {
   local now=none last
-  settle
-  if alive; then
+  if settle; then # asked once: it may end between two questions
     now="running $pid"
   elif [[ -f $state/exit ]]; then
     now="exit $(cat "$state/exit")"
@@ -125,7 +126,7 @@ stop() {
     kill -TERM "$pid" 2>/dev/null || true
     for ((i = 0; i < grace * 10; i++)); do alive || break; sleep 0.1; done
     if alive; then kill -KILL "$pid" && said="process $pid had to be killed"; fi
-    settle
+    settle || true
     kill -KILL -- "-$group" 2>/dev/null || true                           # workers that the program left behind
   fi
   if [[ -e $lock ]]; then

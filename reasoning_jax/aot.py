@@ -136,7 +136,7 @@ def steps(cfg: ConfigDict, exp: experiment.Experiment) -> list[Step]:
     rows, width = cfg.sampling.batch_size, sampling.bucket(cfg.sequence_length - cfg.sampling.max_new_tokens)
     if "ref" in keys or base_kept or a.stochastic:
         out.append(Step("reference log-probs", "score", rows, cfg.sequence_length, _score(cfg, exp, state), waiting, exp.mesh))
-    params, mesh = state.params, getattr(exp, "sampling_mesh", None)
+    params, mesh = state.params, exp.sampling_mesh
     if mesh is not None:  # a copy of the parameters, while they wait too
         params, waiting = _copied(params, mesh, exp.model_cfg.dtype), waiting + size(params)
     mesh = mesh or exp.mesh

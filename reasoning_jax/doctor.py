@@ -79,7 +79,7 @@ def _python(found: tuple[int, int]) -> Finding:
 def _software(chips: int) -> Iterator[Finding]:
     """Whether what is needed is there, and libtpu the release that this jax was made with."""
     requirements = Path(__file__).resolve().parents[1] / "requirements.txt"
-    lines = requirements.read_text().splitlines() if requirements.exists() else []
+    lines = requirements.read_text().partition("# tests")[0].splitlines() if requirements.exists() else []
     names = [m[0] for line in lines if (m := re.match(r"[\w\-]+", line))]
     if missing := [name for name in names if version(name) is None]:
         yield "WRONG", f"{', '.join(missing)} is not installed: pip install -r requirements.txt, on every worker."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 
 import pytest
 
@@ -76,3 +77,10 @@ def random_params(cfg, seed: int = 0):
 
     shapes = jax.eval_shape(lambda k: model.init(k, cfg), jax.random.key(0))
     return jax.tree.map(jax.numpy.asarray, jax.tree_util.tree_map_with_path(leaf, shapes))
+
+
+def wait_for(condition, seconds: float = 60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

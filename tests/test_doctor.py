@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from reasoning_jax import doctor
+from reasoning_jax import doctor, processes
 
 PORT = 48_482
 
@@ -19,6 +19,10 @@ def wrong(tmp_path, env=None, **more) -> list[str]:
     """The sentences about what is wrong on a machine with TPU chips."""
     found = doctor.examine(env or {}, tmp_path, **{"chips": 4, "root": tmp_path, "port": PORT} | more)
     return [sentence for state, sentence in found if state == "WRONG" and not sentence.startswith("libtpu")]
+
+
+def test_it_looks_at_the_port_that_process_0_takes():
+    assert str(doctor.PORT) == processes.PORT  # written twice, as the doctor does without jax
 
 
 def test_a_clean_machine(tmp_path):
