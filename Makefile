@@ -1,28 +1,43 @@
-# make demo, make test; PYTHON=python3.12 make ... picks the interpreter.
+# make demo, quick, test, lint; PYTHON=python3.12 make ... picks the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 LIBTPU := .venv/libtpu
 STAMP := .venv/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test clean
+# Files of tests that compile little: those of a later floor of the package come last.
+QUICK := floors prng tokenizer metrics charts report masked data addition gsm8k bbh commonsense_qa \
+  prompts grading chains preferences rejection star sft wake_sleep command_line
+
+.PHONY: demo quick test lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m reasoning_jax.main --config=configs/star_addition.py --workdir=runs/star_addition
 
-# Two files at a time. The compiler of TPUs lies beside the environment, not in it: where it is found, jax looks for a TPU at
-# every start.
-test: $(LIBTPU)
-	PYTHONPATH=$(CURDIR)/$(LIBTPU) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+# Under a minute, for while one works.
+quick: $(STAMP)
+	$(PYTEST) $(QUICK:%=tests/test_%.py)
 
-# Of the release that jax names; there is none but for x86-64 Linux, and the tests that compile for TPU are then skipped.
+# Two files at a time. The compiler of TPUs is beside the environment, not in it: where it is found,
+# jax looks for a TPU at every start.
+test: $(LIBTPU)
+	PYTHONPATH=$(CURDIR)/$(LIBTPU) $(PYTEST) tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Of the release that jax names. There is one only for x86-64 Linux; elsewhere the tests that compile
+# for a TPU are skipped.
 $(LIBTPU): $(STAMP)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
 	  "$$($(BIN)/python -c 'from importlib.metadata import requires; print(*[r.partition(";")[0] for r in requires("jax") if r.startswith("libtpu")])')"
 
 # Another interpreter, or other requirements, make the environment anew.
-$(STAMP): requirements.txt
+$(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
 	touch $@
 
 clean:

@@ -1,75 +1,101 @@
-"""Iterated preferences: fine-tuning on the chosen side, DPO alone and DPO + NLL, at equal numbers of samples and updates.
+"""Iterated preferences: fine-tuning on the chosen side, DPO alone and DPO + NLL.
 
-    python benchmarks/preference_study.py --out=runs/preference_study [--tasks=addition,...] [--seeds=3] [--plot=FILE]
+    python benchmarks/preference_study.py --out=runs/preference_study [--tasks=addition,...] \\
+        [--seeds=3] [--plot=FILE]
 
-Four rounds of 8 samples for each of 375 questions, as ``configs/irpo_addition.py`` makes them. For each task one base model,
-that of the other studies. The plot has test accuracy over samples drawn above, and the mechanism below: how far the
+At equal numbers of samples and updates: four rounds of 8 samples for each of 375 questions, as
+``configs/irpo_addition.py`` makes them. For each task one base model, that of the other studies.
+The plot has test accuracy over samples drawn above, and the mechanism below: how far the
 log-likelihoods of the chosen and of the rejected side are from where the round began.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import study  # beside this file
 import trice_study  # beside this file
+from ml_collections import ConfigDict
 
-from configs import irpo_addition
 from reasoning_jax import metrics
 
 TASKS = ("addition", "object_counting", "boolean_expressions")
 METHODS = ("SFT on the chosen", "DPO", "DPO + NLL", "DPO + 10 NLL")
 COLOURS = dict(zip(METHODS, ("#888888", "#b5762a", "#1a8f5a", "#2f6fb0"), strict=True))
+ARGUMENTS = {"DPO": "dpo", "SFT on the chosen": "nll"}  # of configs/irpo_addition.py
+SIDES = ("chosen", "rejected")
 
 
-def config(task: str, method: str, seed: int):
-    c, i = trice_study.experiment(task), irpo_addition.get_config({"DPO": "dpo", "SFT on the chosen": "nll"}.get(method, ""))
-    c.algorithm, c.optim, c.sequence_length, c.batch_size = i.algorithm, i.optim, i.sequence_length, i.batch_size
-    c.algorithm.examples_per_round, c.task.num_train = 375, 1500
-    c.algorithm.start_updates, c.optim.decay = 40, 0.5
+def config(task: str, method: str, seed: int) -> ConfigDict:
+    cfg = trice_study.experiment(task)
+    irpo = study.experiment(f"irpo_addition:{ARGUMENTS.get(method, '')}")
+    for section in ("algorithm", "rounds", "optim", "sequence_length", "batch_size"):
+        cfg[section] = irpo[section]
+    cfg.task.num_train = 1500
+    cfg.rounds.examples = 375
+    cfg.rounds.updates = 40
+    cfg.optim.decay = 0.5
     if method != "DPO":
-        c.algorithm.alpha = 10.0 if method == "DPO + 10 NLL" else 1.0
-    c.eval.every = c.eval.test_every = 1
-    c.eval.num_examples, c.eval.num_test = 20, 250  # the test split is what is looked at
-    return c
+        cfg.algorithm.alpha = 10.0 if method == "DPO + 10 NLL" else 1.0
+    cfg.eval.every = cfg.eval.test_every = 1
+    cfg.eval.num_examples = 20
+    cfg.eval.num_test = 250  # the test split is what is looked at
+    return cfg
+
+
+def updates(run: study.Run) -> list[dict]:
+    """The lines of metrics about the updates of the rounds."""
+    lines = metrics.read(run.directory)
+    return [m for m in lines if m["phase"] == "update" and m["round"] > 0]
 
 
 def drift(run: study.Run, side: str) -> np.ndarray:
-    """[n, 2]: updates, and log p of a side less that of the round's start model, in nats, the mean over the batch's pairs."""
-    lines = [m for m in metrics.read(run.directory) if m["phase"] == "update" and m["round"] > 0]
-    return np.array([(m["step"], m[f"update/{side}_reward"] / config(run.task, run.method, 0).algorithm.beta) for m in lines])
+    """[n, 2]: updates, and log p of a side less that of the round's start model.
+
+    In nats, the mean over the batch's pairs.
+    """
+    beta = config(run.task, run.method, 0).algorithm.beta
+    return np.array([(m["step"], m[f"update/{side}_reward"] / beta) for m in updates(run)])
 
 
-def ends(runs: list[study.Run]) -> str:
-    """Where the drift is at the end of a round: means over rounds, tasks and seeds, with the standard error over runs."""
-    lines = ["| task | side | " + " | ".join(METHODS) + " |", "|---" * (len(METHODS) + 2) + "|"]
+def ends(runs: Sequence[study.Run]) -> str:
+    """The drift at the end of a round: means over rounds and seeds, standard errors over runs."""
+    header = "| task | side | " + " | ".join(METHODS) + " |"
+    lines = [header, "|---" * (len(METHODS) + 2) + "|"]
     for task in dict.fromkeys(r.task for r in runs):
-        for side in ("chosen", "rejected"):
+        of_task = [r for r in runs if r.task == task]
+        for side in SIDES:
             cells = []
             for method in METHODS:
-                each = []
-                for run in (r for r in runs if r.task == task and r.method == method):
-                    last = {m["round"]: m for m in metrics.read(run.directory) if m["phase"] == "update" and m["round"] > 0}
-                    beta = config(task, method, 0).algorithm.beta
-                    each.append(np.mean([m[f"update/{side}_reward"] / beta for m in last.values()]))
-                cells.append("{:+.1f} ± {:.1f}".format(*study.mean_and_error(each)) if each else "")
+                drifts = [end_of_rounds(r, side) for r in of_task if r.method == method]
+                mean = "{:+.1f} ± {:.1f}".format(*study.mean_and_error(drifts)) if drifts else ""
+                cells.append(mean)
             lines.append(f"| {task.replace('_', ' ')} | {side} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def plot(runs: list[study.Run], path: Path) -> None:
+def end_of_rounds(run: study.Run, side: str) -> float:
+    """The mean over rounds of the drift at their last update."""
+    last = {m["round"]: m for m in updates(run)}
+    beta = config(run.task, run.method, 0).algorithm.beta
+    return float(np.mean([m[f"update/{side}_reward"] / beta for m in last.values()]))
+
+
+def plot(runs: Sequence[study.Run], path: Path) -> None:
     tasks = list(dict.fromkeys(r.task for r in runs))
     figure, axes = plt.subplots(3, len(tasks), figsize=(3.8 * len(tasks), 7.6), squeeze=False)
     for column, task in zip(axes.T, tasks, strict=True):
         study.draw_accuracy(column[0], runs, task, COLOURS)
-        for axis, side in zip(column[1:], ("chosen", "rejected"), strict=True):
-            found = {m: [drift(r, side) for r in runs if r.task == task and r.method == m] for m in METHODS}
-            study.draw(axis, found, COLOURS)
+        of_task = [r for r in runs if r.task == task]
+        for axis, side in zip(column[1:], SIDES, strict=True):
+            curves = {m: [drift(r, side) for r in of_task if r.method == m] for m in METHODS}
+            study.draw(axis, curves, COLOURS)
             axis.axhline(0, color="black", linewidth=0.6)
             axis.set(xlabel="updates", title=f"log p({side}) since the round began")
     axes[0][0].set_ylabel("test accuracy, %")
-    for row in axes[1:]:
-        row[0].set_ylabel("nats")
+    for panels in axes[1:]:
+        panels[0].set_ylabel("nats")
     study.save(figure, axes[0][0], path)
 
 

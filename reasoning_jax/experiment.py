@@ -1,102 +1,199 @@
-"""What a config names, put together: task, tokenizer, model, mesh; shared by training, evaluation and asking."""
+"""What a config names, put together: task, grader, tokenizer, model, mesh.
+
+Training, evaluation, asking and planning share it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reasoning_jax import model, optim, presets, prng, prompts, sampling, sharding, state, tasks, tokenizer
+from reasoning_jax import graders, prng, prompts, tasks, tokenizer
+from reasoning_jax.errors import UserError
+from reasoning_jax.model import decoder, presets, sharding
+from reasoning_jax.policy import Policy
 from reasoning_jax.rollout import Rollout
+from reasoning_jax.sampling.methods import make_method
 from reasoning_jax.tasks import Example
+from reasoning_jax.training import optim, state
 
 POSITIVE = (
-    "batch_size", "micro_batches", "sequence_length", "log_every", "sampling.batch_size", "sampling.max_new_tokens",
-    "checkpoint.every", "checkpoint.keep", "eval.every",
-)  # fmt: skip
+    "batch_size",
+    "micro_batches",
+    "sequence_length",
+    "log_every",
+    "sampling.batch_size",
+    "sampling.max_new_tokens",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "eval.every",
+)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
+    """A config and all that it names but the parameters."""
+
     cfg: ConfigDict
-    task: ModuleType
+    task: tasks.Task
     task_cfg: ConfigDict
+    grader: graders.Grader
     tokenizer: tokenizer.Tokenizer
-    model_cfg: model.ModelConfig
+    model_cfg: decoder.ModelConfig
     shots: Sequence[Example]
-    mesh: Any
-    sampling_mesh: Any = None  # where config.mesh.sampling_tensor asks for another one
+    mesh: Mesh
+    sampling_mesh: Mesh | None = None  # where config.mesh.sampling_tensor asks for another one
 
     def load(self, split: str) -> Sequence[Example]:
-        """The examples of a split; ValueError where there are none."""
+        """The examples of a split; UserError where there are none."""
         examples = self.task.load(self.task_cfg, split)
         if not len(examples):
-            raise ValueError(f"The {split} split of {self.cfg.task.name} is empty.")
+            raise UserError(f"The {split} split of {self.cfg.task.name} is empty.")
         return examples
 
     def load_eval(self, split: str) -> list[Example]:
-        """The examples that an evaluation asks: all, or the number that the config gives, at even distances."""
+        """The examples that an evaluation asks.
+
+        All, or the number that the config gives, at even distances.
+        """
         examples = self.load(split)
-        n = (self.cfg.eval.num_test if split == "test" else self.cfg.eval.num_examples) or len(examples)
-        return [examples[int(i)] for i in np.linspace(0, len(examples) - 1, min(n, len(examples)))]
+        limit = self.cfg.eval.num_test if split == "test" else self.cfg.eval.num_examples
+        count = min(limit or len(examples), len(examples))
+        return [examples[int(i)] for i in np.linspace(0, len(examples) - 1, count)]
+
+    def policy(self, params: decoder.Params) -> Policy:
+        """These parameters, as this experiment computes with them."""
+        return Policy(
+            params=params,
+            model_cfg=self.model_cfg,
+            mesh=self.mesh,
+            sampling_mesh=self.sampling_mesh,
+            batch_size=self.cfg.sampling.batch_size,
+            max_length=self.cfg.sequence_length,
+        )
 
     def rollout(
-        self, params: model.Params, purpose: str, round: int, rule: sampling.Rule | None = None, **more: Any
+        self,
+        params: decoder.Params,
+        purpose: str,
+        round: int,
+        *,
+        temperature: float | None = None,
+        quiet: bool = False,
+        base_params: Callable[[], decoder.Params] | None = None,
     ) -> Rollout:
-        """A rollout whose draws belong to this purpose and round; ``rule`` defaults to the config's. more: other fields."""
+        """A rollout whose draws belong to this purpose and round.
+
+        temperature: None is the config's, with its truncation; another is not truncated.
+        """
         s = self.cfg.sampling
-        rule = rule if rule is not None else sampling.make_rule(s.temperature, s.top_k, s.top_p)
+        own = temperature is None
         return Rollout(
-            params, self.model_cfg, self.tokenizer, self.task, self.shots, rule, s.batch_size, s.max_new_tokens,
-            self.cfg.sequence_length, self.mesh, prng.key(self.cfg.seed, purpose, round), purpose, round,
-            **({"sampling_mesh": self.sampling_mesh} | more),
-        )  # fmt: skip
+            policy=self.policy(params),
+            tokenizer=self.tokenizer,
+            task=self.task,
+            task_cfg=self.task_cfg,
+            grader=self.grader,
+            shots=self.shots,
+            temperature=s.temperature if own else temperature,
+            top_k=s.top_k if own else 0,
+            top_p=s.top_p if own else 1.0,
+            max_new_tokens=s.max_new_tokens,
+            key=prng.key(self.cfg.seed, purpose, round),
+            label=purpose,
+            round=round,
+            quiet=quiet,
+            base_params=base_params,
+        )
 
     def abstract_state(self) -> state.TrainState:
         """Shapes and shardings of the train state: what checkpoints are read into."""
         optimizer = optim.make(self.cfg.optim)
-        shapes = jax.eval_shape(lambda: state.fresh(model.init(jax.random.key(0), self.model_cfg), optimizer))
+
+        def new_state() -> state.TrainState:
+            params = decoder.init(jax.random.key(0), self.model_cfg)
+            return state.fresh(params, optimizer)
+
+        shapes = jax.eval_shape(new_state)
         shardings = sharding.parameter_specs(shapes, self.mesh)
-        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        )
 
 
 def data_dir(name: str) -> str:
     """Where a task's files are looked for when the config names no path."""
-    root = os.environ.get("REASONING_DATA") or str(Path(__file__).resolve().parents[2] / "shared" / "data")
+    root = os.environ.get("REASONING_DATA")
+    if not root:
+        root = str(Path(__file__).resolve().parents[2] / "shared" / "data")
     return str(Path(root) / name.replace("commonsense_qa", "commonsenseqa"))
 
 
-def make(cfg: ConfigDict, devices: Any = None) -> Experiment:
-    """Everything but the parameters. Sets the mesh, once, for the whole process. ValueError names the config's key."""
-    for key in POSITIVE:
-        if operator.attrgetter(key)(cfg) < 1:
-            raise ValueError(f"config.{key}: {operator.attrgetter(key)(cfg)} is less than 1.")
+def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
+    """Everything but the parameters; sets the mesh, once, for the whole process.
+
+    UserError names the config's key.
+    """
+    _check(cfg)
     task = tasks.get(cfg.task.name)
     task_cfg = cfg.task.copy_and_resolve_references()
-    if not task_cfg.path:
+    if "path" in task_cfg and not task_cfg.path:
         task_cfg.path = data_dir(cfg.task.name)
-    tok = tokenizer.make(cfg.tokenizer, task)
+    own_tokenizer = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name)
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     jax.set_mesh(mesh)
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    if cfg.batch_size % (cfg.micro_batches * rows):
-        raise ValueError(
-            f"config.batch_size: {cfg.batch_size} rows do not split into {cfg.micro_batches} micro-batches "
-            f"over {rows} device groups."
+    shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else ()
+    return Experiment(
+        cfg=cfg,
+        task=task,
+        task_cfg=task_cfg,
+        grader=graders.make(cfg, task),
+        tokenizer=own_tokenizer,
+        model_cfg=presets.model_config(cfg.model, own_tokenizer.vocab_size),
+        shots=shots,
+        mesh=mesh,
+        sampling_mesh=_sampling_mesh(cfg, mesh),
+    )
+
+
+def _check(cfg: ConfigDict) -> None:
+    for key in POSITIVE:
+        value = operator.attrgetter(key)(cfg)
+        if value < 1:
+            raise UserError(f"config.{key}: {value} is less than 1.")
+    make_method(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
+    rounds = cfg.rounds
+    if rounds.online and (rounds.growth != 1 or rounds.increment != 0):
+        raise UserError(
+            "config.rounds.growth, increment: where rounds.online, every round has as many "
+            "updates: 1 and 0."
         )
-    other = sharding.sampling_mesh(mesh, cfg.mesh.sampling_tensor) if cfg.mesh.sampling_tensor else None
+
+
+def _sampling_mesh(cfg: ConfigDict, mesh: Mesh) -> Mesh | None:
+    """The mesh that samples, where it is another; UserError for batches that split over neither."""
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    if cfg.batch_size % (cfg.micro_batches * groups):
+        raise UserError(
+            f"config.batch_size: {cfg.batch_size} sequences do not split into "
+            f"{cfg.micro_batches} micro-batches over {groups} device groups."
+        )
+    other = None
+    if cfg.mesh.sampling_tensor:
+        other = sharding.sampling_mesh(mesh, cfg.mesh.sampling_tensor)
     size = cfg.sampling.batch_size
-    for groups in (rows, rows if other is None else other.shape["data"]):
-        if size % groups:
-            raise ValueError(f"config.sampling.batch_size: {size} does not split over {groups} device groups.")
-    sampling.make_rule(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)  # its errors, now
-    shots = prompts.read_shots(cfg.task.shots, task) if cfg.task.shots else ()
-    return Experiment(cfg, task, task_cfg, tok, presets.model_config(cfg.model, tok.vocab_size), shots, mesh, other)
+    sampling_groups = groups if other is None else other.shape["data"]
+    for count in (groups, sampling_groups):
+        if size % count:
+            raise UserError(
+                f"config.sampling.batch_size: {size} does not split over {count} device groups."
+            )
+    return other

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait for what must not be broken off, and on which all processes agree."""
+"""Ctrl-C and SIGTERM, deferred where work must not be broken off; all processes stop together."""
 
 from __future__ import annotations
 
@@ -6,77 +6,96 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from types import FrameType
 
-_told = threading.Event()  # SIGTERM has come, where this is the only process
+_sigterm_received = threading.Event()  # only used where this is the only process
 
 
 class Preempted(KeyboardInterrupt):
-    """The run was told to stop, by SIGTERM, and is saved."""
+    """The run was stopped by SIGTERM, and is saved."""
 
 
 @contextlib.contextmanager
-def wait() -> Iterator[threading.Event]:
-    """Within, the first Ctrl-C sets the event and breaks nothing off; KeyboardInterrupt is raised at the end.
+def defer_interrupts() -> Iterator[threading.Event]:
+    """Defers Ctrl-C: the first one sets the event, and KeyboardInterrupt is raised at the end.
 
-    A second one stops at once. Threads other than the main one get no signals, so there this does nothing, and neither
-    within a ``heed`` of several processes: they stop together or not at all.
+    A second Ctrl-C raises KeyboardInterrupt at once. In a thread other than the main one, which
+    gets no signals, this does nothing. It also does nothing with several processes, which stop
+    together: there ``defer_sigterm`` handles Ctrl-C.
     """
-    asked = threading.Event()
+    interrupted = threading.Event()
 
-    def handler(*_: Any) -> None:
-        if asked.is_set():
+    def handler(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        interrupted.set()
 
-    if threading.current_thread() is not threading.main_thread() or _several():
-        yield asked
+    if not _is_main_thread() or _is_distributed():
+        yield interrupted
         return
-    before = signal.signal(signal.SIGINT, handler)
+    previous = signal.signal(signal.SIGINT, handler)
     try:
-        yield asked
+        yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
-    if asked.is_set():
+        signal.signal(signal.SIGINT, previous)
+    if interrupted.is_set():
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def heed() -> Iterator[None]:
-    """Within, SIGTERM breaks nothing off: ``preempted`` tells of it. With several processes the first Ctrl-C does the same."""
-    if threading.current_thread() is not threading.main_thread():
+def defer_sigterm() -> Iterator[None]:
+    """Defers SIGTERM: it breaks nothing off, and ``preempted`` reports it.
+
+    With several processes, the first Ctrl-C counts as SIGTERM; a second one stops this process at
+    once. In a thread other than the main one this does nothing.
+    """
+    if not _is_main_thread():
         yield
         return
 
-    def forward(*_: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one stops this process at once
+    def record(number: int, frame: FrameType | None) -> None:
+        _sigterm_received.set()
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGTERM)
 
-    if _several():  # SIGTERM's handler is jax's
-        number, before = signal.SIGINT, signal.signal(signal.SIGINT, forward)
+    if _is_distributed():  # jax handles SIGTERM there
+        deferred = signal.SIGINT
+        previous = signal.signal(deferred, forward)
     else:
-        number, before = signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: _told.set())
+        deferred = signal.SIGTERM
+        previous = signal.signal(deferred, record)
     try:
         yield
     finally:
-        signal.signal(number, before)
-        _told.clear()
+        signal.signal(deferred, previous)
+        _sigterm_received.clear()
 
 
 def preempted() -> bool:
-    """Whether to stop here. All processes must ask equally often: they get the same answers, and no device is waited for."""
-    from reasoning_jax import processes  # here, because it imports jax
+    """Whether to stop now: the same answer on all processes, without waiting for a device.
 
-    return processes.reached_stop() if processes.several() else _told.is_set()
+    All processes must call this equally often.
+    """
+    from reasoning_jax import multihost  # imports jax, which the parsing of flags does not wait for
+
+    if multihost.is_distributed():
+        return multihost.reached_stop()
+    return _sigterm_received.is_set()
 
 
 def check() -> None:
-    """Preempted where it is time to stop; between two batches of work that can be done again."""
+    """Raises Preempted where it is time to stop; for work whose results can be computed again."""
     if preempted():
         raise Preempted
 
 
-def _several() -> bool:
-    from reasoning_jax import processes
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
-    return processes.several()
+
+def _is_distributed() -> bool:
+    from reasoning_jax import multihost
+
+    return multihost.is_distributed()

@@ -1,47 +1,70 @@
-"""Few-shot prompts: worked examples before the question, and their hinted form for rationalization."""
+"""Few-shot prompts: worked examples before the question, and their form with hints."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
-from reasoning_jax.tasks import Example
+from ml_collections import ConfigDict
+
+from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax.tasks import Example, Task
 
 SEPARATOR = "\n\n"  # between shots
 
 
-def read_shots(path: str | Path, task: ModuleType) -> list[Example]:
+def read_shots(path: str | Path, task: Task, cfg: ConfigDict) -> list[Example]:
     """The worked examples of a few-shot file in the format of STaR's (arXiv:2203.14465).
 
-    Blank lines separate shots, "Q: " begins a question and "A: " its rationale. FileNotFoundError or ValueError, naming
-    file and line, for a shot that ``task`` would not write so, and for one whose question holds the hint already.
+    Blank lines separate shots, "Q: " begins a question and "A: " its rationale. ``cfg`` is the
+    experiment's ``task`` section. MissingFileError, or UserError naming file and line, for a shot
+    that ``task`` would not write so, and for one whose question holds the hint already.
     """
     try:
         blocks = Path(path).read_text(encoding="utf-8").strip("\n").split(SEPARATOR)
     except OSError:
-        raise FileNotFoundError(f"config.task.shots: there is no file {str(path)!r}.") from None
-    shots, line = [], 1
+        raise MissingFileError(f"config.task.shots: there is no file {str(path)!r}.") from None
+    shots = []
+    line = 1
     for i, block in enumerate(blocks):
-        question, found, rationale = block.removeprefix("Q: ").partition("\nA: ")
-        answer = task.extract(f" {rationale}")
-        if not found or answer is None:
-            raise ValueError(f"{path}, line {line}: a shot needs lines 'Q: ...' and 'A: ...' and an answer at the end.")
-        shot = Example(id=-1 - i, question=question, answer=answer, rationale=rationale)
-        plain, hinted = task.prompt(shot), task.prompt(shot, hint=answer)
-        if plain + task.target(shot) != block:
-            name = task.__name__.rpartition(".")[2]
-            raise ValueError(f"{path}, line {line}: this shot is not in the format of the task {name}.")
-        at = len(os.path.commonprefix([plain, hinted]))
-        if (hint := hinted[at : at + len(hinted) - len(plain)]) in plain:
-            raise ValueError(f"{path}, line {line}: the question already holds the hint {hint.strip()!r}.")
-        shots.append(shot)
+        shots.append(_shot(block, -1 - i, task, cfg, where=f"{path}, line {line}"))
         line += block.count("\n") + 2
     return shots
 
 
-def build(task: ModuleType, example: Example, shots: Sequence[Example] = (), hint: str | None = None) -> str:
-    """The prompt of an example after its shots; with a hint, every shot is hinted with its own answer too."""
-    worked = [task.prompt(shot, hint=None if hint is None else shot.answer) + task.target(shot) for shot in shots]
-    return SEPARATOR.join([*worked, task.prompt(example, hint=hint)])
+def _shot(block: str, id: int, task: Task, cfg: ConfigDict, where: str) -> Example:
+    question, separator, rationale = block.removeprefix("Q: ").partition("\nA: ")
+    answer = task.extract(f" {rationale}")
+    if not separator or answer is None:
+        raise UserError(
+            f"{where}: a shot needs lines 'Q: ...' and 'A: ...' and an answer at the end."
+        )
+    shot = Example(id=id, question=question, answer=answer, rationale=rationale)
+    plain, hinted = task.prompt(shot, cfg), task.prompt(shot, cfg, hint=answer)
+    if plain + task.target(shot) != block:
+        raise UserError(f"{where}: this shot is not in the format of the task {task.name}.")
+    start = len(os.path.commonprefix([plain, hinted]))
+    hint = hinted[start : start + len(hinted) - len(plain)]
+    if hint in plain:
+        raise UserError(f"{where}: the question already holds the hint {hint.strip()!r}.")
+    return shot
+
+
+def build(
+    task: Task,
+    example: Example,
+    cfg: ConfigDict,
+    shots: Sequence[Example] = (),
+    hint: str | None = None,
+) -> str:
+    """The prompt of an example after its shots.
+
+    With a hint, every shot is hinted with its own answer too. ``cfg`` is the experiment's ``task``
+    section.
+    """
+    worked = []
+    for shot in shots:
+        shot_hint = None if hint is None else shot.answer
+        worked.append(task.prompt(shot, cfg, hint=shot_hint) + task.target(shot))
+    return SEPARATOR.join([*worked, task.prompt(example, cfg, hint=hint)])

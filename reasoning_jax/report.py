@@ -1,254 +1,220 @@
-"""One HTML page about a run: accuracy, curves, chains, samples.
+"""One HTML page about a run: accuracy, curves, what the method remembers, samples.
 
-python -m reasoning_jax.report --workdir=DIR        writes DIR/report.html, which needs no network and no other file
+python -m reasoning_jax.report --workdir=DIR
+
+writes DIR/report.html, which needs no network and no other file.
 """
 
 from __future__ import annotations
 
-import collections
 import datetime
-import difflib
 import html
-import itertools
 import json
 import math
 import os
-import pathlib
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 from absl import app, flags
 
-from reasoning_jax import charts, metrics
-from reasoning_jax import workdir as files
+from reasoning_jax import (
+    algorithms,
+    charts,
+    metrics,
+    report_histories,
+    report_samples,
+    workdir,
+)
+from reasoning_jax.charts import Chart
+from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax.workdir import Json, Line
 
-PER_ROUND, IN_ALL, FEWEST, LONGEST = 60, 4000, 8, 6000  # samples a round, in all, at least a round; characters of one
-STATES = 2000  # of all chains together
-Line = dict[str, Any]
+TABLE_ROUNDS = 6  # rounds of a split in the table of accuracies, besides the best
+ASIDES = ("unparsed", "truncated", "true_lines")  # columns of that table that are no accuracy
 
 
-def write(workdir: str | os.PathLike[str]) -> pathlib.Path:
-    """Write report.html into ``workdir`` and return its path; the errors are those of ``build``."""
-    page, path = build(workdir), files.path(workdir) / "report.html"
-    files.write(path, page.encode(errors="replace"))
+def write(directory: str | os.PathLike[str]) -> Path:
+    """Writes report.html into ``directory`` and returns its path; the errors are ``build``'s."""
+    path = workdir.path(directory) / "report.html"
+    workdir.write(path, build(directory).encode(errors="replace"))
     return path
 
 
-def build(workdir: str | os.PathLike[str]) -> str:
+def build(directory: str | os.PathLike[str]) -> str:
     """The page as text; whatever the run has not written is left out.
 
-    Raises FileNotFoundError where ``workdir`` holds no run, ValueError where one of its files is broken.
+    Raises MissingFileError where ``directory`` holds no run, UserError where a file is broken.
     """
-    workdir = files.path(workdir)
-    config_file, metrics_file = workdir / "config.json", workdir / "metrics.jsonl"
-    if not any(path.exists() for path in (config_file, metrics_file, workdir / "rounds")):
-        raise FileNotFoundError(f"{workdir} holds no run: no config.json, no metrics.jsonl and no rounds.")
-    lines = metrics.read(workdir) if metrics_file.exists() else []
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{config_file} is not JSON: {error}.") from None
-    samples, total = choose_samples(workdir)
-    # "<" never stands in the data, so no sample can end the script element early.
-    data = json.dumps({"samples": samples, "total": total}, allow_nan=False, separators=(",", ":"))
+    directory = workdir.path(directory)
+    metrics_file = directory / "metrics.jsonl"
+    expected = (directory / "config.json", metrics_file, directory / "rounds")
+    if not any(path.exists() for path in expected):
+        reason = "no config.json, no metrics.jsonl and no rounds"
+        raise MissingFileError(f"{directory} holds no run: {reason}.")
+    lines = metrics.read(directory) if metrics_file.exists() else []
+    config = read_config(directory)
+    samples, total = report_samples.choose_samples(directory)
+    data = {"samples": samples, "total": total}
+    script = json.dumps(data, allow_nan=False, separators=(",", ":"))
     parts = {
-        "TITLE": html.escape(workdir.resolve().name),
+        "TITLE": html.escape(directory.resolve().name),
         "HEADER": header(lines, config, total),
         "TABLE": table(lines),
-        "PLOTS": charts.plots(lines, evaluations(lines), votes(workdir)),
-        "CHAINS": chains(workdir),
-        "DATA": data.replace("<", "\\u003c"),
+        "PLOTS": charts.plots(lines, evaluations(lines), votes(directory), method_charts(config)),
+        "HISTORIES": report_histories.sections(directory),
+        # "<" never stands in the data, so that no sample can end the script element early.
+        "DATA": script.replace("<", "\\u003c"),
     }
-    page = pathlib.Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], page)
+    template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], template)
 
 
-def header(lines: Sequence[Line], config: Any, total: int) -> str:
-    """What ran and when, the numbers one asks for first, and the whole config, folded away."""
-    flat = dict(flatten(config))
-    about = [str(flat[key]) for key in ("algorithm.name", "task.name", "model.name", "model.preset") if flat.get(key)]
-    scores = [metrics.percent(line["eval/accuracy"]) for line in evaluations(lines) if "eval/accuracy" in line]
-    tiles = [("accuracy, first → last", f"{scores[0]} → {scores[-1]} %")] if scores else []
-    for name, key in (("rounds", "round"), ("updates", "step")):
-        tiles += [(name, f"{max(line.get(key, 0) for line in lines):,}")] if lines else []
+def read_config(directory: Path) -> dict[str, Json]:
+    """The leaves of config.json by their dotted keys; {} where there is none."""
+    path = directory / "config.json"
+    config = read_json(path) if path.exists() else {}
+    return workdir.flat(config) if isinstance(config, dict) else {}
+
+
+def read_json(path: Path) -> Json:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}.") from None
+
+
+def method_charts(config: dict[str, Json]) -> tuple[Chart, ...]:
+    """The charts of the run's method; none where this version has no such method."""
+    name = config.get("algorithm.name")
+    if not isinstance(name, str):
+        return ()
+    try:
+        return algorithms.get(name).CHARTS
+    except UserError:
+        return ()
+
+
+def header(lines: Sequence[Line], config: dict[str, Json], total: int) -> str:
+    """What ran and when, the most important numbers, and the whole config, folded away."""
+    names = ("algorithm.name", "task.name", "model.name", "model.preset")
+    about = [str(config[key]) for key in names if config.get(key)]
+    tiles = []
+    accuracies = [line["eval/accuracy"] for line in evaluations(lines) if "eval/accuracy" in line]
+    if accuracies:
+        first, last = metrics.percent(accuracies[0]), metrics.percent(accuracies[-1])
+        tiles.append(("accuracy, first → last", f"{first} → {last} %"))
+    if lines:
+        tiles.append(("rounds", f"{max(line.get('round', 0) for line in lines):,}"))
+        tiles.append(("updates", f"{max(line.get('step', 0) for line in lines):,}"))
     tiles.append(("samples written", f"{total:,}"))
     times = [line["time"] for line in lines if "time" in line]
     if times:
-        tiles.append(("first to last line", str(datetime.timedelta(seconds=round(max(times) - min(times))))))
+        duration = datetime.timedelta(seconds=round(max(times) - min(times)))
+        tiles.append(("first to last line", str(duration)))
         about.append(f"ran {datetime.datetime.fromtimestamp(min(times)):%Y-%m-%d %H:%M}")
     about.append(f"reported {datetime.datetime.now():%Y-%m-%d %H:%M}")
-    boxes = "".join(f"<div class=tile><b>{value}</b><span>{name}</span></div>" for name, value in tiles)
-    pairs = [(html.escape(key), html.escape(json.dumps(value, ensure_ascii=False))) for key, value in flat.items()]
-    keys = "".join(f"<div><span>{key}</span> {value}</div>" for key, value in pairs)
-    page = f"<p class=muted>{html.escape(' · '.join(about))}</p><div class=tiles>{boxes}</div>"
-    folded = f"<details><summary>Config, {len(flat)} keys</summary><div class=config>{keys}</div></details>"
-    return page + folded * bool(flat)
+    boxes = [f"<div class=tile><b>{value}</b><span>{name}</span></div>" for name, value in tiles]
+    summary = f"<p class=muted>{html.escape(' · '.join(about))}</p>"
+    return f"{summary}<div class=tiles>{''.join(boxes)}</div>{folded_config(config)}"
 
 
-def flatten(config: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """(dotted key, value) of every leaf of a nested dict."""
-    for key, value in config.items() if isinstance(config, dict) else ():
-        yield from flatten(value, f"{prefix}.{key}") if isinstance(value, dict) else [(f"{prefix}.{key}"[1:], value)]
+def folded_config(config: dict[str, Json]) -> str:
+    if not config:
+        return ""
+    keys = ""
+    for key, value in config.items():
+        text = html.escape(json.dumps(value, ensure_ascii=False))
+        keys += f"<div><span>{html.escape(key)}</span> {text}</div>"
+    summary = f"<summary>Config, {len(config)} keys</summary>"
+    return f"<details>{summary}<div class=config>{keys}</div></details>"
 
 
 def evaluations(lines: Sequence[Line], split: str | None = None) -> list[Line]:
-    """One split's evaluations in the run's order (validation where there is one), the last where one was repeated."""
-    found = [line for line in lines if line.get("phase") == "eval"]
-    splits = [line.get("split", "validation") for line in found]
-    split = split or ("validation" if "validation" in splits or not splits else splits[0])
-    return list({(m.get("round"), m.get("step")): m for m, s in zip(found, splits, strict=True) if s == split}.values())
+    """One split's evaluations in the run's order, the last where one was repeated.
+
+    Without ``split`` those of "validation", or, where it has none, of the first split.
+    """
+    evals = [line for line in lines if line.get("phase") == "eval"]
+    splits = [split_of(line) for line in evals]
+    if split is None:
+        split = splits[0] if splits and "validation" not in splits else "validation"
+    chosen = [line for line in evals if split_of(line) == split]
+    return list({(line.get("round"), line.get("step")): line for line in chosen}.values())
 
 
-def votes(workdir: pathlib.Path) -> list[Line]:
-    """What ``evaluate`` has found of several samples a question, a split each."""
-    found = []
-    for path in sorted(workdir.glob("evaluation_*.json")):
-        try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}.") from None
-    return [line for line in found if line.get("samples")]
+def split_of(line: Line) -> Json:
+    return line.get("split", "validation")
+
+
+def votes(directory: Path) -> list[Line]:
+    """The evaluations with several samples a question that ``evaluate`` has written."""
+    evals = [read_json(path) for path in sorted(directory.glob("evaluation_*.json"))]
+    return [line for line in evals if line.get("samples")]
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Accuracy by difficulty of base, some rounds, the best and the last, for each split there is."""
+    """Accuracy by difficulty of base, some rounds, the best and the last, for each split."""
     evals = [line for line in lines if line.get("phase") == "eval"]
     if not evals:
         return "<p class=muted>This run has no evaluations.</p>"
     levels = sorted({level for line in evals for level in metrics.by_difficulty(line)})
-    asides = [key for key in ("unparsed", "truncated", "true_lines") if any(f"eval/{key}" in line for line in evals)]
+    asides = [key for key in ASIDES if any(f"eval/{key}" in line for line in evals)]
     heads = ["all", *(html.escape(f"{name} {value}") for name, value in levels)]
     rows = "<tr><th>accuracy, %" + "".join(f"<th>{head}" for head in heads)
     rows += "".join(f"<th class=aside>{key.replace('_', ' ')}" for key in asides)
-    for split in dict.fromkeys(line.get("split", "validation") for line in evals):
-        scores = evaluations(lines, split)
-        rounds = len({score.get("round") for score in scores}) == len(scores)  # else rows are told by their updates
-        last, best = len(scores) - 1, max(range(len(scores)), key=lambda i: scores[i].get("eval/accuracy", -1.0))
-        rows += f"<tr><th class=split colspan={1 + len(heads) + len(asides)}>{html.escape(split)}"
-        for i in sorted({best, *evenly(range(len(scores)), 6)}):
-            line, by_level = scores[i], metrics.by_difficulty(scores[i])
-            cells = [(line.get("eval/accuracy"), line.get("eval/accuracy_stderr"))]
-            cells += [by_level.get(level, (None, None)) for level in levels]
-            name = f"round {line.get('round')}" if rounds else f"update {line.get('step')}"
-            name = name if line.get("step") or line.get("round") else "base"
-            notes = ", ".join(word for word, here in (("best", i == best), ("last", i == last)) if here and last > 0)
-            rows += f"<tr><th>{name} <i>{notes}</i>"
-            for value, stderr in cells:
-                tint = 0.0 if value is None or not math.isfinite(value) else 0.4 * value
-                number, _, error = metrics.percent(value, stderr).partition(" ")
-                rows += f"<td style='--tint:{tint:.3f}'>{number}<small>{error}</small>"
-            rows += "".join(f"<td class=aside>{metrics.percent(line.get(f'eval/{key}'))}" for key in asides)
+    columns = 1 + len(heads) + len(asides)
+    for split in dict.fromkeys(split_of(line) for line in evals):
+        rows += f"<tr><th class=split colspan={columns}>{html.escape(split)}"
+        rows += split_rows(evaluations(lines, split), levels, asides)
     return f"<div class=scroll><table>{rows}</table></div>"
 
 
-def chains(workdir: pathlib.Path) -> str:
-    """The section on the chains of a method that keeps some, a folded box for each; "" where none were written."""
-    histories: dict[str, list[Line]] = {}
-    paths = round_files(workdir, "chains.jsonl")
-    for path in paths:
-        for row in metrics.read_lines(path):
-            histories.setdefault(str(row.get("id")), []).append(row | {"round": int(path.parent.name)})
-    if not histories:
-        return ""
-    limit = max(2, STATES // len(histories))
-    boxes = "".join(chain(rows, limit) for rows in histories.values())
-    note = f"The rationales that {len(histories)} questions held one after another, as seen after {len(paths):,} of the rounds"
-    note += f" (at most {limit} of each are shown)" * (len(paths) > limit)
-    note += ". A line marked + is not in the rationale shown before."
-    return f"<section id=chains><h2>Chains</h2><p class=muted>{note}</p>{boxes}</section>"
+def split_rows(
+    evals: Sequence[Line], levels: Sequence[metrics.Level], asides: Sequence[str]
+) -> str:
+    """The table's rows of one split."""
+    # Where several evaluations are of one round, rows are named by their updates.
+    by_round = len({line.get("round") for line in evals}) == len(evals)
+    last = len(evals) - 1
+    best = max(range(len(evals)), key=lambda i: evals[i].get("eval/accuracy", -1.0))
+    rows = ""
+    for i in sorted({best, *report_samples.evenly(range(len(evals)), TABLE_ROUNDS)}):
+        line = evals[i]
+        notes = []
+        if i == best and last > 0:
+            notes.append("best")
+        if i == last and last > 0:
+            notes.append("last")
+        rows += f"<tr><th>{row_name(line, by_round)} <i>{', '.join(notes)}</i>"
+        by_level = metrics.by_difficulty(line)
+        rows += cell(line.get("eval/accuracy"), line.get("eval/accuracy_stderr"))
+        rows += "".join(cell(*by_level.get(level, (None, None))) for level in levels)
+        for key in asides:
+            rows += f"<td class=aside>{metrics.percent(line.get(f'eval/{key}'))}"
+    return rows
 
 
-def chain(rows: Sequence[Line], limit: int) -> str:
-    """A question's states in the run's order, equal neighbours as one; at most ``limit`` of them, at even distances."""
-    cards, old = "", []
-    for span in evenly([list(equal) for _, equal in itertools.groupby(rows, rationale)], limit):
-        first, last = span[0], span[-1]
-        new = shortened(rationale(last)).split("\n") if rationale(last) else []
-        fresh = changed(old, new) if old else set()
-        spans = "".join(f"<span{' class=new' * (i in fresh)}>{html.escape(line)}</span>" for i, line in enumerate(new))
-        kind, name = ("correct", "correct") if last.get("correct") else ("wrong", "wrong") if new else ("", "no rationale yet")
-        time = f"round {last['round']}" if first is last else f"rounds {first['round']}–{last['round']}"
-        facts = [time, *(f"{key} {last[key]}" for key in ("age", "visits", "accepted") if key in last)]
-        top = f"<span class='badge {kind}'>{name}</span><span>{html.escape(' · '.join(facts))}</span>"
-        cards += f"<article class='sample {kind}'><div class=top>{top}</div>{f'<pre>{spans}</pre>' if new else ''}</article>"
-        old = new
-    last = rows[-1]
-    kind, name = ("correct", "valid") if last.get("correct") else ("wrong", "not valid")
-    facts = [difficulty(last), f"accepted {last.get('accepted', 0)}", f"gold {last.get('gold')}", f"id {last.get('id')}"]
-    about = f"<span class=muted>{html.escape(' · '.join(filter(None, facts)))}</span>"
-    row = f"<span class='badge {kind}'>{name}</span><b>{html.escape(str(last.get('question')))}</b>{about}"
-    return f"<details class=chain><summary><div>{row}</div></summary><div class=cards>{cards}</div></details>"
+def row_name(line: Line, by_round: bool) -> str:
+    if not line.get("step") and not line.get("round"):
+        return "base"
+    return f"round {line.get('round')}" if by_round else f"update {line.get('step')}"
 
 
-def changed(old: Sequence[str], new: Sequence[str]) -> set[int]:
-    """The numbers of the lines of ``new`` that are not in ``old``, or not in that order."""
-    same = difflib.SequenceMatcher(None, old, new).get_matching_blocks()
-    return set(range(len(new))) - {i for block in same for i in range(block.b, block.b + block.size)}
-
-
-def round_files(workdir: pathlib.Path, name: str) -> list[pathlib.Path]:
-    """The files of this name that the rounds have written, in the run's order."""
-    paths = [path for path in (workdir / "rounds").glob(f"*/{name}") if path.parent.name.isdigit()]
-    return sorted(paths, key=lambda path: int(path.parent.name))
-
-
-def choose_samples(workdir: pathlib.Path) -> tuple[list[Line], int]:
-    """The samples to show, and of how many: evenly from the rounds and, within one, evenly from every kind."""
-    paths = round_files(workdir, "samples.jsonl")
-    shown = set(evenly(paths, IN_ALL // FEWEST))
-    chosen, total = [], 0
-    for path in paths:
-        rows = metrics.read_lines(path)
-        total += len(rows)
-        if path in shown:
-            chosen += [entry(row, int(path.parent.name)) for row in pick(rows, min(PER_ROUND, IN_ALL // len(shown)))]
-    return chosen, total
-
-
-def pick(rows: Sequence[Line], limit: int) -> list[Line]:
-    """At most ``limit`` rows, in order: every kind gets an equal share, what a rare kind leaves goes to the others."""
-    kinds = collections.defaultdict(list)
-    for i, row in enumerate(rows):
-        kinds[row.get("verdict"), row.get("wrong_line") is None, bool(row.get("hinted"))].append(i)
-    chosen, room = [], limit
-    for left, members in zip(range(len(kinds), 0, -1), sorted(kinds.values(), key=len), strict=True):
-        chosen += evenly(members, room // left)
-        room = limit - len(chosen)
-    return [rows[i] for i in sorted(chosen)]
-
-
-def evenly(items: Sequence[Any], number: int) -> list[Any]:
-    """At most ``number`` of ``items`` at even distances, the first and (where there are two) the last among them."""
-    number = min(number, len(items))
-    return [items[i * (len(items) - 1) // max(number - 1, 1)] for i in range(number)]
-
-
-def entry(row: Line, round: int) -> Line:
-    """A sample as the page's script takes it."""
-    texts = {k: None if row.get(k) is None else str(row[k]) for k in ("id", "question", "answer", "gold", "verdict")}
-    numbers = {key: row[key] if isinstance(row.get(key), int) else None for key in ("wrong_line", "tokens")}
-    marks = {key: bool(row.get(key)) for key in ("hinted", "kept")}
-    return {"round": round, "rationale": shortened(rationale(row)), "difficulty": difficulty(row), **texts, **numbers, **marks}
-
-
-def rationale(row: Line) -> str:
-    return str(row.get("rationale") or "")
-
-
-def shortened(text: str) -> str:
-    return f"{text[:LONGEST]}\n[{len(text) - LONGEST:,} more characters]" if len(text) > LONGEST else text
-
-
-def difficulty(row: Line) -> str:
-    return " ".join(str(part) for part in row.get("difficulty") or ())
+def cell(value: float | None, stderr: float | None) -> str:
+    """An accuracy and its standard error, the more tinted the higher it is."""
+    tint = 0.0
+    if value is not None and math.isfinite(value):
+        tint = 0.4 * value
+    number, _, error = metrics.percent(value, stderr).partition(" ")
+    return f"<td style='--tint:{tint:.3f}'>{number}<small>{error}</small>"
 
 
 def main(argv: Sequence[str]) -> None:
     try:
         print(f"Wrote {write(flags.FLAGS.workdir)}")
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.exit(str(error))
 
 

@@ -1,4 +1,4 @@
-"""The files of a run other than checkpoints and metrics: its config, and what each round collected."""
+"""The files of a run other than checkpoints and metrics: config.json and rounds/."""
 
 from __future__ import annotations
 
@@ -7,21 +7,54 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Protocol, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from reasoning_jax.errors import MissingFileError, UserError
+
+Json = bool | int | float | str | list | dict | None  # what a value of a JSON file is read as
+Line = dict[str, Json]  # an object of a JSON-lines file
 Rows = list[dict[str, np.ndarray]]
-# What a run may go on with another value of: how long it is, and how and on what it is computed, but not what.
-MAY_CHANGE = ("algorithm.num_rounds", "mesh.", "micro_batches", "model.attention", "model.remat")
+Memory = TypeVar("Memory")  # a tree of arrays
+
+# What a run may go on with another value of: how long it is, and how and on what it is computed.
+MAY_CHANGE = ("rounds.count", "mesh.", "micro_batches", "model.attention", "model.remat")
+# The arrays of a row under the names that older versions gave them, and what they are now.
+OLD_ROW_KEYS = {"share": "normaliser", "part": "side", "place": "position"}
+
+
+class _Example(Protocol):
+    id: int
+    question: str
+    answer: str
+
+
+class _Sample(Protocol):
+    example: _Example
+    hinted: bool
+    tokens: np.ndarray
+    text: str
+    answer: str | None
+    verdict: str
+    wrong_line: int | None
+
+    @property
+    def key(self) -> tuple[int, int, bool]: ...
+
+
+class _Task(Protocol):
+    def difficulty(self, example: _Example) -> tuple[str, int] | None: ...
 
 
 def path(name: str | os.PathLike[str]) -> Path:
-    """A path on this machine, or on an object store: gs://BUCKET/FOLDER. ValueError where what that needs is not installed."""
+    """A path on this machine, or on an object store: gs://BUCKET/FOLDER.
+
+    Raises UserError where what that needs is not installed.
+    """
     if not isinstance(name, str):
         return name  # type: ignore[return-value]
     if "://" not in name:
@@ -31,57 +64,185 @@ def path(name: str | os.PathLike[str]) -> Path:
     try:
         epath.Path(name).exists()
     except ImportError as error:
-        raise ValueError(f"{name}: this needs another package (gs:// needs gcsfs): {error}.") from error
+        reason = f"this needs another package (gs:// needs gcsfs): {error}"
+        raise UserError(f"{name}: {reason}.") from error
     return epath.Path(name)  # type: ignore[return-value]
 
 
 def is_local(path: Path) -> bool:
-    """Whether files there can be appended to and renamed; objects of a store are only written whole, and read."""
+    """Whether files there can be appended to and renamed.
+
+    Objects of a store are only written whole, and read.
+    """
     return isinstance(path, Path)
 
 
-def claim(cfg: ConfigDict, workdir: Path) -> None:
-    """Writes config.json, or, where a run has begun, refuses a config that differs in more than MAY_CHANGE.
+# ---- config.json ---------------------------------------------------------------------------------
 
-    ValueError naming the first key that differs, or a folder that is not a run's.
+
+def claim(cfg: ConfigDict, workdir: Path, upgrade: Callable[[dict], dict]) -> None:
+    """Writes config.json; where a run has begun, its config may differ in MAY_CHANGE alone.
+
+    ``upgrade`` makes a config of this version from one that an older version wrote. Raises
+    UserError naming the first key that differs, or a folder that is not a run's.
     """
     new, path = json.loads(cfg.to_json_best_effort()), workdir / "config.json"
-    files = {p.name for p in workdir.iterdir()} - {"config.json.tmp"} if workdir.is_dir() else set()
-    if path.exists() and files != {"config.json"}:
-        old_flat, new_flat = flat(read_config(workdir)), flat(new)
-        for key in sorted({*old_flat, *new_flat}):
-            if old_flat.get(key) != new_flat.get(key) and not key.startswith(MAY_CHANGE):
-                raise ValueError(
-                    f"{workdir} was made with another config: {key} was {old_flat.get(key)!r} and is now "
-                    f"{new_flat.get(key)!r}; use the old value or another --workdir."
-                )
+    files = {p.name for p in workdir.iterdir()} if workdir.is_dir() else set()
+    files -= {"config.json.tmp"}
+    begun = path.exists() and files != {"config.json"}
+    if begun:
+        _compare(flat(upgrade(read_config(workdir))), flat(new), workdir)
     elif files - {"config.json"} or (workdir.exists() and not workdir.is_dir()):
-        raise ValueError(f"{workdir} is not empty and not the work directory of a run; choose another --workdir.")
+        raise UserError(
+            f"{workdir} is not empty and not the work directory of a run; choose another --workdir."
+        )
     workdir.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps(new, indent=1, sort_keys=True).encode())
 
 
-def read_config(workdir: Path) -> dict[str, Any]:
-    """The config of a run; FileNotFoundError or ValueError naming the file."""
+def _compare(old: Mapping[str, Json], new: Mapping[str, Json], workdir: Path) -> None:
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE):
+            raise UserError(
+                f"{workdir} was made with another config: {key} was {old.get(key)!r} and is now "
+                f"{new.get(key)!r}; use the old value or another --workdir."
+            )
+
+
+def read_config(workdir: Path) -> dict[str, Json]:
+    """The config of a run; MissingFileError or UserError naming the file."""
     path = workdir / "config.json"
     try:
         return json.loads(path.read_text())
     except OSError:
-        raise FileNotFoundError(f"{workdir}: this is not the work directory of a run (it has no config.json).") from None
+        reason = "this is not the work directory of a run (it has no config.json)"
+        raise MissingFileError(f"{workdir}: {reason}.") from None
     except ValueError:
-        raise ValueError(f"{path}: this is not the config of a run.") from None
+        raise UserError(f"{path}: this is not the config of a run.") from None
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
-    out: dict[str, Any] = {}
+    leaves: dict[str, Json] = {}
     for key, value in tree.items():
-        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+# ---- rows.npz ------------------------------------------------------------------------------------
+
+
+def write_rows(path: Path, rows: Rows, memory: Memory) -> None:
+    """A round's rows, and the method's memory after the round's collection."""
+    import jax
+
+    arrays = {f"memory_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(memory))}
+    arrays["lengths"] = np.asarray([len(row["tokens"]) for row in rows], np.int64)
+    for key in rows[0] if rows else ():
+        arrays[f"row_{key}"] = np.concatenate([row[key] for row in rows])
+    write_arrays(path, arrays)
+
+
+def read_rows(path: Path, memory: Memory) -> tuple[Rows, Memory]:
+    """What ``write_rows`` wrote; ``memory`` gives the tree's structure.
+
+    Raises UserError where the file is damaged.
+    """
+    import jax
+
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as file:
+            arrays = dict(file)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{path}: this file, the round's rows to train on, is damaged.") from None
+    lengths = arrays["lengths"]
+    ends = np.cumsum(lengths)[:-1] if len(lengths) else []
+    columns = {}  # the name of a row's array -> this array of each row
+    for name, array in arrays.items():
+        if name.startswith("row_"):
+            key = name.removeprefix("row_")
+            columns[OLD_ROW_KEYS.get(key, key)] = np.split(array, ends)
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    leaves = [arrays[f"memory_{i}"] for i in range(len(jax.tree.leaves(memory)))]
+    return rows, jax.tree.unflatten(jax.tree.structure(memory), leaves)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz file, all of it or nothing."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write(path, buffer.getvalue())
+
+
+# ---- JSON lines ----------------------------------------------------------------------------------
+
+
+def write_samples(
+    path: Path,
+    samples: Sequence[_Sample],
+    kept: Collection[tuple[int, int, bool]],
+    task: _Task,
+) -> None:
+    """The samples of a round, a line each, as the report shows them.
+
+    ``kept``: the keys of those that are trained on.
+    """
+    lines = []
+    for sample in samples:
+        example = sample.example
+        difficulty = task.difficulty(example)
+        line: Line = {
+            "id": example.id,
+            "question": example.question,
+            "rationale": sample.text,
+            "answer": sample.answer,
+            "gold": example.answer,
+            "verdict": sample.verdict,
+            "hinted": sample.hinted,
+            "kept": sample.key in kept,
+            "wrong_line": sample.wrong_line,
+            "tokens": len(sample.tokens),
+            "difficulty": None if difficulty is None else list(difficulty),
+        }
+        lines.append(line)
+    write_lines(path, lines)
+
+
+def write_lines(path: Path, objects: Iterable[Line]) -> None:
+    """A JSON-lines file, all of it or nothing."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in objects)
+    write(path, text.encode())
+
+
+def read_lines(name: str | os.PathLike[str]) -> list[Line]:
+    """The objects of a JSON-lines file that may have been cut off while its last line was written.
+
+    Raises MissingFileError where there is no such file, UserError where an earlier line is broken.
+    """
+    file = path(name)
+    if not file.is_file():
+        raise MissingFileError(f"There is no file {file}.")
+    lines, objects = file.read_bytes().split(b"\n"), []
+    for number, text in enumerate(lines, 1):
+        try:
+            objects.append(json.loads(text))
+        except ValueError:
+            # What follows the last newline is nothing, or a torn line.
+            if number < len(lines):
+                raise UserError(f"{file}, line {number}: this is not a JSON object.") from None
+    return objects
 
 
 def write(path: Path, content: bytes) -> None:
-    """All of it or nothing: a reader never sees half a file, whenever the writer dies. OSError naming the file."""
+    """All of it or nothing: a reader never sees half a file, whenever the writer dies.
+
+    Raises OSError naming the file.
+    """
     if not is_local(path):
         path.write_bytes(content)  # an object is there when all of it is
         return
@@ -95,63 +256,3 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def write_rows(path: Path, rows: Rows, memory: Any) -> None:
-    """A round's rows, and the method's memory after the round's collection."""
-    import jax
-
-    arrays = {f"memory_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(memory))}
-    arrays["lengths"] = np.asarray([len(row["tokens"]) for row in rows], np.int64)
-    for key in rows[0] if rows else ():
-        arrays[f"row_{key}"] = np.concatenate([row[key] for row in rows])
-    write_arrays(path, arrays)
-
-
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """An .npz file, all of it or nothing."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write(path, buffer.getvalue())
-
-
-def read_rows(path: Path, memory: Any) -> tuple[Rows, Any]:
-    """What ``write_rows`` wrote; ``memory`` gives the tree's structure."""
-    import jax
-
-    try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
-            arrays = dict(file)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise ValueError(f"{path}: this file, the round's rows to train on, is damaged.") from None
-    ends = np.cumsum(arrays["lengths"])[:-1] if len(arrays["lengths"]) else []
-    parts = {k.removeprefix("row_"): np.split(v, ends) for k, v in arrays.items() if k.startswith("row_")}
-    rows = [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
-    leaves = [arrays[f"memory_{i}"] for i in range(len(jax.tree.leaves(memory)))]
-    return rows, jax.tree.unflatten(jax.tree.structure(memory), leaves)
-
-
-def write_samples(path: Path, samples: Sequence[Any], kept: Any, task: ModuleType) -> None:
-    """One JSON object a line for each sample of a round: what the report's browser shows."""
-
-    def line(s: Any) -> dict[str, Any]:
-        return {
-            "id": s.example.id,
-            "question": s.example.question,
-            "rationale": s.text,
-            "answer": s.answer,
-            "gold": s.example.answer,
-            "verdict": s.verdict,
-            "hinted": s.hinted,
-            "kept": (s.example.id, s.index, s.hinted) in kept,
-            "wrong_line": s.wrong_line,
-            "tokens": len(s.tokens),
-            "difficulty": list(task.difficulty(s.example)),
-        }
-
-    write_lines(path, map(line, samples))
-
-
-def write_lines(path: Path, objects: Iterable[dict[str, Any]]) -> None:
-    """A JSON-lines file, all of it or nothing."""
-    write(path, "".join(json.dumps(o, ensure_ascii=False) + "\n" for o in objects).encode())

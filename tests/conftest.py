@@ -7,6 +7,7 @@ import pathlib
 import time
 
 import pytest
+import shapes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEVICES = "--xla_force_host_platform_device_count"
@@ -17,6 +18,8 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+shapes.install()  # before anything imports the package
 
 
 @pytest.fixture(scope="session")
@@ -51,22 +54,31 @@ def quick_compile():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """(ModelConfig, float32 parameters) of a model with every feature: grouped heads, two layers, a tied output.
+    """(ModelConfig, float32 parameters) of a model with grouped heads, two layers, a tied output.
 
-    Made by numpy, as compiling ``model.init`` takes seconds; the scales of norms are random, so that they matter.
+    Made by numpy, as compiling ``decoder.init`` takes seconds; the scales of norms are random, so
+    that they matter.
     """
-    from reasoning_jax import model
+    from reasoning_jax.model import decoder
 
-    cfg = model.ModelConfig(vocab_size=20, width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=32)
+    cfg = decoder.ModelConfig(
+        vocab_size=20,
+        width=16,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        mlp_dim=32,
+    )
     return cfg, random_params(cfg)
 
 
 def random_params(cfg, seed: int = 0):
-    """Parameters with the shapes of ``model.init``."""
+    """Parameters with the shapes of ``decoder.init``."""
     import jax
     import numpy as np
 
-    from reasoning_jax import model
+    from reasoning_jax.model import decoder
 
     rng = np.random.default_rng(seed)
 
@@ -75,8 +87,20 @@ def random_params(cfg, seed: int = 0):
             return rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
         return (rng.normal(size=x.shape) * cfg.width**-0.5).astype(np.float32)
 
-    shapes = jax.eval_shape(lambda k: model.init(k, cfg), jax.random.key(0))
+    shapes = jax.eval_shape(lambda k: decoder.init(k, cfg), jax.random.key(0))
     return jax.tree.map(jax.numpy.asarray, jax.tree_util.tree_map_with_path(leaf, shapes))
+
+
+def hidden_states(params, tokens, positions, segment_ids, cfg):
+    """The decoder's hidden states [B, S, D] of a packed batch [B, S]."""
+    import jax.numpy as jnp
+
+    from reasoning_jax.model import decoder
+    from reasoning_jax.model.attention import CausalMask
+
+    tokens, positions, segment_ids = (jnp.asarray(x) for x in (tokens, positions, segment_ids))
+    inputs = decoder.embed(params, tokens, cfg)
+    return decoder.apply(params, inputs, positions, CausalMask(segment_ids), cfg=cfg)[0]
 
 
 def wait_for(condition, seconds: float = 60):

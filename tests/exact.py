@@ -20,10 +20,10 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from reasoning_jax import logprobs, model
+from reasoning_jax.model import decoder, logprobs
 from reasoning_jax.algorithms import trice
-from reasoning_jax.masked import masked_sum
-from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example
+from reasoning_jax.training.losses import masked_sum
+from reasoning_jax.tasks import CORRECT, Example, UNPARSED, WRONG
 from reasoning_jax.tokenizer import Characters
 
 
@@ -169,7 +169,7 @@ def of_softmax(shift: float = 0.0) -> list[Question]:
 # ---- a transformer -------------------------------------------------------------------------------------------------------
 
 TOK = Characters(("a", "b", "c"))
-CFG = model.ModelConfig(vocab_size=TOK.vocab_size, width=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
+CFG = decoder.ModelConfig(vocab_size=TOK.vocab_size, width=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
 EXAMPLES = [Example(i, question, question[-1]) for i, question in enumerate(("a", "ab", "c"))]
 
 
@@ -208,17 +208,17 @@ def listed(limit: int) -> dict[str, np.ndarray]:
 
 
 @jax.jit
-def _log_p(params: model.Params, batch: dict) -> jax.Array:
+def _log_p(params: decoder.Params, batch: dict) -> jax.Array:
     """log p(z | x) [N] of the batch's rows."""
     return (logprobs.token_logprobs(params, batch, CFG) * batch["weights"]).sum(1)
 
 
 @jax.jit
-def _scores(params: model.Params, batch: dict) -> tuple[jax.Array, jax.Array]:
+def _scores(params: decoder.Params, batch: dict) -> tuple[jax.Array, jax.Array]:
     """log p(z | x) [N] and its gradient [N, P], of one row at a time."""
 
     def one(row: dict) -> tuple[jax.Array, jax.Array]:
-        def log_p(params: model.Params) -> jax.Array:
+        def log_p(params: decoder.Params) -> jax.Array:
             whole = {k: v[None] for k, v in row.items()}
             return masked_sum(logprobs.token_logprobs(params, whole, CFG), whole["weights"])
 
@@ -228,7 +228,7 @@ def _scores(params: model.Params, batch: dict) -> tuple[jax.Array, jax.Array]:
     return jax.vmap(one)(batch)
 
 
-def of_model(params: model.Params, limit: int = 3) -> list[Question]:
+def of_model(params: decoder.Params, limit: int = 3) -> list[Question]:
     """The three questions of EXAMPLES, all their completions listed."""
     log_p, score = (np.asarray(x, np.float64) for x in _scores(params, listed(limit)))
     K = len(completions(limit))
@@ -238,19 +238,19 @@ def of_model(params: model.Params, limit: int = 3) -> list[Question]:
     ]
 
 
-def params(seed: int = 0) -> model.Params:
-    """Random ones with the shapes of ``model.init``, by numpy: compiling that takes seconds."""
+def params(seed: int = 0) -> decoder.Params:
+    """Random ones with the shapes of ``decoder.init``, by numpy: compiling that takes seconds."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), CFG))
+    shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), CFG))
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * CFG.width**-0.5, jnp.float32), shapes)
 
 
 @functools.partial(jax.jit, static_argnames="limit")
-def reach(level: float, params: model.Params, limit: int = 3) -> model.Params:
+def reach(level: float, params: decoder.Params, limit: int = 3) -> decoder.Params:
     """Parameters with about this mean p(correct), on the way of exact gradient ascent (or descent) of mean log p(correct)."""
     right = jnp.asarray(np.stack([verdicts(e, limit) for e in EXAMPLES]))
 
-    def mean_log_pi(params: model.Params) -> tuple[jax.Array, jax.Array]:
+    def mean_log_pi(params: decoder.Params) -> tuple[jax.Array, jax.Array]:
         log_p = _log_p(params, listed(limit)).reshape(right.shape)
         log_pi = jax.nn.logsumexp(jnp.where(right, log_p, -jnp.inf), axis=1)
         return log_pi.mean(), jnp.exp(log_pi).mean()

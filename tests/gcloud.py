@@ -1,12 +1,15 @@
-"""A stand-in for gcloud: keeps slices in the folder $STANDIN and runs ``ssh --command`` in a folder for each worker.
+"""A stand-in for gcloud, which keeps slices in the folder $STANDIN.
 
-calls.jsonl records the arguments of every call. plan.json says what is to happen; every key may be missing:
+It runs ``ssh --command`` in a folder for each worker. calls.jsonl records the arguments of every
+call. plan.json says what is to happen; every key may be missing:
   logged_out: true               no account
   hosts: n                       workers of a node (1)
-  creations: [[state, ...], ...] the states of the 1st, 2nd ... request, one a ``describe``, the last for ever ([["ACTIVE"]])
+  creations: [[state, ...], ...] the states of the 1st, 2nd ... request, one a ``describe``, the
+                                 last for ever ([["ACTIVE"]])
   errors: {"create": text}       what a command answers instead of doing it
   preempt: [n, ...]              the 1st, 2nd ... slice is gone at its nth ``describe`` as ACTIVE
-  nodes: [state, ...]            states of the nodes, one a ``describe``, then READY; "READY?" has no address yet
+  nodes: [state, ...]            states of the nodes, one a ``describe``, then READY; "READY?" has
+                                 no address yet
   deaf: [worker, ...]            workers that ssh does not reach
 """
 
@@ -47,7 +50,9 @@ def wipe():
 
 def printed(flags, resource):
     """--format=value[separator=","](a.b,c.len()) of a resource."""
-    separator, fields = re.fullmatch(r'value(?:\[separator="(.*)"\])?\((.*)\)', flags["format"]).groups()
+    separator, fields = re.fullmatch(
+        r'value(?:\[separator="(.*)"\])?\((.*)\)', flags["format"]
+    ).groups()
     values = []
     for field in fields.split(","):
         value = resource
@@ -73,9 +78,16 @@ def queued(verb, name, flags, plan):
         keep("number.json", number + 1)
         creations = plan.get("creations", [["ACTIVE"]])
         count = int(flags.get("node-count", 1))
-        names = [f"{flags['node-prefix']}-{i}" for i in range(count)] if count > 1 else [flags["node-id"]]
+        names = (
+            [f"{flags['node-prefix']}-{i}" for i in range(count)]
+            if count > 1
+            else [flags["node-id"]]
+        )
         states = creations[min(number, len(creations) - 1)]
-        keep("request.json", {"states": states, "number": number, "seen": 0, "count": count, "nodes": names})
+        keep(
+            "request.json",
+            {"states": states, "number": number, "seen": 0, "count": count, "nodes": names},
+        )
     elif not request:
         fail(f"NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/{name}' was not found")
     elif verb == "describe":
@@ -87,8 +99,16 @@ def queued(verb, name, flags, plan):
             state, request["states"] = "SUSPENDED", ["SUSPENDED"]
         request["states"] = request["states"][1:] or request["states"]
         keep("request.json", request)
-        node_spec = {"multisliceParams": {"nodeCount": request["count"]}} if request["count"] > 1 else {"nodeId": name}
-        failed = {"failedData": {"error": {"message": "no capacity, try later"}}} if state == "FAILED" else {}
+        node_spec = (
+            {"multisliceParams": {"nodeCount": request["count"]}}
+            if request["count"] > 1
+            else {"nodeId": name}
+        )
+        failed = (
+            {"failedData": {"error": {"message": "no capacity, try later"}}}
+            if state == "FAILED"
+            else {}
+        )
         printed(flags, {"state": {"state": state, **failed}, "tpu": {"nodeSpec": [node_spec]}})
     elif verb == "delete":
         if "force" not in flags:
@@ -108,7 +128,10 @@ def vm(verb, words, flags, plan):
         keep("nodes.json", states[1:])
         state = (states or ["READY"])[0]
         endpoints = [{}] * hosts if state == "READY" else []
-        printed(flags, {"state": state.removesuffix("?"), "health": "HEALTHY", "networkEndpoints": endpoints})
+        printed(
+            flags,
+            {"state": state.removesuffix("?"), "health": "HEALTHY", "networkEndpoints": endpoints},
+        )
         return
     chosen = range(hosts) if flags["worker"] == "all" else [int(flags["worker"])]
     import shutil
@@ -124,12 +147,24 @@ def vm(verb, words, flags, plan):
         elif verb == "scp":
             shutil.copy(words[0], home / path)
         else:
-            log = (Path(flags["output-directory"]) / f"{worker}.log").open("w") if "output-directory" in flags else None
-            env = {"HOME": str(home), "PATH": f"{HOME}/machine:{os.environ['REALPATH']}", "HOSTNAME": f"t1v-n-1-w-{worker}"}
+            log = (
+                (Path(flags["output-directory"]) / f"{worker}.log").open("w")
+                if "output-directory" in flags
+                else None
+            )
+            env = {
+                "HOME": str(home),
+                "PATH": f"{HOME}/machine:{os.environ['REALPATH']}",
+                "HOSTNAME": f"t1v-n-1-w-{worker}",
+            }
             env |= {"LAUNCH_LOCK": str(home / "lockfile"), "STANDIN": str(HOME)}
             env |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}  # as if left in ~/.bashrc
             env |= {k: os.environ[k] for k in ("LAUNCH_GRACE",) if k in os.environ}
-            processes.append(subprocess.Popen(["bash", "-c", flags["command"]], cwd=home, env=env, stdout=log, stderr=log))
+            processes.append(
+                subprocess.Popen(
+                    ["bash", "-c", flags["command"]], cwd=home, env=env, stdout=log, stderr=log
+                )
+            )
     sys.exit(max([code, *(p.wait() for p in processes)]))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from configs import default
 from reasoning_jax.rollout import Rollout, Sample
-from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example, addition
+from reasoning_jax.tasks import CORRECT, Example, TRUNCATED, UNPARSED, WRONG, addition
 from reasoning_jax.tokenizer import Characters
 
 TOK = Characters(addition.ALPHABET)

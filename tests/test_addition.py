@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import re
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from configs import default
+from reasoning_jax import graders, tasks
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, addition
 from reasoning_jax.tokenizer import Characters
 
+TASK = tasks.get("addition")
 PAPER = {
     (29, 57): "29+57,C:0\n2+5,6C:1\n,86C:0\n086",
     (632, 175): "632+175,C:0\n3+7,7C:0\n6+1,07C:1\n,807C:0\n0807",
@@ -20,14 +23,18 @@ PAPER = {
 
 
 def example(a, b, id=0):
-    return Example(id, f"{a}+{b}", str(a + b), addition.scratchpad(a, b))
+    return Example(
+        id=id, question=f"{a}+{b}", answer=str(a + b), rationale=addition.scratchpad(a, b)
+    )
 
 
 def config(**changes):
-    cfg = default.get_config().task
-    with cfg.unlocked():
-        cfg.update({"max_digits": 3, "num_train": 300, "num_eval": 50, "given": (5, 40, 30)} | changes)
-    return cfg
+    keys = {"max_digits": 3, "num_train": 300, "num_eval": 50, "given": (5, 40, 30)} | changes
+    return ConfigDict(dataclasses.asdict(addition.Config(**keys)))
+
+
+def grade(text, example):
+    return graders.verdict(TASK, text, example)
 
 
 def pairs(source):
@@ -46,7 +53,10 @@ def parsed(line: str) -> tuple[str, str, int]:
 
 @pytest.mark.parametrize("digits", [1, 2, 3])
 def test_every_scratchpad_is_true(digits):
-    """All pairs: each line holds the next digits of both, and digits so far + 10^k carry is the partial sum."""
+    """Of all pairs: each line holds the next digits of both, and the partial sum.
+
+    That sum is the digits so far + 10^k carry.
+    """
     powers = [10**k for k in range(digits + 1)]
     numbers = [(n, str(n), [n % p for p in powers]) for n in range(powers[-2], powers[-1])]
     for (a, first, low_a), (b, second, low_b) in itertools.product(numbers, numbers):
@@ -71,10 +81,13 @@ def test_the_worked_examples_of_the_paper():
 def test_prompts_and_targets_are_spelled_by_the_alphabet():
     tok = Characters(addition.ALPHABET)
     e = example(632, 175)
-    assert addition.prompt(e) == "632+175\n" and addition.prompt(e, hint=e.answer) == "632+175\n807\n"
-    for text in (addition.prompt(e, hint=e.answer), addition.target(e)):
+    cfg = config()
+    assert addition.prompt(e, cfg) == "632+175\n"
+    assert addition.prompt(e, cfg, hint=e.answer) == "632+175\n807\n"
+    for text in (addition.prompt(e, cfg, hint=e.answer), addition.target(e)):
         assert tok.decode(tok.encode(text)) == text
-    assert addition.difficulty(e) == ("digits", 3) and addition.difficulty(example(5, 9)) == ("digits", 1)
+    assert addition.difficulty(e) == ("digits", 3)
+    assert addition.difficulty(example(5, 9)) == ("digits", 1)
 
 
 # The grader
@@ -83,33 +96,57 @@ def test_prompts_and_targets_are_spelled_by_the_alphabet():
 @pytest.mark.parametrize(
     "text, answer",
     [
-        ("86", "86"), ("<scratch>\n29+57,C:0\n</scratch>\n86", "86"), ("</scratch>086", "86"), ("</scratch>\n 86 \n", "86"),
-        ("0", "0"), ("000", "0"), ("</scratch>\n0", "0"), ("9</scratch>8</scratch>7", "7"), ("</scratch>00100", "100"),
-        ("", None), ("</scratch>", None), ("<scratch>\n29+57,C:0", None), ("86</scratch>", None), ("</scratch>8 6", None),
-        ("</scratch>\n8\n6", None), ("</scratch>86,", None), ("</scratch>86C:0", None), ("</scratch>+86", None), ("-86", None),
-        ("8.6", None), ("29+57", None), ("</scratch>86<scratch>", None), ("٨٦", None), ("²", None), ("８６", None),
+        ("86", "86"),
+        ("<scratch>\n29+57,C:0\n</scratch>\n86", "86"),
+        ("</scratch>086", "86"),
+        ("</scratch>\n 86 \n", "86"),
+        ("0", "0"),
+        ("000", "0"),
+        ("</scratch>\n0", "0"),
+        ("9</scratch>8</scratch>7", "7"),
+        ("</scratch>00100", "100"),
+        ("", None),
+        ("</scratch>", None),
+        ("<scratch>\n29+57,C:0", None),
+        ("86</scratch>", None),
+        ("</scratch>8 6", None),
+        ("</scratch>\n8\n6", None),
+        ("</scratch>86,", None),
+        ("</scratch>86C:0", None),
+        ("</scratch>+86", None),
+        ("-86", None),
+        ("8.6", None),
+        ("29+57", None),
+        ("</scratch>86<scratch>", None),
+        ("٨٦", None),
+        ("²", None),
+        ("８６", None),
     ],
-)  # fmt: skip
+)
 def test_extract(text, answer):
     assert addition.extract(text) == answer
-    assert addition.grade(text, example(29, 57)) == {None: UNPARSED, "86": CORRECT}.get(answer, WRONG)
+    assert grade(text, example(29, 57)) == {None: UNPARSED, "86": CORRECT}.get(answer, WRONG)
 
 
 def test_grade_looks_at_the_answer_alone_and_wrong_line_at_every_line():
     e = example(29, 57)
-    lines = addition.target(e).split("\n")
-    assert addition.grade("\n".join(lines), e) == CORRECT and addition.wrong_line("\n".join(lines), e) is None
+    text = addition.target(e)
+    lines = text.split("\n")
+    assert grade(text, e) == CORRECT and addition.wrong_line(text, e) is None
     for i in range(len(lines)):
         changed = "\n".join([*lines[:i], f"{lines[i]}1", *lines[i + 1 :]])
-        assert addition.wrong_line(changed, e) == i or i in (0, len(lines) - 2)  # the tags: "<scratch>1" is below
-    assert addition.wrong_line("\n".join(lines).replace("<scratch>\n2", "<scratch>1\n2"), e) == 0
-    lucky = "\n".join(lines).replace(",86C:0", ",96C:0")
-    assert addition.grade(lucky, e) == CORRECT and addition.wrong_line(lucky, e) == 3
+        # Not the tags: "<scratch>1" is below.
+        assert addition.wrong_line(changed, e) == i or i in (0, len(lines) - 2)
+    assert addition.wrong_line(text.replace("<scratch>\n2", "<scratch>1\n2"), e) == 0
+    lucky = text.replace(",86C:0", ",96C:0")
+    assert grade(lucky, e) == CORRECT and addition.wrong_line(lucky, e) == 3
     assert addition.wrong_line("\n".join([*lines, "1"]), e) == len(lines)
-    assert addition.wrong_line("\n".join(lines[:-1]), e) == len(lines) - 2  # stops before the answer: its last line
+    # One that stops before the answer: its last line.
+    assert addition.wrong_line("\n".join(lines[:-1]), e) == len(lines) - 2
     assert addition.wrong_line("\n".join([*lines[:2], *lines[3:]]), e) == 2
-    assert addition.wrong_line("86", e) is None and addition.wrong_line("87", e) == 0 and addition.wrong_line("", e) == 0
-    assert addition.steps("\n".join(lines)) == 3 and addition.steps("86") == 0
+    assert addition.wrong_line("86", e) is None
+    assert addition.wrong_line("87", e) == 0 and addition.wrong_line("", e) == 0
+    assert addition.steps(text) == 3 and addition.steps("86") == 0
 
 
 # The splits
@@ -119,12 +156,16 @@ def test_held_out_is_symmetric_and_of_the_right_size():
     a, b = np.meshgrid(np.arange(10, 400), np.arange(10, 400))
     split = addition.held_out(a, b)
     assert np.array_equal(split, addition.held_out(b, a)) and set(np.unique(split)) == {0, 2, 3}
-    assert np.mean(split == 3) == pytest.approx(0.2, abs=0.01) and np.mean(split == 2) == pytest.approx(0.1, abs=0.01)
+    assert np.mean(split == 3) == pytest.approx(0.2, abs=0.01)
+    assert np.mean(split == 2) == pytest.approx(0.1, abs=0.01)
 
 
 def test_splits_never_meet_even_commuted():
     cfg = config(num_train=3000, num_eval=500)
-    unordered = {s: {tuple(sorted(p)) for p in pairs(addition.load(cfg, s))} for s in ("train", "given", "validation", "test")}
+    unordered = {
+        split: {tuple(sorted(p)) for p in pairs(addition.load(cfg, split))}
+        for split in ("train", "given", "validation", "test")
+    }
     for seen, held in itertools.product(("train", "given"), ("validation", "test")):
         assert not unordered[seen] & unordered[held]
     assert not unordered["validation"] & unordered["test"]
@@ -137,10 +178,9 @@ def test_operands_have_the_same_number_of_digits(split):
     source = addition.load(config(), split)
     for (a, b), e in zip(pairs(source), source, strict=True):
         assert len(str(a)) == len(str(b)) in (1, 2, 3) and min(a, b) > 0
-        assert e.answer == str(a + b) and (
-            e.rationale == addition.scratchpad(a, b) if split == "given" else e.rationale is None
-        )
-        assert addition.grade(addition.target(example(a, b)), e) == CORRECT
+        assert e.answer == str(a + b)
+        assert e.rationale == (addition.scratchpad(a, b) if split == "given" else None)
+        assert grade(addition.target(example(a, b)), e) == CORRECT
     digits = [addition.difficulty(e)[1] for e in source]
     expected = {"train": [100, 100, 100], "given": [5, 40, 30]}.get(split)
     counts = [digits.count(d) for d in (1, 2, 3)]

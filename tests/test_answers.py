@@ -10,7 +10,7 @@ import pytest
 import scripted
 from scripted import TOK, config, example
 
-from reasoning_jax import answers
+from reasoning_jax.algorithms.trice import stochastic
 from reasoning_jax.algorithms import trice
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG
 
@@ -30,26 +30,26 @@ def likely(roll, log_p):
 
 def test_the_right_answer_takes_the_place_of_the_sampled_one():
     roll = scripted.rollout(SCRIPT)
-    right, wrong, cut, unparsed = (answers.complete(roll, s) for s in roll(EXAMPLES))
+    right, wrong, cut, unparsed = (stochastic.complete(roll, s) for s in roll(EXAMPLES))
     assert right.correct and right.tokens.tolist() == roll([EXAMPLES[0]])[0].tokens.tolist()
     assert wrong.correct and TOK.decode(wrong.tokens).endswith("</scratch>\n52") and wrong.tokens[-1] == TOK.eos_id
     assert not cut.correct and not unparsed.correct
-    assert answers.ending(roll, EXAMPLES[1], "52") == [*TOK.encode("52"), TOK.eos_id]
+    assert stochastic.ending(roll, EXAMPLES[1], "52") == [*TOK.encode("52"), TOK.eos_id]
     short = dataclasses.replace(roll, max_new_tokens=len(right.tokens) - 1)
-    assert not answers.complete(short, roll([EXAMPLES[0]])[0]).correct
+    assert not stochastic.complete(short, roll([EXAMPLES[0]])[0]).correct
 
 
 def test_acceptance_is_metropolis_hastings():
     new, old = np.log([0.2, 0.2, 0.4, 0.1]), np.log([0.4, 0.4, 0.2, 0.1])
-    assert answers.accepts(new, old, np.array([0.49, 0.51, 0.99, 0.99])).tolist() == [True, False, True, True]
+    assert stochastic.accepts(new, old, np.array([0.49, 0.51, 0.99, 0.99])).tolist() == [True, False, True, True]
     none = np.full(4, -np.inf)
-    assert answers.accepts(new, none, np.full(4, 0.99)).all()  # a state that cannot be gives way
-    assert not answers.accepts(none, old, np.full(4, 0.01)).any() and not answers.accepts(none, none, np.full(4, 0.01)).any()
+    assert stochastic.accepts(new, none, np.full(4, 0.99)).all()  # a state that cannot be gives way
+    assert not stochastic.accepts(none, old, np.full(4, 0.01)).any() and not stochastic.accepts(none, none, np.full(4, 0.01)).any()
 
 
 def test_with_likelihoods_of_0_and_1_it_is_the_deterministic_rule():
     for new, old, u in itertools.product((0.0, -np.inf), (0.0, -np.inf), (0.01, 0.99)):
-        assert answers.accepts(np.array([new]), np.array([old]), np.array([u]))[0] == (new == 0.0)
+        assert stochastic.accepts(np.array([new]), np.array([old]), np.array([u]))[0] == (new == 0.0)
 
 
 def test_the_posterior_is_invariant():
@@ -62,7 +62,7 @@ def test_the_posterior_is_invariant():
         log_l = np.log(likelihood)
     move = np.zeros((5, 5))
     for i, j in itertools.product(range(5), range(5)):
-        rate = answers.accepts(np.full(20000, log_l[j]), np.full(20000, log_l[i]), uniforms).mean()
+        rate = stochastic.accepts(np.full(20000, log_l[j]), np.full(20000, log_l[i]), uniforms).mean()
         move[i, j] += prior[j] * rate
         move[i, i] += prior[j] * (1 - rate)
     np.testing.assert_allclose(posterior @ move, posterior, atol=1e-4)

@@ -1,4 +1,7 @@
-"""Attention by the TPU's kernel, interpreted on a CPU, is attention by products; only the filled part of a cache is read."""
+"""Attention by the TPU's kernel, interpreted on a CPU, is attention by products.
+
+Of a cache only the filled blocks are read.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reasoning_jax import attention, data, logprobs, preferences, sharding
+from reasoning_jax.model import attention, decoder, logprobs, sharding
+from reasoning_jax.training import packing
+from reasoning_jax.training.rows import pair_row
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 S = 384  # three of the kernel's blocks
@@ -18,85 +23,131 @@ S = 384  # three of the kernel's blocks
 
 @pytest.fixture(scope="module")
 def segments():
-    """Rows of ragged segments: over blocks' edges, of one token, filled to the end, and of padding only."""
+    """Packed rows of ragged segments.
+
+    Segments over blocks' edges, of one token, filled to the end, and padding only.
+    """
     out = np.zeros((4, S), np.int32)
-    for row, lengths in enumerate([(100, 130, 60), (1, 383), (128, 128, 128), ()]):
-        out[row, : sum(lengths)] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    for packed_row, lengths in enumerate([(100, 130, 60), (1, 383), (128, 128, 128), ()]):
+        out[packed_row, : sum(lengths)] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     return out
 
 
-def value_and_gradients(attend, arrays, visible, weights):
+def value_and_gradients(attend, arrays, mask, weights):
     """sum(weights * attention) as an array, and the gradients by queries, keys and values."""
 
     def total(q, k, v):
-        out = attend(q, k, v, visible)
+        out = attend(q, k, v, mask)
         return jnp.sum(out * weights), out
 
     (_, out), grads = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(*arrays)
     return jax.device_get((out, grads))
 
 
-@pytest.mark.parametrize(("heads", "dims", "window"), [((2, 1), (2, 1, 2), 0), ((1, 2), (1, 2, 2), 140)])
+@pytest.mark.parametrize(
+    ("heads", "dims", "window"), [((2, 1), (2, 1, 2), 0), ((1, 2), (1, 2, 2), 140)]
+)
 def test_the_kernel_is_attention_by_products(segments, heads, dims, window):
-    """Values and gradients in float32; on meshes that split the key-value heads and the query heads of one."""
+    """Values and gradients in float32.
+
+    On meshes that split the key-value heads, and the query heads of one.
+    """
     rng, (K, G), H = np.random.default_rng(0), heads, 8
-    q, k, v, weights = (
-        rng.normal(size=s).astype(np.float32) for s in ((4, S, K, G, H), (4, S, K, H), (4, S, K, H), (4, S, K, G, H))
-    )
+    shapes = (4, S, K, G, H), (4, S, K, H), (4, S, K, H), (4, S, K, G, H)
+    q, k, v, weights = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     used = (segments > 0)[..., None, None, None]
-    mask = (segments[:, :, None] == segments[:, None]) & (segments[:, :, None] > 0) & np.tri(S, dtype=bool)
+    positions = np.broadcast_to(np.arange(S, dtype=np.int32), segments.shape)
+    ids, positions = jnp.asarray(segments), jnp.asarray(positions)
+    causal = attention.CausalMask(ids)
+    dense = attention.to_dense(causal, positions, positions, ids, window)
+
+    by_hand = segments[:, :, None] == segments[:, None]
+    by_hand &= (segments[:, :, None] > 0) & np.tri(S, dtype=bool)
     if window:
-        mask &= ~np.tri(S, k=-window, dtype=bool)
-    expected, grads = value_and_gradients(attention.plain, (q, k, v), mask, weights * used)
-    assert np.abs(expected[1, 5]).max() > 0.1 and all(np.abs(g[:3]).max() > 0.1 for g in grads)
+        by_hand &= ~np.tri(S, k=-window, dtype=bool)
+    assert np.array_equal(dense.visible, by_hand)
+    expected, grads = value_and_gradients(attention.attend, (q, k, v), dense, weights * used)
+    assert np.abs(expected[1, 5]).max() > 0.1
+    assert all(np.abs(g[:3]).max() > 0.1 for g in grads)
 
     mesh = sharding.make_mesh(*dims, devices=jax.devices()[: int(np.prod(dims))])
     with jax.set_mesh(mesh):
         queries, weights = sharding.put((q, weights * used), mesh, *attention.QUERIES)
-        keys, rows = sharding.put((k, v), mesh, *attention.KEYS), sharding.put(segments, mesh, "batch", None)
-        out, other = value_and_gradients(functools.partial(attention.splash, window=window), (queries, *keys), rows, weights)
+        keys = sharding.put((k, v), mesh, *attention.KEYS)
+        mask = attention.CausalMask(sharding.put(segments, mesh, "batch", None))
+        kernel = functools.partial(attention.attend, window=window)
+        out, other = value_and_gradients(kernel, (queries, *keys), mask, weights)
     assert np.isfinite(out).all()  # padding too
     np.testing.assert_allclose(out * used, expected * used, atol=2e-6)
     for a, b in zip(other, grads, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_rows_that_are_packed_have_the_same_logprobs_by_the_kernel(tiny):
-    """The rule of visibility by slots equals the one by positions: on records and pairs as data.py packs them."""
+def test_a_dense_mask_never_takes_the_kernel(tiny):
+    """The kernel is chosen by the type of the mask: a matrix is taken by products, as it is."""
+    cfg, params = tiny
+    splash = dataclasses.replace(cfg, attention="splash")
+    inputs, positions = jnp.ones((1, 128, cfg.width)), jnp.arange(128)[None]
+
+    def traced(mask, cfg):
+        apply = functools.partial(decoder.apply, cfg=cfg)
+        return str(jax.make_jaxpr(apply)(params, inputs, positions, mask))
+
+    causal = attention.CausalMask(jnp.ones((1, 128), jnp.int32))
+    dense = attention.DenseMask(jnp.ones((1, 128, 128), bool))
+    assert "pallas_call" in traced(causal, splash)
+    assert "pallas_call" not in traced(causal, cfg)
+    assert "pallas_call" not in traced(dense, splash)
+
+
+def test_packed_rows_have_the_same_logprobs_by_the_kernel(tiny):
+    """Visibility by slots equals visibility by positions, on sequences and pairs as packed."""
     cfg, params = tiny
     rng = np.random.default_rng(1)
     single = [{"tokens": rng.integers(0, 20, n).astype(np.int32)} for n in (70, 30, 28)]
-    pairs = [preferences.pair(rng.integers(0, 20, p), [rng.integers(0, 20, n) for n in ns])
-             for p, *ns in ((9, 5, 40), (3, 20, 6))]  # fmt: skip
+    lengths = (9, 5, 40), (3, 20, 6)  # of a prompt and its two completions
+    pairs = [
+        pair_row(rng.integers(0, 20, prompt), [rng.integers(0, 20, n) for n in completions])
+        for prompt, *completions in lengths
+    ]
     for rows in (single, pairs):
-        batch = {k: jnp.asarray(v) for k, v in data.fill([rows, rows[:1]], 2, 128).items()}
+        batch = {k: jnp.asarray(v) for k, v in packing.fill([rows, rows[:1]], 2, 128).items()}
         score = jax.jit(logprobs.token_logprobs, static_argnames="cfg")
         expected = np.asarray(score(params, batch, cfg=dataclasses.replace(cfg, attention="plain")))
-        found = score(params, batch, cfg=dataclasses.replace(cfg, attention="splash"))
+        by_kernel = score(params, batch, cfg=dataclasses.replace(cfg, attention="splash"))
         assert np.count_nonzero(expected) > 100
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(by_kernel, expected, atol=1e-5)
 
 
-def test_the_kernel_is_taken_on_tpu_where_its_blocks_divide_the_rows(monkeypatch):
-    assert attention.platform() == "cpu" and not attention.fits_splash("auto", 256)
-    assert attention.fits_splash("splash", 256) and not attention.fits_splash("plain", 256)
+def test_the_kernel_is_taken_on_tpu_where_its_blocks_divide_the_length(monkeypatch):
+    assert attention.platform() == "cpu"
+    assert not attention.fits_splash("auto", 256)
+    assert attention.fits_splash("splash", 256)
+    assert not attention.fits_splash("plain", 256)
     with jax.set_mesh(sharding.make_mesh()):
         assert attention.platform() == "cpu"
     monkeypatch.setattr(attention, "platform", lambda: "tpu")
-    assert attention.fits_splash("auto", 256) and attention.fits_splash("auto", 384) and not attention.fits_splash("auto", 200)
+    assert attention.fits_splash("auto", 256)
+    assert attention.fits_splash("auto", 384)
+    assert not attention.fits_splash("auto", 200)
     assert not attention.fits_splash("plain", 256)
 
 
-@pytest.mark.parametrize("length", [5, 150, 700])
-def test_only_the_parts_of_a_cache_that_are_filled_are_read(length):
-    """Around each part's edge attention is to exactly the filled slots; in parts behind the last of these may be NaN."""
+@pytest.mark.parametrize(("length", "size"), [(5, 64), (150, 64), (700, 88)])
+def test_only_the_filled_blocks_of_a_cache_are_read(length, size):
+    """Around each block's edge attention is to exactly the filled slots.
+
+    Blocks behind the last of these may hold NaN.
+    """
     rng, B, K, G, H = np.random.default_rng(2), 2, 1, 2, 4
     q = rng.normal(size=(B, 1, K, G, H)).astype(np.float32)
     keys, values = rng.normal(size=(2, 3, B, length, K, H)).astype(np.float32)
-    cached, size = jax.jit(attention.cached), {5: 64, 150: 64, 700: 88}[length]
-    for filled in [n for edge in range(0, length, size) for n in (edge, edge + 1) if n] + [length]:
+    cached, plain = jax.jit(attention.cached), jax.jit(attention.plain)
+    edges = [n for edge in range(0, length, size) for n in (edge, edge + 1) if n]
+    for filled in [*edges, length]:
         mask = np.broadcast_to(np.arange(length) < filled, (B, 1, length))
         read = -(-filled // size) * size
-        dirty = [np.where(np.arange(length)[:, None, None] < read, a, np.nan) for a in (keys, values)]
-        found = cached(q, *dirty, 1, filled, mask)
-        np.testing.assert_allclose(found, attention.plain(q, keys[1], values[1], mask), atol=1e-6)
+        unread = np.arange(length)[:, None, None] >= read
+        dirty = [np.where(unread, np.nan, a) for a in (keys, values)]
+        out = cached(q, *dirty, 1, filled, mask)
+        np.testing.assert_allclose(out, plain(q, keys[1], values[1], mask), atol=1e-6)

@@ -1,52 +1,73 @@
-"""BIG-Bench Hard: the published rows all solved, questions made like them, splits that never meet, and the grader."""
+"""BIG-Bench Hard: published questions solved, others made like them, splits, and grading."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import json
 import re
-import types
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from reasoning_jax import bbh_forms
-from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, bbh
+from reasoning_jax import graders, tasks
+from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, bbh, bbh_forms
 from reasoning_jax.tokenizer import Characters
 
+TASK = tasks.get("bbh")
 MADE = [name for name in bbh_forms.NAMES if bbh_forms.get(name)]
-SIZES = {f"tracking_shuffled_objects_{name}_objects": size for name, size in bbh_forms.SIZES.items()}
+SIZES = {
+    f"tracking_shuffled_objects_{name}_objects": size for name, size in bbh_forms.SIZES.items()
+}
 SPLITS = ("train", "given", "validation")
 
 
 def config(form, path="absent", **changes):
-    given = changes.pop("given", (20,) * len(getattr(bbh_forms.get(form), "LEVELS", (1,))))
-    keys = {"num_train": 300, "num_eval": 60, "seed": 0, "given": given} | changes
-    return types.SimpleNamespace(form=form, path=str(path), **keys)
+    levels = getattr(bbh_forms.get(form), "LEVELS", (1,))
+    keys = {"num_train": 300, "num_eval": 60, "seed": 0, "given": (20,) * len(levels)} | changes
+    return ConfigDict(dataclasses.asdict(bbh.Config(form=form, path=str(path), **keys)))
 
 
-def row(form, question):
+CFG = config("navigate")  # for prompts, which are the same whatever the config
+
+
+def solved(form, question, id=0):
     answer, rationale = bbh_forms.get(form).solve(question)
-    return bbh.Row(0, question, answer, rationale, form)
+    return bbh.FormExample(id=id, question=question, answer=answer, rationale=rationale, form=form)
 
 
-def questions(rows):
-    return [r.question for r in rows]
+def problem(answer, question="?"):
+    return Example(id=0, question=question, answer=answer)
+
+
+def grade(text, example):
+    return graders.verdict(TASK, text, example)
+
+
+def questions(examples):
+    return [e.question for e in examples]
 
 
 # Rationales, by hand
 
-WALK = "If you follow these instructions, do you return to the starting point? {}\nOptions:\n- Yes\n- No"
-BALLS = """Alice, Bob, and Claire are playing a game. At the start of the game, they are each holding a ball: Alice has a \
-red ball, Bob has a orange ball, and Claire has a pink ball.
-As the game progresses, pairs of players trade balls. First, Claire and Bob swap balls. Finally, Bob and Alice swap balls. \
-At the end of the game, Claire has the
+WALK = """If you follow these instructions, do you return to the starting point? {}
+Options:
+- Yes
+- No"""
+BALLS = """Alice, Bob, and Claire are playing a game. At the start of the game, they are each \
+holding a ball: Alice has a red ball, Bob has a orange ball, and Claire has a pink ball.
+As the game progresses, pairs of players trade balls. First, Claire and Bob swap balls. Finally, \
+Bob and Alice swap balls. At the end of the game, Claire has the
 Options:
 (A) red ball
 (B) orange ball
 (C) pink ball"""
-INPUT = "Complete the rest of the sequence, making sure that the parentheses are closed properly. Input:"
+INPUT = (
+    "Complete the rest of the sequence, making sure that the parentheses are closed properly. "
+    "Input:"
+)
 
 
 @pytest.mark.parametrize(
@@ -55,81 +76,97 @@ INPUT = "Complete the rest of the sequence, making sure that the parentheses are
         ("boolean_expressions", "not ( False or not False ) is", "False",
          "= not ( False or True )\n= not ( True )\n= not True\n= False"),
         ("boolean_expressions", "True or True and False is", "True", "= True or False\n= True"),
-        ("boolean_expressions", "True and ( False ) or True is", "True", "= True and False or True\n= False or True\n= True"),
+        ("boolean_expressions", "True and ( False ) or True is", "True",
+         "= True and False or True\n= False or True\n= True"),
         ("boolean_expressions", "False and ( True or True ) or not True is", "False",
-         "= False and ( True or True ) or False\n= False and ( True ) or False\n= False and True or False\n"
+         "= False and ( True or True ) or False\n= False and ( True ) or False\n"
+         "= False and True or False\n"
          "= False or False\n= False"),
         ("boolean_expressions", "True or False and ( False or False ) is", "True",
          "= True or False and ( False )\n= True or False and False\n= True or False\n= True"),
-        ("web_of_lies", "Question: Ka lies. Jim says Ka lies. Sal says Jim lies. Does Sal tell the truth?", "No",
+        ("web_of_lies",
+         "Question: Ka lies. Jim says Ka lies. Sal says Jim lies. Does Sal tell the truth?", "No",
          "| Ka lies.\n| Jim tells the truth.\n| Sal lies."),
-        ("navigate", WALK.format("Always face forward. Take 3 steps left. Take 1 step backward. Take 3 steps right."), "No",
+        ("navigate",
+         WALK.format("Always face forward. Take 3 steps left. Take 1 step backward. "
+                     "Take 3 steps right."), "No",
          "(-3,0) north\n(-3,-1) north\n(0,-1) north"),
-        ("navigate", WALK.format("Turn left. Take 10 steps. Turn around. Take 10 steps. Turn right."), "Yes",
+        ("navigate",
+         WALK.format("Turn left. Take 10 steps. Turn around. Take 10 steps. Turn right."), "Yes",
          "(0,0) west\n(-10,0) west\n(-10,0) east\n(0,0) east\n(0,0) south"),
-        ("object_counting", "I have two yams, an oven, and a head of broccoli. How many vegetables do I have?", "3",
+        ("object_counting",
+         "I have two yams, an oven, and a head of broccoli. How many vegetables do I have?", "3",
          "| two yams: 2\n| a head of broccoli: 3"),
         ("object_counting", "I have a car, and five violins. How many objects do I have?", "6",
          "| a car: 1\n| five violins: 6"),
-        ("tracking_shuffled_objects_three_objects", BALLS, "(B)", "| Claire Bob: ACB\n| Bob Alice: CAB"),
-        ("dyck_languages", f"{INPUT} [ < ( ) > {{ [ ] <", "> } ]", "| [a <b (c )c >b\n| {b [c ]c\n| <c\nc <,b {,a ["),
+        ("tracking_shuffled_objects_three_objects", BALLS, "(B)",
+         "| Claire Bob: ACB\n| Bob Alice: CAB"),
+        ("dyck_languages", f"{INPUT} [ < ( ) > {{ [ ] <", "> } ]",
+         "| [a <b (c )c >b\n| {b [c ]c\n| <c\nc <,b {,a ["),
         ("multistep_arithmetic_two", "((-3 + 8 * 5 - 0) * (9 * -4 - -7 + 2)) =",
          "-999", "-3 + 40 - 0\n37 - 0\n37\n-36 - -7 + 2\n-29 + 2\n-27\n37 * -27\n"
          "37 * -20 + 37 * -7\n-740 + 37 * -7\n-740 + -259\n-999"),
         ("multistep_arithmetic_two", "((9 * 8 * 3 + 1) * (9 - 1 * 0 + 3)) =", "2604",
-         "72 * 3 + 1\n216 + 1\n217\n9 - 0 + 3\n9 + 3\n12\n217 * 12\n217 * 10 + 217 * 2\n2170 + 217 * 2\n2170 + 434\n2604"),
+         "72 * 3 + 1\n216 + 1\n217\n9 - 0 + 3\n9 + 3\n12\n217 * 12\n217 * 10 + 217 * 2\n"
+         "2170 + 217 * 2\n2170 + 434\n2604"),
     ],
 )  # fmt: skip
 def test_rationales(form, question, answer, rationale):
-    made = row(form, question)
+    made = solved(form, question)
     assert (made.answer, made.rationale) == (answer, rationale)
     assert bbh.target(made) == f" {rationale} So the answer is {answer}."
     assert bbh.target(made, direct=True) == f" So the answer is {answer}."
-    assert bbh.steps(bbh.target(made)) == len(rationale.split("\n")) and bbh.steps(bbh.target(made, direct=True)) == 0
+    assert bbh.steps(bbh.target(made)) == len(rationale.split("\n"))
+    assert bbh.steps(bbh.target(made, direct=True)) == 0
 
 
 def test_prompts():
-    made = row("boolean_expressions", "True and False is")
-    assert bbh.prompt(made) == "Q: True and False is\nA:"
-    assert bbh.prompt(made, hint=made.answer) == "Q: True and False is\n(False)\nA:"
+    made = solved("boolean_expressions", "True and False is")
+    assert bbh.prompt(made, CFG) == "Q: True and False is\nA:"
+    assert bbh.prompt(made, CFG, hint=made.answer) == "Q: True and False is\n(False)\nA:"
     with pytest.raises(ValueError, match="no worked examples"):
-        bbh.target(Example(0, "?", "Yes"))
+        bbh.target(problem("Yes"))
 
 
 @pytest.mark.parametrize("form", MADE)
 def test_other_texts_are_not_solved(form):
     module = bbh_forms.get(form)
     question = module.question(np.random.default_rng(0), module.LEVELS[-1])
-    for bad in ("", "What is 1 + 1?", question[::-1], question[len(question) // 2 :], question[: len(question) // 2]):
+    half = len(question) // 2
+    for bad in ("", "What is 1 + 1?", question[::-1], question[half:], question[:half]):
         if form == "dyck_languages" and bad and question.startswith(bad):
             continue  # the beginning of such a question is one too
         with pytest.raises(ValueError, match=re.escape(repr(bad))):
             module.solve(bad)
 
 
-# The published rows
+# The published questions
 
 
 @pytest.mark.parametrize("form", MADE)
-def test_every_published_row_is_solved(data_dir, form):
-    module, rows = bbh_forms.get(form), bbh.load(config(form, data_dir / "bbh"), "test")
-    assert len(rows) == 250 and rows[0].id == 30_000_000 and all(r.rationale is None for r in rows)
-    for r in rows:
-        solved = row(form, r.question)
-        assert solved.answer == r.answer
-        assert bbh.grade(bbh.target(solved), r) == CORRECT and bbh.wrong_line(bbh.target(solved), r) is None
-        assert bbh.difficulty(r)[1] in module.LEVELS
+def test_every_published_question_is_solved(data_dir, form):
+    examples = bbh.load(config(form, data_dir / "bbh"), "test")
+    assert len(examples) == 250 and examples[0].id == 30_000_000
+    assert all(e.rationale is None for e in examples)
+    for e in examples:
+        worked = solved(form, e.question)
+        assert worked.answer == e.answer
+        text = bbh.target(worked)
+        assert grade(text, e) == CORRECT and bbh.wrong_line(text, e) is None
+        assert bbh.difficulty(e)[1] in bbh_forms.get(form).LEVELS
 
 
 def grams(form, question):
     """Runs of three words or signs, with one symbol for all names, things and numbers."""
     things = "|".join(re.findall(r"\n\([A-G]\) (.*)", question))
-    pattern = {
+    patterns = {
         "web_of_lies": r"\b(?!Question|Does)[A-Z]\w+",
         "object_counting": r"(?<=, )[a-z ]+?(?=[,.])|(?<=have )[a-z ]+?(?=,)",
         "navigate": r"\d+",
         "multistep_arithmetic_two": r"\d",
-    }.get(form, rf"{things}|\b(?:Alice|Bob|Claire|Dave|Eve|Fred|Gertrude)\b" if things else "^$")
+    }
+    names = r"\b(?:Alice|Bob|Claire|Dave|Eve|Fred|Gertrude)\b"
+    pattern = patterns.get(form, f"{things}|{names}" if things else "^$")
     words = re.findall(r"\w+|\s|[^\w\s]", re.sub(pattern, "X", question))
     return set(zip(words, words[1:], words[2:], strict=False))
 
@@ -138,7 +175,8 @@ def grams(form, question):
 def test_made_questions_look_like_published_ones(data_dir, form):
     module, rng = bbh_forms.get(form), np.random.default_rng(0)
     real = [question for question, _ in bbh_forms.published(data_dir / "bbh", form)]
-    made = [module.question(rng, module.difficulty(question)[1]) for question in real for _ in range(4)]
+    levels = [module.difficulty(question)[1] for question in real for _ in range(4)]
+    made = [module.question(rng, level) for level in levels]
 
     def repeated(question):
         swaps = [set(pair) for pair in re.findall(r", (\w+) and (\w+) s", question)]
@@ -153,14 +191,21 @@ def test_made_questions_look_like_published_ones(data_dir, form):
     ):
         theirs, ours = (set(itertools.chain(*map(traits, source))) for source in (real, made))
         assert theirs <= ours and ours - theirs <= {"donkeys"}
-    theirs, ours = (collections.Counter(module.solve(q)[0] for q in source) for source in (real, made))
-    for answer in (a for a in theirs if theirs[a] > 60):  # where there are two or three answers: as often
-        assert ours[answer] / len(made) == pytest.approx(theirs[answer] / len(real), abs=0.1)
-    theirs, ours = (collections.Counter(word for q in source for word in set(re.findall(r"\w+", q))) for source in (real, made))
-    for word in theirs:  # in as many questions
-        assert ours[word] / len(made) == pytest.approx(theirs[word] / len(real), abs=0.1), word
-    theirs, ours = (np.mean([module.solve(q)[1].count("\n") + 1 for q in source]) for source in (real, made))
+    same_rates(real, made, lambda q: [module.solve(q)[0]], at_least=61)  # of two or three answers
+    same_rates(real, made, lambda q: set(re.findall(r"\w+", q)), at_least=1)
+    theirs, ours = (
+        np.mean([module.solve(q)[1].count("\n") + 1 for q in source]) for source in (real, made)
+    )
     assert ours == pytest.approx(theirs, rel=0.03)
+
+
+def same_rates(real, made, words, at_least):
+    """The words of so many real questions at least are in as many of those that were made."""
+    theirs, ours = (
+        collections.Counter(w for q in source for w in words(q)) for source in (real, made)
+    )
+    for word in (w for w in theirs if theirs[w] >= at_least):
+        assert ours[word] / len(made) == pytest.approx(theirs[word] / len(real), abs=0.1), word
 
 
 # Made questions
@@ -171,12 +216,15 @@ def test_every_level_can_be_made(form):
     module, rng = bbh_forms.get(form), np.random.default_rng(0)
     for level in module.LEVELS:
         for question in (module.question(rng, level) for _ in range(20)):
-            made = row(form, question)
+            made = solved(form, question)
+            text = bbh.target(made)
             assert bbh.difficulty(made)[1] == level
-            assert bbh.grade(bbh.target(made), made) == CORRECT and bbh.wrong_line(bbh.target(made), made) is None
-            if form in ("boolean_expressions", "multistep_arithmetic_two"):  # Python reads these the same way
-                text = question.removesuffix(" is").removesuffix(" =")
-                values = [str(eval(line.removeprefix("= "))) for line in [text, *made.rationale.split("\n")]]
+            assert grade(text, made) == CORRECT and bbh.wrong_line(text, made) is None
+            # Python reads these the same way.
+            if form in ("boolean_expressions", "multistep_arithmetic_two"):
+                lines = [question.removesuffix(" is").removesuffix(" =")]
+                lines += made.rationale.split("\n")
+                values = [str(eval(line.removeprefix("= "))) for line in lines]
                 assert values[0] == values[-1] == made.answer
                 assert form != "boolean_expressions" or len(set(values)) == 1
 
@@ -194,19 +242,23 @@ def test_splits_never_meet(form):
     splits = {name: bbh.load(cfg, name) for name in SPLITS}
     for one, other in itertools.combinations(SPLITS, 2):
         assert not set(questions(splits[one])) & set(questions(splits[other]))
-    ids = [r.id for rows in splits.values() for r in rows]
+    ids = [e.id for examples in splits.values() for e in examples]
     assert len(set(ids)) == len(ids) and max(ids) < 2**31 and ids[0] == 0
     levels = bbh_forms.get(form).LEVELS
     assert form not in SIZES or levels == tuple(range(1, SIZES[form] + 1))
-    per_level = {name: [[bbh.difficulty(r)[1] for r in rows].count(v) for v in levels] for name, rows in splits.items()}
+    per_level = {}
+    for name, examples in splits.items():
+        found = [bbh.difficulty(e)[1] for e in examples]
+        per_level[name] = [found.count(level) for level in levels]
     assert per_level["given"] == list(cfg.given) and sum(per_level["train"]) == 300
     assert max(per_level["train"]) - min(per_level["train"]) <= 1
-    assert max(per_level["validation"]) == -(-60 // len(levels)) and min(per_level["validation"]) >= 1
+    assert max(per_level["validation"]) == -(-60 // len(levels))
+    assert min(per_level["validation"]) >= 1
     assert len(set(questions(splits["validation"]))) == len(splits["validation"])
-    for name, rows in splits.items():
-        for r in rows:
-            assert r == bbh.Row(r.id, r.question, *bbh_forms.get(form).solve(r.question), form) or name != "given"
-            assert (r.rationale is None) == (name != "given") and r.answer == row(form, r.question).answer
+    for name, examples in splits.items():
+        for e in examples:
+            worked = solved(form, e.question, e.id)
+            assert e == (worked if name == "given" else dataclasses.replace(worked, rationale=None))
 
 
 def test_seeds_change_the_problems_and_nothing_else_does():
@@ -220,34 +272,48 @@ def test_seeds_change_the_problems_and_nothing_else_does():
 
 
 def test_a_level_with_few_questions():
-    """There are 12 expressions of three words: each belongs to one split, which repeats it, except in validation."""
-    levels = {name: bbh.load(config("boolean_expressions", num_train=600, num_eval=600, given=(100,)), name) for name in SPLITS}
-    short = {name: [q for q in questions(rows) if len(q.split()) == 4] for name, rows in levels.items()}
+    """There are 12 expressions of three words: each belongs to one split.
+
+    The split repeats it, except in validation.
+    """
+    cfg = config("boolean_expressions", num_train=600, num_eval=600, given=(100,))
+    short = {}
+    for name in SPLITS:
+        short[name] = [q for q in questions(bbh.load(cfg, name)) if len(q.split()) == 4]
     assert len(short["train"]) == len(short["given"]) == 100
     assert len(set(short["train"])) + len(set(short["given"])) + len(short["validation"]) == 12
 
 
 def test_no_published_question_is_made(data_dir):
-    """Of the 2122 expressions of eight words 250 are published: they are left out, though found where files are absent."""
-    real = {question for question, _ in bbh_forms.published(data_dir / "bbh", "boolean_expressions")}
+    """Of the 2122 expressions of eight words 250 are published: they are left out.
+
+    Where the files are absent, they are not.
+    """
+    real = {
+        question for question, _ in bbh_forms.published(data_dir / "bbh", "boolean_expressions")
+    }
     found = {}
     for path in (data_dir / "bbh", "absent"):
-        cfg = config("boolean_expressions", path, num_train=6 * 800, num_eval=6 * 150, given=(0, 0, 0, 0, 0, 600))
+        sizes = {"num_train": 6 * 800, "num_eval": 6 * 150, "given": (0, 0, 0, 0, 0, 600)}
+        cfg = config("boolean_expressions", path, **sizes)
         made = [q for name in SPLITS for q in questions(bbh.load(cfg, name)) if len(q.split()) == 9]
         found[path] = set(made) & real
     assert not found[data_dir / "bbh"] and len(found["absent"]) > 100
 
 
 def test_wrong_line_is_the_first_that_differs():
-    made = row("navigate", WALK.format("Take 4 steps. Turn around. Take 4 steps."))
+    made = solved("navigate", WALK.format("Take 4 steps. Turn around. Take 4 steps."))
     lines = bbh.target(made).split("\n")
     for i in range(len(lines)):
         assert bbh.wrong_line("\n".join([*lines[:i], f"{lines[i]}1", *lines[i + 1 :]]), made) == i
     lucky = "\n".join(lines).replace("(0,4) south", "(0,5) south")
-    assert bbh.grade(lucky, made) == CORRECT and bbh.wrong_line(lucky, made) == 1
-    assert bbh.wrong_line("\n".join(lines[:-1]), made) == 1 and bbh.wrong_line("\n".join([*lines, "."]), made) == 3
-    assert bbh.wrong_line(" So the answer is Yes.", made) is None and bbh.wrong_line(" So the answer is No.", made) == 0
-    assert bbh.wrong_line("", made) == 0 and bbh.wrong_line("nonsense", Example(0, made.question, "Yes")) is None
+    assert grade(lucky, made) == CORRECT and bbh.wrong_line(lucky, made) == 1
+    assert bbh.wrong_line("\n".join(lines[:-1]), made) == 1
+    assert bbh.wrong_line("\n".join([*lines, "."]), made) == 3
+    assert bbh.wrong_line(" So the answer is Yes.", made) is None
+    assert bbh.wrong_line(" So the answer is No.", made) == 0
+    assert bbh.wrong_line("", made) == 0
+    assert bbh.wrong_line("nonsense", problem("Yes", made.question)) is None
 
 
 # The alphabet
@@ -259,22 +325,28 @@ def tok():
     return Characters(bbh.ALPHABET)
 
 
-# The most tokens of a published row: of its prompt, and of its prompt and worked answer.
+# The most tokens of a published question: of its prompt, and of its prompt and worked answer.
 LONGEST = {
-    "boolean_expressions": (11, 49), "dyck_languages": (102, 323), "multistep_arithmetic_two": (28, 173),
-    "navigate": (33, 93), "object_counting": (42, 100), "tracking_shuffled_objects_five_objects": (74, 122),
-    "tracking_shuffled_objects_seven_objects": (100, 180), "tracking_shuffled_objects_three_objects": (48, 72),
+    "boolean_expressions": (11, 49),
+    "dyck_languages": (102, 323),
+    "multistep_arithmetic_two": (28, 173),
+    "navigate": (33, 93),
+    "object_counting": (42, 100),
+    "tracking_shuffled_objects_five_objects": (74, 122),
+    "tracking_shuffled_objects_seven_objects": (100, 180),
+    "tracking_shuffled_objects_three_objects": (48, 72),
     "web_of_lies": (24, 42),
-}  # fmt: skip
+}
 
 
 def test_sequences_are_short(data_dir, tok):
     for form in MADE:
-        rows = [row(form, question) for question, _ in bbh_forms.published(data_dir / "bbh", form)]
-        prompts = [len(tok.encode(bbh.prompt(r))) for r in rows]
-        both = [n + len(tok.encode(bbh.target(r))) for n, r in zip(prompts, rows, strict=True)]
-        print(f"{form:40} prompt {np.mean(prompts):6.1f} {max(prompts):4}   and answer {np.mean(both):6.1f} {max(both):4}")
-        assert (max(prompts), max(both)) == LONGEST[form]
+        records = bbh_forms.published(data_dir / "bbh", form)
+        examples = [solved(form, question) for question, _ in records]
+        prompts = [len(tok.encode(bbh.prompt(e, CFG))) for e in examples]
+        targets = [len(tok.encode(bbh.target(e))) for e in examples]
+        sums = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
+        assert (max(prompts), max(sums)) == LONGEST[form]
 
 
 def test_the_alphabet_spells_made_questions_with_every_symbol(tok):
@@ -282,26 +354,28 @@ def test_the_alphabet_spells_made_questions_with_every_symbol(tok):
     used = set()
     for form in MADE:
         letters = set()
-        for r in bbh.load(config(form, given=(40,) * len(bbh_forms.get(form).LEVELS)), "given"):
-            for text in (bbh.prompt(r), bbh.prompt(r, hint=r.answer), bbh.target(r)):
+        for e in bbh.load(config(form, given=(40,) * len(bbh_forms.get(form).LEVELS)), "given"):
+            prompt, target = bbh.prompt(e, CFG), bbh.target(e)
+            for text in (prompt, bbh.prompt(e, CFG, hint=e.answer), target):
                 ids = tok.encode(text)
                 assert tok.decode(ids) == text
                 used.update(ids)
-            letters |= {
-                s for i in tok.encode(bbh.prompt(r) + bbh.target(r)) if (s := tok.decode([i])).isalpha() and len(s) == 1
-            }
-        depths = {"dyck_languages": "abcdefghijklmnopqrstuvwxyz"}.get(form, "ABCDEFG" if "tracking" in form else "")
-        assert letters <= set(depths)
-    hidden = {symbol for i, symbol in enumerate(tok.alphabet, 3) if len(symbol) > 1} - {tok.decode([i]) for i in used}
-    assert not hidden
+            symbols = {tok.decode([i]) for i in tok.encode(prompt + target)}
+            letters |= {symbol for symbol in symbols if symbol.isalpha() and len(symbol) == 1}
+        allowed = "abcdefghijklmnopqrstuvwxyz" if form == "dyck_languages" else ""
+        assert letters <= set("ABCDEFG" if "tracking" in form else allowed)
+    words = {symbol for symbol in tok.alphabet if len(symbol) > 1}
+    assert words <= {tok.decode([i]) for i in used}
 
 
-def test_the_alphabet_spells_every_published_row(data_dir, tok):
-    assert sorted(path.stem for path in (data_dir / "bbh" / "bbh").glob("*.json")) == sorted(bbh_forms.NAMES)
+def test_the_alphabet_spells_every_published_question(data_dir, tok):
+    files = (data_dir / "bbh" / "bbh").glob("*.json")
+    assert sorted(path.stem for path in files) == sorted(bbh_forms.NAMES)
     for form in bbh_forms.NAMES:
-        rows = bbh_forms.published(data_dir / "bbh", form)
-        assert not {c for pair in rows for text in pair for c in text} - set(tok.alphabet)
-        text = f"Q: {rows[0][0]}\nA: So the answer is {rows[0][1]}."
+        records = bbh_forms.published(data_dir / "bbh", form)
+        assert not {c for pair in records for text in pair for c in text} - set(tok.alphabet)
+        question, answer = records[0]
+        text = f"Q: {question}\nA: So the answer is {answer}."
         assert tok.decode(tok.encode(text)) == text
 
 
@@ -311,24 +385,41 @@ def test_the_alphabet_spells_every_published_row(data_dir, tok):
 @pytest.mark.parametrize(
     "text, answer",
     [
-        (" So the answer is No.", "No"), ("So the answer is (A).", "(A)"), ("so THE ANSWER IS: True.\n", "True"),
-        ("The answer is ] ) >.", "] ) >"), ("the answer is 3.5.", "3.5"), ("the answer is -35", "-35"),
-        ("the answer is A. No, the answer is B.", "B"), ("the answer is 8. That is all.", "8"),
-        ("the answer is costume counterpart oven.", "costume counterpart oven"), ("the answer is\n(A).", "(A)"),
-        ("the answer is Yes.\n\nQ: And now?\nA: the answer is No.", "Yes"), ("the answer is Yes\nor No.", "Yes"),
-        ("the answer is not (A).", "not (A)"), ("no\n\nQ: x\nA: the answer is No.", None), ("the answer island.", None),
-        ("the answer is .", None), ("the answer is", None), ("the answer is \n", None), ("The answer.", None), ("", None),
+        (" So the answer is No.", "No"),
+        ("So the answer is (A).", "(A)"),
+        ("so THE ANSWER IS: True.\n", "True"),
+        ("The answer is ] ) >.", "] ) >"),
+        ("the answer is 3.5.", "3.5"),
+        ("the answer is -35", "-35"),
+        ("the answer is A. No, the answer is B.", "B"),
+        ("the answer is 8. That is all.", "8"),
+        ("the answer is costume counterpart oven.", "costume counterpart oven"),
+        ("the answer is\n(A).", "(A)"),
+        ("the answer is Yes.\n\nQ: And now?\nA: the answer is No.", "Yes"),
+        ("the answer is Yes\nor No.", "Yes"),
+        ("the answer is not (A).", "not (A)"),
+        ("no\n\nQ: x\nA: the answer is No.", None),
+        ("the answer island.", None),
+        ("the answer is .", None),
+        ("the answer is", None),
+        ("the answer is \n", None),
+        ("The answer.", None),
+        ("", None),
     ],
-)  # fmt: skip
+)
 def test_extract(text, answer):
     assert bbh.extract(text) == answer
-    assert answer is not None or bbh.grade(text, Example(0, "?", "No")) == UNPARSED
+    assert answer is not None or grade(text, problem("No")) == UNPARSED
 
 
 @pytest.mark.parametrize(
     "gold, right, wrong",
     [
-        ("(B)", "(B)|B|b|(b)|B.|B)|**(B)**| (B) |(B) some text", "(A)|A|(A) (B)|B some text|(BB)|not (B)|by|B or C"),
+        (
+            "(B)",
+            "(B)|B|b|(b)|B.|B)|**(B)**| (B) |(B) some text",
+            "(A)|A|(A) (B)|B some text|(BB)|not (B)|by|B or C",
+        ),
         ("True", "True|true|TRUE|**True**", "False|True or False|Yes|1"),
         ("yes", "yes|Yes|plausible", "no|implausible|not yes"),
         ("No", "No|no|implausible", "Yes|plausible|None"),
@@ -336,48 +427,62 @@ def test_extract(text, answer):
         ("-1960", "-1960|-1,960|−1960|-1960.0", "1960|-196|-19600|-1960.5|-1 960"),
         ("8", "8|8.0|+8|08|$8$|8 objects", "9|80|eight|8 or 9|-8"),
         ("] ) >", "] ) >|])>|]  ) >", ") ]|] ) > >|[ ( <|] )"),
-        ("act bee cat", "act bee cat|act, bee, cat|Act,Bee  cat", "act cat bee|act bee|act bee cat dog|actbeecat"),
+        (
+            "act bee cat",
+            "act bee cat|act, bee, cat|Act,Bee  cat",
+            "act cat bee|act bee|act bee cat dog|actbeecat",
+        ),
         ("it&t o'connell", "it&t o'connell|it&t, o'connell", "it&t oconnell"),
     ],
-)  # fmt: skip
+)
 def test_grade(gold, right, wrong):
-    example = Example(0, "?", gold)
-    verdicts = {answer: bbh.grade(f"So the answer is {answer}.", example) for answer in f"{right}|{wrong}".split("|")}
-    assert verdicts == {answer: CORRECT for answer in right.split("|")} | {answer: WRONG for answer in wrong.split("|")}
+    for answers, verdict in ((right, CORRECT), (wrong, WRONG)):
+        for answer in answers.split("|"):
+            assert grade(f"So the answer is {answer}.", problem(gold)) == verdict, answer
 
 
 @pytest.mark.parametrize("form", bbh_forms.NAMES)
 def test_the_answers_of_every_file(data_dir, form):
-    golds = list(dict.fromkeys(answer for _, answer in bbh_forms.published(data_dir / "bbh", form)))
+    records = bbh_forms.published(data_dir / "bbh", form)
+    golds = list(dict.fromkeys(answer for _, answer in records))
     for gold, other in zip(golds, [*golds[1:], golds[0]], strict=True):
-        example = Example(0, "?", gold)
-        for text in (gold, f" {gold} ", gold.lower(), gold.upper(), f"**{gold}**", gold.replace(" ", ", ")):
-            right = bbh.grade(f"Hence.\nSo the answer is {text}.", example)
-            assert right == CORRECT or (form == "dyck_languages" and "," in text), (gold, text)
-        assert bbh.grade(f"So the answer is {other}.", example) == WRONG
-        assert bbh.grade(f"It is {gold}.", example) == UNPARSED
+        example = problem(gold)
+        texts = (gold, f" {gold} ", gold.lower(), gold.upper(), f"**{gold}**")
+        for text in (*texts, gold.replace(" ", ", ")):
+            verdict = grade(f"Hence.\nSo the answer is {text}.", example)
+            assert verdict == CORRECT or (form == "dyck_languages" and "," in text), (gold, text)
+        assert grade(f"So the answer is {other}.", example) == WRONG
+        assert grade(f"It is {gold}.", example) == UNPARSED
 
 
 # Forms without a generator
 
 
 @pytest.mark.parametrize(
-    "form, sizes", [("snarks", (106, 21, 72)), ("penguins_in_a_table", (87, 17, 59)), ("hyperbaton", (150, 30, 100))]
+    "form, sizes",
+    [
+        ("snarks", (106, 21, 72)),
+        ("penguins_in_a_table", (87, 17, 59)),
+        ("hyperbaton", (150, 30, 100)),
+    ],
 )
 def test_published_splits(data_dir, form, sizes):
-    train, validation, test = (bbh.load(config(form, data_dir / "bbh"), name) for name in ("train", "validation", "test"))
+    cfg = config(form, data_dir / "bbh")
+    train, validation, test = (bbh.load(cfg, name) for name in ("train", "validation", "test"))
     assert (len(train), len(validation), len(test)) == sizes and train[0].id == 0
     assert questions(train[-len(validation) :]) == questions(validation)
-    assert questions(train) + questions(test) == [question for question, _ in bbh_forms.published(data_dir / "bbh", form)]
-    assert len({r.id for r in [*train, *validation, *test]}) == sum(sizes)
+    records = bbh_forms.published(data_dir / "bbh", form)
+    assert questions(train) + questions(test) == [question for question, _ in records]
+    assert len({e.id for e in [*train, *validation, *test]}) == sum(sizes)
     assert bbh.wrong_line("nonsense", test[0]) is None
     assert bbh.difficulty(test[0]) == ("characters", len(test[0].question) // 200 * 200)
     with pytest.raises(ValueError, match=f"{form} has no worked examples.*train, validation, test"):
-        bbh.load(config(form, data_dir / "bbh"), "given")
+        bbh.load(cfg, "given")
 
 
 def test_mistakes_are_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"config\.task\.form: .*'sums'.*boolean_expressions.*word_sorting") as error:
+    forms = "boolean_expressions.*word_sorting"
+    with pytest.raises(ValueError, match=rf"config\.task\.form: .*'sums'.*{forms}") as error:
         bbh.load(config("sums"), "train")
     assert all(name in str(error.value) for name in bbh_forms.NAMES) and len(bbh_forms.NAMES) == 27
     with pytest.raises(ValueError, match=r"no split 'dev'.*train.*test"):
@@ -397,5 +502,5 @@ def test_mistakes_are_one_sentence(tmp_path):
             bbh.load(config("snarks", tmp_path), "train")
     for bad in ({"input": "?"}, {"input": "?", "target": 3}, "?"):
         path.write_text(json.dumps({"examples": [good, bad]}))
-        with pytest.raises(ValueError, match=r"snarks\.json, row 2: .*'target'"):
+        with pytest.raises(ValueError, match=r"snarks\.json, record 2: .*'target'"):
             bbh.load(config("snarks", tmp_path), "train")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scripted import TOK, example
 
-from reasoning_jax import chains
+from reasoning_jax.algorithms.trice import chains
 from reasoning_jax.tasks import addition
 
 EXAMPLES = [example(10 + i, 20 + i, 40 + i) for i in range(5)]

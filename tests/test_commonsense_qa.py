@@ -1,22 +1,27 @@
-"""CommonsenseQA: a pasted row, the published files, extraction and grading."""
+"""CommonsenseQA: a pasted record, the published files, extraction and grading."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
-import types
 
 import pytest
+from ml_collections import ConfigDict
 
+from reasoning_jax import graders, tasks
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, commonsense_qa
 
+TASK = tasks.get("commonsense_qa")
 TEXTS = ["radio shack", "substation", "Television ", "cabinet", "desk"]
-ROW = {
+RECORD = {
     "answerKey": "C",
     "id": "90b3",
     "question": {
         "question_concept": "cable",
-        "choices": [{"label": label, "text": text} for label, text in zip("ABCDE", TEXTS, strict=True)],
+        "choices": [
+            {"label": label, "text": text} for label, text in zip("ABCDE", TEXTS, strict=True)
+        ],
         "stem": "What home entertainment equipment requires cable?",
     },
 }
@@ -29,42 +34,54 @@ Answer Choices:
 (e) desk"""
 
 
-def config(path, source="jsonl"):
-    return types.SimpleNamespace(path=str(path), source=source)
+def config(path):
+    return ConfigDict(dataclasses.asdict(commonsense_qa.Config(path=str(path))))
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def grade(text, example):
+    return graders.verdict(TASK, text, example)
+
+
+def problem(answer):
+    return Example(id=0, question=QUESTION, answer=answer)
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write(tmp_path / "train_rand_split.jsonl", [ROW] * 1002)
-    write(tmp_path / "dev_rand_split.jsonl", [ROW])
+    write(tmp_path / "train_rand_split.jsonl", [RECORD] * 1002)
+    write(tmp_path / "dev_rand_split.jsonl", [RECORD])
     return tmp_path
 
 
-def test_a_row(folder):
-    [example] = commonsense_qa.load(config(folder), "test")
+def test_a_record(folder):
+    cfg = config(folder)
+    [example] = commonsense_qa.load(cfg, "test")
     assert (example.question, example.answer, example.rationale) == (QUESTION, "c", None)
-    assert commonsense_qa.prompt(example) == f"Q: {QUESTION}\nA:"
-    hinted = commonsense_qa.prompt(example, hint="c")
+    assert commonsense_qa.prompt(example, cfg) == f"Q: {QUESTION}\nA:"
+    hinted = commonsense_qa.prompt(example, cfg, hint="c")
     assert hinted == f"Q: {QUESTION}\nA:".replace("television", "television (CORRECT)")
     assert commonsense_qa.target(example, direct=True) == " (c)."
-    assert commonsense_qa.grade(commonsense_qa.target(example, direct=True), example) == CORRECT
+    assert grade(commonsense_qa.target(example, direct=True), example) == CORRECT
     assert commonsense_qa.difficulty(example) == ("choices", 5)
     with pytest.raises(ValueError, match="no rationales"):
         commonsense_qa.target(example)
 
 
 def test_a_hint_marks_one_choice_only():
-    odd = Example(0, "(b) is where?\nAnswer Choices:\n(a) x\n(b) y\n(c) (b) z\n(d) w\n(e) v", "b")
-    hinted = commonsense_qa.prompt(odd, hint="b")
+    choices = "(a) x\n(b) y\n(c) (b) z\n(d) w\n(e) v"
+    odd = Example(id=0, question=f"(b) is where?\nAnswer Choices:\n{choices}", answer="b")
+    hinted = commonsense_qa.prompt(odd, config("absent"), hint="b")
     assert hinted.count("(CORRECT)") == 1 and "\n(b) y (CORRECT)\n" in hinted
 
 
 def test_splits_and_ids(folder):
-    splits = {name: commonsense_qa.load(config(folder), name) for name in ("train", "validation", "test")}
+    splits = {
+        name: commonsense_qa.load(config(folder), name) for name in ("train", "validation", "test")
+    }
     assert [len(split) for split in splits.values()] == [2, 1000, 1]
     ids = [e.id for split in splits.values() for e in split]
     assert ids == [*range(1002), 1_000_000]
@@ -74,21 +91,19 @@ def test_bad_data_is_named(folder, tmp_path):
     for split in ("given", "dev"):
         with pytest.raises(ValueError, match=f"no split '{split}'"):
             commonsense_qa.load(config(folder), split)
-    with pytest.raises(ValueError, match="source='tfds'"):
-        commonsense_qa.load(config(folder, "tfds"), "train")
-    four = json.loads(json.dumps(ROW))
+    four = json.loads(json.dumps(RECORD))
     four["question"]["choices"].pop()
     for bad, key in [
-        ({**ROW, "answerKey": "F"}, "the answer"),
+        ({**RECORD, "answerKey": "F"}, "the answer"),
         (four, "A to E"),
-        ({**ROW, "question": "What?"}, "not a row"),
+        ({**RECORD, "question": "What?"}, "not a record"),
         ({"question": {}}, "answerKey"),
-        ({**ROW, "question": {"stem": "a"}}, "choices"),
+        ({**RECORD, "question": {"stem": "a"}}, "choices"),
     ]:
-        write(folder / "dev_rand_split.jsonl", [ROW, bad])
+        write(folder / "dev_rand_split.jsonl", [RECORD, bad])
         with pytest.raises(ValueError, match=rf"dev_rand_split\.jsonl, line 2: .*{key}"):
             commonsense_qa.load(config(folder), "test")
-    write(folder / "train_rand_split.jsonl", [ROW] * 1000)
+    write(folder / "train_rand_split.jsonl", [RECORD] * 1000)
     with pytest.raises(ValueError, match=r"train_rand_split\.jsonl: .*1000"):
         commonsense_qa.load(config(folder), "train")
     with pytest.raises(FileNotFoundError, match=r"absent/train_rand_split\.jsonl"):
@@ -121,16 +136,17 @@ def test_bad_data_is_named(folder, tmp_path):
 )
 def test_extract_and_grade(text, letter):
     assert commonsense_qa.extract(text) == letter
-    verdicts = {answer: commonsense_qa.grade(text, Example(0, QUESTION, answer)) for answer in "abcde"}
+    verdicts = {answer: grade(text, problem(answer)) for answer in "abcde"}
     expected = UNPARSED if letter is None else WRONG
     assert verdicts == {answer: CORRECT if answer == letter else expected for answer in "abcde"}
 
 
 def test_steps():
-    assert commonsense_qa.steps(" It must use cable. Television does. Therefore, the answer is television (c).") == 2
-    assert commonsense_qa.steps(" The answer must use cable. Therefore, the answer is television (c).") == 1
+    last = "Therefore, the answer is television (c)."
+    assert commonsense_qa.steps(f" It must use cable. Television does. {last}") == 2
+    assert commonsense_qa.steps(f" The answer must use cable. {last}") == 1
     assert commonsense_qa.steps("") == 0
-    assert commonsense_qa.wrong_line(" Anything.", Example(0, QUESTION, "c")) is None
+    assert TASK.wrong_line(" Anything.", problem("c")) is None
 
 
 def test_the_published_files(data_dir):
@@ -140,10 +156,12 @@ def test_the_published_files(data_dir):
     everything = [e for split in splits.values() for e in split]
     assert len({e.id for e in everything}) == 10962
     for example in everything:
-        assert "(CORRECT)" not in commonsense_qa.prompt(example)
-        assert commonsense_qa.prompt(example, hint=example.answer).count(" (CORRECT)\n") == 1
-        right = next(line for line in example.question.split("\n")[2:] if line.startswith(f"({example.answer}) "))
+        assert "(CORRECT)" not in commonsense_qa.prompt(example, cfg)
+        hinted = commonsense_qa.prompt(example, cfg, hint=example.answer)
+        assert hinted.count(" (CORRECT)\n") == 1
+        choices = example.question.split("\n")[2:]
+        right = next(line for line in choices if line.startswith(f"({example.answer}) "))
         said = f" Therefore, the answer is {right[4:]} ({example.answer})."
-        assert commonsense_qa.grade(said, example) == CORRECT
+        assert grade(said, example) == CORRECT
     counts = collections.Counter(e.answer for e in splits["test"])
     assert set(counts) == set("abcde") and min(counts.values()) > 200

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from configs import default
-from reasoning_jax import algorithms, optim, presets, sampling, tasks, tokenizer
+from reasoning_jax import algorithms, tasks, tokenizer
+from reasoning_jax.training import optim
+from reasoning_jax.model import presets
+from reasoning_jax.sampling import methods
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
@@ -38,7 +41,7 @@ def test_what_a_config_names_is_there(name, arg):
     cfg = importlib.import_module(f"configs.{name}").get_config(arg)
     tasks.get(cfg.task.name), algorithms.get(cfg.algorithm.name)
     presets.model_config(cfg.model, vocab_size=32), optim.make(cfg.optim)
-    sampling.make_rule(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
+    methods.make_rule(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
     assert cfg.batch_size % cfg.micro_batches == 0 and cfg.sampling.max_new_tokens < cfg.sequence_length
     if cfg.task.name == "addition":
         assert cfg.base.num_updates == 0 or sum(cfg.task.given) > 0

@@ -10,19 +10,24 @@ import sys
 import pytest
 from conftest import ROOT
 
-from reasoning_jax import doctor, processes
+from reasoning_jax import discovery
+from reasoning_jax.tpu import doctor, software
 
 PORT = 48_482
 
 
 def wrong(tmp_path, env=None, **more) -> list[str]:
     """The sentences about what is wrong on a machine with TPU chips."""
-    found = doctor.examine(env or {}, tmp_path, **{"chips": 4, "root": tmp_path, "port": PORT} | more)
-    return [sentence for state, sentence in found if state == "WRONG" and not sentence.startswith("libtpu")]
+    arguments = {"chips": 4, "root": tmp_path, "port": PORT} | more
+    sentences = []
+    for state, sentence in doctor.examine(env or {}, tmp_path, **arguments):
+        if state == "WRONG" and not sentence.startswith("libtpu"):
+            sentences.append(sentence)
+    return sentences
 
 
 def test_it_looks_at_the_port_that_process_0_takes():
-    assert str(doctor.PORT) == processes.PORT  # written twice, as the doctor does without jax
+    assert str(doctor.PORT) == discovery.PORT  # written twice, as the doctor does without jax
 
 
 def test_a_clean_machine(tmp_path):
@@ -31,9 +36,15 @@ def test_a_clean_machine(tmp_path):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("TPU_SKIP_MDS_QUERY", "1"), ("JAX_PLATFORMS", "cpu"), ("JAX_PLATFORMS", "tpu"), ("TPU_LIBRARY_PATH", "/gone.so"),
-     ("XLA_FLAGS", "--xla_force_host_platform_device_count=8"), ("JAX_DISABLE_JIT", "1")],
-)  # fmt: skip
+    [
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("JAX_PLATFORMS", "cpu"),
+        ("JAX_PLATFORMS", "tpu"),
+        ("TPU_LIBRARY_PATH", "/gone.so"),
+        ("XLA_FLAGS", "--xla_force_host_platform_device_count=8"),
+        ("JAX_DISABLE_JIT", "1"),
+    ],
+)
 def test_a_variable_that_was_left_behind(tmp_path, name, value):
     (found,) = wrong(tmp_path, {name: value})
     assert found.startswith(f"{name}={value}") and "unset it" in found
@@ -64,7 +75,8 @@ def test_a_process_that_holds_the_tpu(tmp_path):
     (tmp_path / "proc/4711/cmdline").write_bytes(b"python\0-m\0reasoning_jax.main\0")
     (tmp_path / "proc/4711/fd/7").symlink_to("/dev/accel0")
     (found,) = wrong(tmp_path)
-    assert "Process 4711 (python -m reasoning_jax.main) holds the TPU" in found and "kill 4711" in found
+    assert "Process 4711 (python -m reasoning_jax.main) holds the TPU" in found
+    assert "kill 4711" in found
 
 
 def test_the_coordinators_port_is_taken(tmp_path):
@@ -74,23 +86,30 @@ def test_the_coordinators_port_is_taken(tmp_path):
         port = s.getsockname()[1]
         (found,) = wrong(tmp_path, port=port)
     assert found.startswith(f"Port {port}, where process 0 listens, is taken")
-    assert "Port 8482 is free, but a firewall" in doctor._coordinator(8482, 4)[1]
-    assert "free" in doctor._coordinator(8476, 4)[1]
+    assert "Port 8482 is free, but a firewall" in doctor._coordinator(8482, 4).sentence
+    assert "free" in doctor._coordinator(8476, 4).sentence
 
 
 def test_a_local_folder_for_several_hosts(tmp_path):
     hosts = {"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}
     (found,) = wrong(tmp_path, hosts, workdir="runs/a")
     assert "there are 2 hosts: use a gs:// path" in found
-    assert wrong(tmp_path, hosts, workdir="gs://bucket/runs/a") == [] and wrong(tmp_path, workdir="runs/a") == []
+    assert wrong(tmp_path, hosts, workdir="gs://bucket/runs/a") == []
+    assert wrong(tmp_path, workdir="runs/a") == []
 
 
 def test_old_python():
-    assert doctor._python((3, 10))[0] == "WRONG" and doctor._python((3, 12))[0] == "ok"
+    assert software.python((3, 10)).state == "WRONG"
+    assert software.python((3, 12)).state == "ok"
 
 
 def test_chips_are_counted(tmp_path):
-    for name, vendor, device in (("a", "0x1ae0", "0x0063"), ("b", "0x1ae0", "0x0042"), ("c", "0x10de", "0x0063")):
+    devices = [
+        ("a", "0x1ae0", "0x0063"),
+        ("b", "0x1ae0", "0x0042"),
+        ("c", "0x10de", "0x0063"),
+    ]
+    for name, vendor, device in devices:
         folder = tmp_path / "sys/bus/pci/devices" / name
         folder.mkdir(parents=True)
         (folder / "vendor").write_text(f"{vendor}\n")
@@ -99,9 +118,13 @@ def test_chips_are_counted(tmp_path):
 
 
 def test_the_command_ends_with_1_where_something_is_wrong():
-    def run(**env: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "reasoning_jax.plan", "--doctor"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | env)
-
-    assert (found := run(TPU_LIBRARY_PATH="/gone.so")).returncode == 1 and "WRONG  TPU_LIBRARY_PATH=/gone.so" in found.stdout
-    assert found.stderr == ""
+    done = subprocess.run(
+        [sys.executable, "-m", "reasoning_jax.plan", "--doctor"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TPU_LIBRARY_PATH": "/gone.so"},
+    )
+    assert done.returncode == 1
+    assert "WRONG  TPU_LIBRARY_PATH=/gone.so" in done.stdout
+    assert done.stderr == ""

@@ -13,10 +13,12 @@ import scripted
 from scripted import TOK, config
 
 from configs import dpo_jsonl
-from reasoning_jax import data, logprobs, optim, sampling, state, update
+from reasoning_jax.training import optim, packing, state, train_step
+from reasoning_jax.model import logprobs
+from reasoning_jax.sampling import methods
 from reasoning_jax.algorithms import dpo
 from reasoning_jax.rollout import Rollout
-from reasoning_jax.tasks import CORRECT, WRONG, Example, addition
+from reasoning_jax.tasks import CORRECT, Example, WRONG, addition
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 PAIRS = [
@@ -205,15 +207,15 @@ def test_updates_of_a_model_from_its_own_reference(tiny, settings, preference):
     """ln 2 (KTO: a half) at step 0, from references that the same model computed one pair a row; then it falls."""
     model_cfg, params = tiny
     cfg = settings(VERDICTS if preference == "kto" else PAIRS, preference=preference, start_updates=7, beta=0.5)
-    roll = Rollout(params, model_cfg, TOK, addition, (), sampling.Greedy(), 8, 8, 48, None, jax.random.key(0))
+    roll = Rollout(params, model_cfg, TOK, addition, (), methods.Greedy(), 8, 8, 48, None, jax.random.key(0))
     rows, memory, _ = dpo.collect(roll, [], dpo.init_memory(cfg, 9), 1, cfg)
     assert (memory < -1).all() and dpo.num_updates(3, len(rows), cfg) == 7
-    batch = data.pack(rows, multiple=2, length=48)
+    batch = packing.pack(rows, multiple=2, length=48)
     _, metrics = dpo.loss(logprobs.score(params, batch, model_cfg), batch, cfg)
     start, weight = (0.5 if preference == "kto" else math.log(2)), float(metrics["weight"])
     assert weight == len(rows) and float(metrics["loss"]) / weight == pytest.approx(start, abs=1e-5)
 
-    step = update.make_update(dpo, model_cfg, optim.make(cfg.optim), cfg)
+    step = train_step.make_update(dpo, model_cfg, optim.make(cfg.optim), cfg)
     train_state = jax.jit(lambda p: state.fresh(p, optim.make(cfg.optim)))(params)
     losses, margins = [], []
     for _ in range(6):

@@ -11,7 +11,7 @@ import pytest
 from exact import gradient, of_group, of_model, of_softmax, of_trice, pi, posterior, spread
 from jax.flatten_util import ravel_pytree
 
-from reasoning_jax import chains, control_variate
+from reasoning_jax.algorithms.trice import chains, control_variate
 from reasoning_jax.algorithms import trice
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

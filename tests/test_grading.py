@@ -1,4 +1,4 @@
-"""Answers: a table of equal and unequal ones, canonical forms, and processes that are killed when they hang."""
+"""Answers: a table of equal and unequal ones, canonical forms, and processes that hang."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import time
 
 import pytest
 
-from reasoning_jax import grading
+from reasoning_jax import equivalence
+from reasoning_jax.equivalence import CHECKER
+from reasoning_jax.killable import Pool
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -134,14 +136,14 @@ def test_without_a_process(text, gold, same, monkeypatch):
     def fail() -> None:
         raise AssertionError("the fast path needs no process")
 
-    monkeypatch.setattr(grading, "_pool", fail)
-    assert grading.equal(text, gold) is same
-    assert grading.equal(gold, text) is same
+    monkeypatch.setattr(equivalence, "_pool", fail)
+    assert equivalence.equal(text, gold) is same
+    assert equivalence.equal(gold, text) is same
 
 
 @pytest.mark.parametrize("text, gold, same", EXPRESSIONS)
 def test_with_math_verify(text, gold, same):
-    assert grading.equal(text, gold) is same
+    assert equivalence.equal(text, gold) is same
 
 
 @pytest.mark.parametrize(
@@ -162,31 +164,33 @@ def test_with_math_verify(text, gold, same):
     ],
 )
 def test_normalize(text, form):
-    assert grading.normalize(text) == form
-    assert grading.normalize(form) == form
+    assert equivalence.normalize(text) == form
+    assert equivalence.normalize(form) == form
 
 
 def test_numbers_of_every_spelling_are_one_number():
     for cents in range(-500, 500, 7):
         sign, whole, part = "-" if cents < 0 else "", abs(cents) // 100, abs(cents) % 100
         decimal = f"{sign}{whole}.{part:02d}"
-        assert grading.equal(decimal, f"{cents}/100")
-        assert grading.normalize(decimal) == grading.normalize(f"{sign}${whole}.{part:02d}0 dollars")
-        assert not grading.equal(decimal, f"{cents + 1}/100")
+        assert equivalence.equal(decimal, f"{cents}/100")
+        assert equivalence.normalize(decimal) == equivalence.normalize(
+            f"{sign}${whole}.{part:02d}0 dollars"
+        )
+        assert not equivalence.equal(decimal, f"{cents + 1}/100")
 
 
 def test_a_long_answer_is_not_compared():
-    assert grading.equal("1" * 400, "1" * 400)
-    assert not grading.equal("1" * 401, "1" * 401)
+    assert equivalence.equal("1" * 400, "1" * 400)
+    assert not equivalence.equal("1" * 401, "1" * 401)
 
 
 def test_importing_starts_nothing_and_needs_no_mathematics():
     code = (
         "import subprocess, sys\n"
         "def fail(*a, **k): raise SystemExit('a process was started')\n"
-        "from reasoning_jax import grading\n"
-        "subprocess.Popen = grading.subprocess.Popen = fail\n"
-        "assert grading.equal('1,000', '1000') and not grading.equal('no', 'yes')\n"
+        "from reasoning_jax import equivalence, killable\n"
+        "subprocess.Popen = killable.subprocess.Popen = fail\n"
+        "assert equivalence.equal('1,000', '1000') and not equivalence.equal('no', 'yes')\n"
         "assert not {'sympy', 'math_verify', 'jax'} & set(sys.modules), sys.modules.keys()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -200,7 +204,8 @@ def checkers(tmp_path, monkeypatch):
         "import os, re, sys, time\n"
         "def check(text, gold):\n"
         "    if text == 'sleep': time.sleep(600)\n"
-        "    if text == 'spin': re.match('(a+)+$', 'a' * 64 + 'b')\n"  # never returns, and never leaves C
+        # Never returns, and never leaves C.
+        "    if text == 'spin': re.match('(a+)+$', 'a' * 64 + 'b')\n"
         "    if text == 'die': os._exit(3)\n"
         "    if text == 'raise': raise RecursionError\n"
         "    if text == 'memory': bytearray(1 << 36)\n"
@@ -217,7 +222,7 @@ def checkers(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("hang", ["sleep", "spin"])
 def test_a_hang_is_killed_and_the_pool_goes_on(hang, checkers):
-    pool = grading.Pool(f"{checkers}:check", size=1, seconds=0.5)
+    pool = Pool(f"{checkers}:check", size=1, seconds=0.5)
     try:
         assert pool.equal("a", "a")
         hung = pool._free.queue[0]
@@ -233,7 +238,7 @@ def test_a_hang_is_killed_and_the_pool_goes_on(hang, checkers):
 
 
 def test_death_exceptions_and_prints_are_not_verdicts(checkers):
-    pool = grading.Pool(f"{checkers}:check", size=1, seconds=10)
+    pool = Pool(f"{checkers}:check", size=1, seconds=10)
     try:
         for text in ("die", "raise", "memory", "print"):
             assert pool.equal(text, "else") is False
@@ -243,7 +248,7 @@ def test_death_exceptions_and_prints_are_not_verdicts(checkers):
 
 
 def test_one_process_serves_and_restarts_when_killed(checkers):
-    pool = grading.Pool(f"{checkers}:check", size=2, seconds=10)
+    pool = Pool(f"{checkers}:check", size=2, seconds=10)
     try:
         pool.equal("a", "a")
         worker = pool._free.queue[-1]
@@ -258,10 +263,13 @@ def test_one_process_serves_and_restarts_when_killed(checkers):
 
 
 def test_two_threads_use_two_processes(checkers):
-    pool = grading.Pool(f"{checkers}:parallel", size=2, seconds=20)
+    pool = Pool(f"{checkers}:parallel", size=2, seconds=20)
     try:
         verdicts = []
-        threads = [threading.Thread(target=lambda: verdicts.append(pool.equal("1.0", ""))) for _ in range(2)]
+        threads = [
+            threading.Thread(target=lambda: verdicts.append(pool.equal("1.0", "")))
+            for _ in range(2)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -272,7 +280,7 @@ def test_two_threads_use_two_processes(checkers):
 
 
 def test_a_hung_process_ends_by_itself_when_its_parent_is_gone(checkers):
-    pool = grading.Pool(f"{checkers}:check", size=1, seconds=0.5)
+    pool = Pool(f"{checkers}:check", size=1, seconds=0.5)
     pool.equal("a", "a")
     worker = pool._free.queue[0]
     worker.stdin.write(b'["spin", ""]\n')
@@ -281,14 +289,14 @@ def test_a_hung_process_ends_by_itself_when_its_parent_is_gone(checkers):
 
 
 def test_a_checker_that_cannot_start_is_an_error():
-    pool = grading.Pool("no_such_module:check", size=1)
+    pool = Pool("no_such_module:check", size=1, seconds=1.0)
     with pytest.raises(RuntimeError, match="no_such_module"):
         pool.equal("a", "b")
     assert pool._free.qsize() == 1
 
 
 def test_a_pathological_expression_is_not_equal():
-    pool = grading.Pool(size=1, seconds=1.0)
+    pool = Pool(CHECKER, size=1, seconds=1.0)
     try:
         start = time.monotonic()
         assert pool.equal("9^{9^{9^{9^{9}}}}", "8^{9^{9^{9^{9}}}}+1") is False

@@ -1,85 +1,111 @@
-"""GSM8K: pasted rows, the published files, extraction, grading and the check of calculator spans."""
+"""GSM8K: pasted records, the published files, extraction, grading, and calculator spans."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
-import types
 
 import pytest
+from ml_collections import ConfigDict
 
+from reasoning_jax import graders, tasks
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, gsm8k
 
+TASK = tasks.get("gsm8k")
 QUESTION = "Natalia sold clips to 48 of her friends, then half as many. How many altogether?"
-ANSWER = "She sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72 clips altogether.\n#### 72"
+ANSWER = """She sold 48/2 = <<48/2=24>>24 clips in May.
+She sold 48+24 = <<48+24=72>>72 clips altogether.
+#### 72"""
 
 
 def config(path, source="jsonl", calculator=True):
-    return types.SimpleNamespace(path=str(path), source=source, calculator=calculator)
+    keys = gsm8k.Config(path=str(path), source=source, calculator=calculator)
+    return ConfigDict(dataclasses.asdict(keys))
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def problem(answer="5"):
+    return Example(id=0, question="?", answer=answer)
 
 
-def row(i):
-    return {"question": f"What is {i} and 1?", "answer": f"It is {i}+1 = <<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1}"}
+def grade(text, example):
+    return graders.verdict(TASK, text, example)
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def record(i):
+    return {
+        "question": f"What is {i} and 1?",
+        "answer": f"It is {i}+1 = <<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1}",
+    }
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write(tmp_path / "train.jsonl", [row(i) for i in range(503)])
+    write(tmp_path / "train.jsonl", [record(i) for i in range(503)])
     write(tmp_path / "test.jsonl", [{"question": QUESTION, "answer": ANSWER}])
     return tmp_path
 
 
-def test_a_row(folder):
-    [example] = gsm8k.load(config(folder), "test")
+def test_a_record(folder):
+    cfg = config(folder)
+    [example] = gsm8k.load(cfg, "test")
     assert (example.question, example.answer, example.rationale) == (QUESTION, "72", ANSWER)
-    assert gsm8k.prompt(example) == f"Q: {QUESTION}\nA:"
-    assert gsm8k.prompt(example, hint="72") == f"Q: {QUESTION} (72)\nA:"  # the number, never the worked solution
+    assert gsm8k.prompt(example, cfg) == f"Q: {QUESTION}\nA:"
+    # The number, never the worked solution.
+    assert gsm8k.prompt(example, cfg, hint="72") == f"Q: {QUESTION} (72)\nA:"
     assert gsm8k.target(example) == f" {ANSWER}"
     assert gsm8k.target(example, direct=True) == " #### 72"
-    assert gsm8k.grade(gsm8k.target(example), example) == CORRECT
-    assert gsm8k.grade(gsm8k.target(example, direct=True), example) == CORRECT
-    assert gsm8k.steps(gsm8k.target(example)) == 2 and gsm8k.difficulty(example) == ("steps", 2)
+    assert grade(gsm8k.target(example), example) == CORRECT
+    assert grade(gsm8k.target(example, direct=True), example) == CORRECT
+    assert gsm8k.steps(gsm8k.target(example)) == 2
+    assert gsm8k.difficulty(example) == ("steps", 2)
     assert gsm8k.wrong_line(gsm8k.target(example), example) is None
 
 
 def test_the_calculator_can_be_left_out(folder):
     [example] = gsm8k.load(config(folder, calculator=False), "test")
-    assert example.rationale == "She sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips altogether.\n#### 72"
+    lines = ["She sold 48/2 = 24 clips in May.", "She sold 48+24 = 72 clips altogether.", "#### 72"]
+    assert example.rationale == "\n".join(lines)
 
 
 def test_splits_and_ids(folder):
-    splits = {name: gsm8k.load(config(folder), name) for name in ("train", "given", "validation", "test")}
+    splits = {
+        name: gsm8k.load(config(folder), name) for name in ("train", "given", "validation", "test")
+    }
     assert {name: len(split) for name, split in splits.items()} == {
         "train": 3,
         "given": 3,
         "validation": 500,
         "test": 1,
     }
-    assert [e.question for e in splits["train"]] == [row(i)["question"] for i in range(3)]
-    assert all(e.rationale is None for e in splits["train"]) and all(e.rationale for e in splits["given"])
-    assert [(e.id, e.question, e.answer) for e in splits["train"]] == [(e.id, e.question, e.answer) for e in splits["given"]]
+    assert [e.question for e in splits["train"]] == [record(i)["question"] for i in range(3)]
+    assert all(e.rationale is None for e in splits["train"])
+    assert all(e.rationale for e in splits["given"])
+    assert splits["train"] == [dataclasses.replace(e, rationale=None) for e in splits["given"]]
     ids = [e.id for name in ("train", "validation", "test") for e in splits[name]]
     assert len(set(ids)) == len(ids) and ids[:504] == [*range(503), 1_000_000]
-    assert [e.id for e in gsm8k.load(config(folder, calculator=False), "validation")] == [*range(3, 503)]
+    plain = gsm8k.load(config(folder, calculator=False), "validation")
+    assert [e.id for e in plain] == [*range(3, 503)]
 
 
 def test_bad_data_is_named(tmp_path, folder):
     with pytest.raises(ValueError, match="no split 'dev'"):
         gsm8k.load(config(folder), "dev")
-    rows = [row(i) for i in range(503)]
+    records = [record(i) for i in range(503)]
     for bad in ("It is five.", "It is 5.\n####", "It is 5.\n#### five", "It is 5.\n#### 5/8"):
-        write(folder / "train.jsonl", [*rows[:2], {"question": "?", "answer": bad}, *rows[3:]])
+        content = [*records[:2], {"question": "?", "answer": bad}, *records[3:]]
+        write(folder / "train.jsonl", content)
         with pytest.raises(ValueError, match=r"train\.jsonl, line 3: .*'####'"):
             gsm8k.load(config(folder), "train")
-    write(folder / "train.jsonl", [*rows[:7], {"question": "?"}])
+    write(folder / "train.jsonl", [*records[:7], {"question": "?"}])
     with pytest.raises(ValueError, match=r"train\.jsonl, line 8: .*'answer'"):
         gsm8k.load(config(folder), "train")
-    write(folder / "train.jsonl", rows[:500])
-    with pytest.raises(ValueError, match=r"train\.jsonl: 500 rows"):
+    write(folder / "train.jsonl", records[:500])
+    with pytest.raises(ValueError, match=r"train\.jsonl: 500 examples"):
         gsm8k.load(config(folder), "train")
     with pytest.raises(FileNotFoundError, match=r"absent/test\.jsonl"):
         gsm8k.load(config(tmp_path / "absent"), "test")
@@ -97,7 +123,10 @@ def test_bad_data_is_named(tmp_path, folder):
         ("#### .5", ".5"),
         ("#### 72 clips.", "72"),
         ("#### 5\n\nQ: Another?\nA: No.\n#### 6", "5"),
-        ("no number\n\nQ: Another?\nA: No.\n#### 6", None),  # the answer to a question it asked itself
+        (
+            "no number\n\nQ: Another?\nA: No.\n#### 6",
+            None,
+        ),  # the answer to a question it asked itself
         ("#### 5\n#### 6", "5"),
         ("The answer is 5.", None),
         ("#### five", None),
@@ -113,13 +142,18 @@ def test_extract(text, answer):
 
 @pytest.mark.parametrize(
     "answer, gold, verdict",
-    [("1,000", "1000", CORRECT), ("$29.00", "29", CORRECT), ("-5", "5", WRONG), ("10", "100", WRONG)],
+    [
+        ("1,000", "1000", CORRECT),
+        ("$29.00", "29", CORRECT),
+        ("-5", "5", WRONG),
+        ("10", "100", WRONG),
+    ],
 )
 def test_grade(answer, gold, verdict):
-    example = Example(0, "?", gold)
-    assert gsm8k.grade(f"So.\n#### {answer}", example) == verdict
-    assert gsm8k.grade(f"So {answer}.", example) == UNPARSED
-    assert gsm8k.grade("", example) == UNPARSED
+    example = problem(gold)
+    assert grade(f"So.\n#### {answer}", example) == verdict
+    assert grade(f"So {answer}.", example) == UNPARSED
+    assert grade("", example) == UNPARSED
 
 
 @pytest.mark.parametrize(
@@ -160,11 +194,11 @@ def test_grade(answer, gold, verdict):
 )
 def test_wrong_line_judges_spans(span, false):
     text = f" First.\nThen <<1+1=2>>2.\nIt is <<{span}>>5.\n#### 5"
-    assert gsm8k.wrong_line(text, Example(0, "?", "5")) == (2 if false else None)
+    assert gsm8k.wrong_line(text, problem()) == (2 if false else None)
 
 
 def test_wrong_line_is_the_first():
-    example = Example(0, "?", "5")
+    example = problem()
     assert gsm8k.wrong_line(" <<1+1=3>>3\n<<1+1=4>>4\n#### 5", example) == 0
     assert gsm8k.wrong_line(" a\n<<1+1=2>>2 and <<1+1=4>>4\n#### 5", example) == 1
     assert gsm8k.wrong_line(" 1+1=3\n#### 5", example) is None
@@ -177,9 +211,10 @@ def test_the_published_files(data_dir):
     everything = [*splits["given"], *splits["validation"], *splits["test"]]
     assert len({e.id for e in everything}) == 8792
     for example in everything:
-        assert gsm8k.grade(gsm8k.target(example), example) == CORRECT
+        assert grade(gsm8k.target(example), example) == CORRECT
         assert "," not in example.answer
-        assert gsm8k.wrong_line(gsm8k.target(example), example) is None  # no published span is false
+        # No published span is false.
+        assert gsm8k.wrong_line(gsm8k.target(example), example) is None
     assert sum(len(gsm8k.SPAN.findall(e.rationale)) for e in everything) > 25_000
     counts = collections.Counter(gsm8k.difficulty(e)[1] for e in splits["test"])
     assert counts[2] == 326 and counts[3] == 371
@@ -187,18 +222,21 @@ def test_the_published_files(data_dir):
 
 
 def test_the_verdicts_of_published_model_solutions(data_dir):
-    """The paper's own labels of 4 x 1319 sampled solutions, which end in "A: 18" instead of "#### 18"."""
+    """The paper's own labels of 4 x 1319 sampled solutions, which end in "A: 18", not "#### 18"."""
     examples = gsm8k.load(config(data_dir / "gsm8k"), "test")
-    rows = [json.loads(line) for line in (data_dir / "gsm8k" / "example_model_solutions.jsonl").open()]
+    path = data_dir / "gsm8k" / "example_model_solutions.jsonl"
+    solutions = [json.loads(line) for line in path.open()]
     agree = total = false_but_correct = false_and_wrong = 0
-    for example, published in zip(examples, rows, strict=True):
+    for example, published in zip(examples, solutions, strict=True):
         assert example.question == published["question"]
         for key in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"):
             text = published[key]["solution"].replace("\nA: ", "\n#### ")
-            correct = gsm8k.grade(text, example) == CORRECT
-            agree, total = agree + (correct == published[key]["is_correct"]), total + 1
+            correct = grade(text, example) == CORRECT
+            agree += correct == published[key]["is_correct"]
+            total += 1
             false = gsm8k.wrong_line(text, example) is not None
             false_but_correct += false and correct
             false_and_wrong += false and not correct
     assert agree == total == 4 * 1319
-    assert false_and_wrong > 5 * false_but_correct > 0  # a false line usually spoils the answer, not always
+    # A false line usually spoils the answer, not always.
+    assert false_and_wrong > 5 * false_but_correct and false_but_correct > 0

@@ -11,7 +11,9 @@ import pytest
 import scripted
 from scripted import TOK, config, example
 
-from reasoning_jax import data, masked, preferences, sampling
+from reasoning_jax.training import losses, packing
+from reasoning_jax.training.rows import mark, pair
+from reasoning_jax.sampling import methods
 from reasoning_jax.algorithms import irpo
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, addition
 
@@ -125,7 +127,7 @@ def test_pairs_that_are_too_long_are_counted():
 @pytest.mark.parametrize("round, heat", [(1, 0.8), (2, 0.8), (3, 1.3), (7, 1.3)])
 def test_the_temperature_of_a_round(round, heat):
     _, report, kind = collect(SCRIPT, round=round, temperatures=(0.8, 0.8, 1.3), temperature=0.0)
-    assert set(kind.rules) == {sampling.Temperature(heat)} and report.values["temperature"] == heat
+    assert set(kind.rules) == {methods.Temperature(heat)} and report.values["temperature"] == heat
 
 
 def test_settings():
@@ -150,13 +152,13 @@ def test_settings():
 def test_without_dpo_it_is_fine_tuning_on_the_chosen_side():
     """dpo_weight 0: the gradient of the weighted NLL, each chosen token with 1 / |w|, and nothing else."""
     rows, _, _ = collect(SCRIPT, pairs_per_question=3)
-    batch = data.pack(rows, multiple=2, length=256)
+    batch = packing.pack(rows, multiple=2, length=256)
     lp = jnp.full(batch["tokens"].shape, -0.7)
     found = jax.grad(lambda x: irpo.loss(x, batch, config(dpo_weight=0.0, alpha=1.0))[0])(lp)
     chosen = [row | {"weights": (row["weights"] * (row["part"] == 0)).astype(np.float32)} for row in rows]
     chosen = [row | {"weights": row["weights"] / row["weights"].sum()} for row in chosen]
-    alone = data.pack(chosen, multiple=2, length=256)
-    np.testing.assert_allclose(found, jax.grad(lambda x: masked.weighted_nll(x, alone)[0])(lp), rtol=1e-5)
+    alone = packing.pack(chosen, multiple=2, length=256)
+    np.testing.assert_allclose(found, jax.grad(lambda x: losses.weighted_nll(x, alone)[0])(lp), rtol=1e-5)
 
 
 def descend(alpha, steps=200):
@@ -166,8 +168,8 @@ def descend(alpha, steps=200):
     that of the third token lies in the direction of their difference (Razin et al. 2024, arXiv 2410.08847).
     """
     embeddings = jnp.array([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0]])
-    row = preferences.mark(preferences.pair([7], [[0], [1]]), "ref", np.log([1 / 3, 1 / 3]))
-    batch, cfg = data.fill([[row]], 1, 4), config(alpha=alpha, beta=1.0)
+    row = mark(pair([7], [[0], [1]]), "ref", np.log([1 / 3, 1 / 3]))
+    batch, cfg = packing.fill([[row]], 1, 4), config(alpha=alpha, beta=1.0)
 
     @jax.jit
     def step(hidden):

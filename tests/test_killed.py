@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from reasoning_jax import algorithms, checkpoint, command_line, experiment, metrics, workdir
+from reasoning_jax import algorithms, config, experiment, metrics, workdir
+from reasoning_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +36,7 @@ EASY = {"base.num_updates": 250, "task.max_digits": 1, "task.given": (40,), "tas
 
 def config(run):
     name, changes = run
-    cfg = command_line.load(str(ROOT / "configs" / name))
+    cfg = config.load(str(ROOT / "configs" / name))
     for key, value in changes.items():
         section, _, last = key.rpartition(".")
         (cfg[section] if section else cfg)[last] = value

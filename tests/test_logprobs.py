@@ -12,13 +12,15 @@ import pytest
 from conftest import random_params
 
 from configs import default
-from reasoning_jax import logprobs, model, optim, sampling, sharding, state, update
+from reasoning_jax.model import decoder, logprobs, sharding
+from reasoning_jax.training import optim, state, train_step
+from reasoning_jax.sampling import engine, methods
 from reasoning_jax.algorithms import sft
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
-CFG = model.ModelConfig(20, 16, 1, 1, 1, 2, 1, tied=False)
+CFG = decoder.ModelConfig(20, 16, 1, 1, 1, 2, 1, tied=False)
 
 
 def of_targets(hidden, matrix, targets, chunk, cfg=CFG):
@@ -75,7 +77,7 @@ def test_tiles_of_the_vocabulary_over_several_devices_are_the_chunks_of_one(tied
     hidden, matrix = rng.normal(size=(4, 11, 16)).astype(np.float32), rng.normal(size=(16, vocab)).astype(np.float32)
     targets = rng.integers(0, vocab, (4, 11)).astype(np.int32)
     targets[0, :2], weights = (0, vocab - 1), rng.normal(size=(4, 11)).astype(np.float32)
-    cfg = model.ModelConfig(vocab, 16, 1, 1, 1, 2, 1, tied=tied)
+    cfg = decoder.ModelConfig(vocab, 16, 1, 1, 1, 2, 1, tied=tied)
     params = {"embedding": np.ascontiguousarray(matrix.T)} if tied else {"unembedding": matrix}
 
     def total(params, hidden, targets, weights):
@@ -103,7 +105,7 @@ def test_tiles_in_bfloat16_have_gradients_summed_in_float32():
         arrays = np.ones((2, 2048, 2), np.float32), np.zeros((2, 2048), np.int32)
         hidden, targets = sharding.put(arrays, mesh, "batch", None, None)
         table = sharding.put(np.zeros((4, 2), np.float32), mesh)
-        cfg = model.ModelConfig(4, 2, 1, 1, 1, 2, 1)
+        cfg = decoder.ModelConfig(4, 2, 1, 1, 1, 2, 1)
         found = jax.jit(jax.grad(lambda t: jnp.sum(
             logprobs.of_targets({"embedding": t}, hidden.astype(jnp.bfloat16), targets, cfg, 1024))))(table)  # fmt: skip
     assert found.dtype == jnp.float32 and (found[0] == 3072).all() and (found[1:] == -1024).all()
@@ -121,7 +123,7 @@ def packed():
 def test_first_tokens_and_padding_get_zero_and_the_rest_the_model(tiny, packed):
     cfg, params = tiny
     out = np.asarray(jax.jit(logprobs.token_logprobs, static_argnums=2)(params, packed, cfg))
-    hidden, _ = model.apply(params, *packed.values(), cfg=cfg)
+    hidden, _ = decoder.apply(params, *packed.values(), cfg=cfg)
     naive = log_softmax(np.asarray(hidden) @ np.asarray(params["embedding"]).T)
     assert out.dtype == np.float32 and out.shape == (2, 12)
     for b, s in np.ndindex(out.shape):
@@ -161,7 +163,7 @@ def logit_arrays(program: str, rows: int, vocab: int) -> set[str]:
 def test_a_compiled_update_holds_no_logits_of_the_whole_batch():
     B, S, V = 3, 160, 97
     cfg = default.get_config()
-    model_cfg = model.ModelConfig(vocab_size=V, width=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
+    model_cfg = decoder.ModelConfig(vocab_size=V, width=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
     optimizer = optim.make(cfg.optim)
     train_state = jax.eval_shape(lambda: state.fresh(random_params(model_cfg), optimizer))
     ints = jax.ShapeDtypeStruct((1, B, S), jnp.int32)
@@ -170,12 +172,12 @@ def test_a_compiled_update_holds_no_logits_of_the_whole_batch():
     }
 
     def program(algorithm):
-        step = update.make_update(algorithm, model_cfg, optimizer, cfg)
+        step = train_step.make_update(algorithm, model_cfg, optimizer, cfg)
         return step.lower(train_state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile().as_text()
 
     def naive(params, batch, cfg):
-        hidden, _ = model.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"], cfg=model_cfg)
-        out = jax.nn.log_softmax(model.logits(params, hidden, model_cfg)[:, :-1])
+        hidden, _ = decoder.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"], cfg=model_cfg)
+        out = jax.nn.log_softmax(decoder.logits(params, hidden, model_cfg)[:, :-1])
         return jnp.pad(jnp.take_along_axis(out, batch["tokens"][:, 1:, None], -1)[..., 0], ((0, 0), (1, 0)))
 
     rows = B * (S - 1)
@@ -202,18 +204,18 @@ def moved(program: str, least: int) -> list[str]:
 def test_no_program_of_several_devices_gathers_the_vocabulary_or_reduces_its_gradient_whole():
     """The gradient and a sampler of a model that is nearly all vocabulary, its parameters split over four devices."""
     B, S, V, D = 4, 4 * logprobs.CHUNK, 1024, 16
-    cfg = model.ModelConfig(vocab_size=V, width=D, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
+    cfg = decoder.ModelConfig(vocab_size=V, width=D, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
     mesh = sharding.make_mesh(1, 4, 1, devices=jax.devices()[:4])
     with jax.set_mesh(mesh):
         key = jax.random.key(0)
-        shapes = jax.eval_shape(lambda: model.init(key, cfg))
+        shapes = jax.eval_shape(lambda: decoder.init(key, cfg))
         params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
                               sharding.parameter_specs(shapes, mesh))  # fmt: skip
         batch = dict.fromkeys(("tokens", "positions", "segment_ids"), np.ones((B, S), np.int32))
         batch = sharding.put(batch, mesh, "batch", None)
         gradient = jax.jit(jax.grad(lambda p: jnp.sum(logprobs.token_logprobs(p, batch, cfg)))).lower(params)
         prompts, ids, stop = batch["tokens"][:, :16], batch["tokens"][:, 0], sharding.put(np.zeros((1,), np.int32), mesh)
-        sampler = sampling.sample.lower(params, prompts, ids, ids, ids, key, sampling.Greedy(), stop, cfg=cfg, max_new_tokens=4)
+        sampler = engine.sample.lower(params, prompts, ids, ids, ids, key, methods.Greedy(), stop, cfg=cfg, max_new_tokens=4)
         tile, part = V * D // 4, V * D // 4  # four tiles, and four devices
         programs = gradient.compile().as_text(), sampler.compile().as_text()
     assert any("all-gather" in move for move in moved(programs[0], tile)) and not moved(programs[0], tile + 1)

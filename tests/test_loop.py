@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from configs import star_addition
-from reasoning_jax import checkpoint, experiment, loop, metrics, state, workdir
+from reasoning_jax.training import checkpoint, state
+from reasoning_jax import experiment, loop, metrics, workdir
 from reasoning_jax.algorithms import sft, star
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reasoning_jax.masked import masked_mean, masked_sum, weighted_nll
+from reasoning_jax.training.losses import masked_mean, masked_sum, weighted_nll
 
 X = np.array([[1.0, np.nan, -2.0], [np.inf, 4.0, -np.inf]], np.float32)
 W = np.array([[0.5, 0.0, -1.0], [0.0, 2.0, 0.0]], np.float32)

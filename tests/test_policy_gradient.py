@@ -17,7 +17,9 @@ import scripted
 from scripted import TOK, config, example
 
 from configs import grpo_addition
-from reasoning_jax import loop, metrics, rewards, update
+from reasoning_jax import loop, metrics
+from reasoning_jax.graders import rewards
+from reasoning_jax.training import train_step
 from reasoning_jax.algorithms import policy_gradient as pg
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, addition
 
@@ -235,11 +237,11 @@ def test_a_maximum_is_not_summed_over_micro_batches():
     batch = {k: jnp.stack([part[k] for part in parts]) for k in parts[0]}
     method = SimpleNamespace(forward=lambda params, batch, cfg: batch["log_p"] + params * 0, loss=pg.loss)
     optimizer = SimpleNamespace(update=lambda grads, *_: (grads, ()))
-    state = update.TrainState(*(jnp.zeros(()) for _ in range(2)), (), jnp.zeros((), int), jnp.zeros((), int))
+    state = train_step.TrainState(*(jnp.zeros(()) for _ in range(2)), (), jnp.zeros((), int), jnp.zeros((), int))
     for order in ([0, 1], [1, 0]):
         fresh = jax.tree.map(jnp.copy, state)
         parts = {k: v[jnp.array(order)] for k, v in batch.items()}
-        _, metrics = update.make_update(method, None, optimizer, config())(fresh, parts, 0.0)
+        _, metrics = train_step.make_update(method, None, optimizer, config())(fresh, parts, 0.0)
         assert float(metrics["ratio_max"]) == pytest.approx(1.2, rel=1e-5) and metrics["weight"] == 2
         assert float(metrics["loss"]) == pytest.approx(-(1.2 + 1.1) / 2, rel=1e-5)
 
@@ -269,7 +271,7 @@ def collect(script, **changes):
 
 
 def total_gradient(rows, cfg):
-    """What an update takes as the weight of each token's grad log p, ratios 1, by row; divided as update.py divides."""
+    """What an update takes as the weight of each token's grad log p, ratios 1, by row; divided as train_step.py divides."""
     grads, weight = [], 0.0
     for row in rows:
         batch = {k: jnp.asarray(v)[None] for k, v in row.items()}

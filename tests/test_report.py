@@ -13,38 +13,58 @@ import sys
 
 import pytest
 
-from reasoning_jax import metrics, report
+from reasoning_jax import metrics, report, report_histories, report_samples, workdir
 
 NASTY = "</script><script>alert(1)</script><!-- {{DATA}} \u2028 ' \" \\u003c & é \ud800"
 
 
-def write_run(workdir: pathlib.Path, rounds: int = 8, examples: int = 150) -> None:
+def write_run(directory: pathlib.Path, rounds: int = 8, examples: int = 150) -> None:
     """A work directory such as a STaR run on addition leaves, with invented numbers."""
     rng = random.Random(0)
-    writer, step = metrics.Writer(workdir), 0
-    config = {"seed": 0, "algorithm": {"name": "star", "keep": 1.0}, "task": {"name": "addition", "path": ""}}
-    config |= {"model": {"name": "tiny", "layers": 6}, "optim": {"learning_rate": 3e-4, "note": "<b>"}}
-    (workdir / "config.json").write_text(json.dumps(config))
+    writer, step = metrics.Writer(directory), 0
+    config = {
+        "seed": 0,
+        "algorithm": {"name": "star", "keep": 1.0},
+        "task": {"name": "addition", "path": ""},
+        "model": {"name": "tiny", "layers": 6},
+        "optim": {"learning_rate": 3e-4, "note": "<b>"},
+    }
+    (directory / "config.json").write_text(json.dumps(config))
 
     def evaluate(number: int, split: str) -> None:
         skill = number / rounds
-        values = {"eval/accuracy": 0.1 + 0.8 * skill, "eval/accuracy_stderr": 0.008, "eval/unparsed": 0.2 * (1 - skill)}
+        values = {
+            "eval/accuracy": 0.1 + 0.8 * skill,
+            "eval/accuracy_stderr": 0.008,
+            "eval/unparsed": 0.2 * (1 - skill),
+        }
         for digits in range(1, 6):
-            values[f"eval/accuracy_digits_{digits}"] = min(1.0, max(0.0, 1.6 * skill - 0.15 * digits + 0.3))
+            accuracy = min(1.0, max(0.0, 1.6 * skill - 0.15 * digits + 0.3))
+            values[f"eval/accuracy_digits_{digits}"] = accuracy
             values[f"eval/accuracy_stderr_digits_{digits}"] = 0.02
-        values |= {"eval/true_lines": 0.2 + 0.7 * skill, "eval/tokens": 40 + 10 * skill, "eval/truncated": 0.01}
+        values["eval/true_lines"] = 0.2 + 0.7 * skill
+        values["eval/tokens"] = 40 + 10 * skill
+        values["eval/truncated"] = 0.01
         writer.write(step, number, "eval", values, split=split)
 
     evaluate(0, "validation")
     for number in range(1, rounds + 1):
         skill = number / rounds
-        values = {"collect/samples": examples, "collect/correct": skill, "collect/kept": 0.3 + 0.6 * skill}
-        values |= {"collect/rationalized": 0.3 * (1 - skill), "collect/unparsed": 0.2 * (1 - skill)}
-        values |= {"collect/truncated": 0.05, "collect/true_lines": 0.5 + 0.5 * skill, "collect/tokens": 45 + number}
-        values |= {"collect/hinted_true_lines": 0.3 + 0.4 * skill, "collect/samples_per_second": 210 + 3 * number}
-        values |= {"collect/tokens_per_second": 9000 + rng.random() * 500}
+        values = {
+            "collect/samples": examples,
+            "collect/correct": skill,
+            "collect/kept": 0.3 + 0.6 * skill,
+            "collect/rationalized": 0.3 * (1 - skill),
+            "collect/unparsed": 0.2 * (1 - skill),
+            "collect/truncated": 0.05,
+            "collect/true_lines": 0.5 + 0.5 * skill,
+            "collect/tokens": 45 + number,
+            "collect/hinted_true_lines": 0.3 + 0.4 * skill,
+            "collect/samples_per_second": 210 + 3 * number,
+            "collect/tokens_per_second": 9000 + rng.random() * 500,
+        }
         writer.write(step, number, "collect", values)
-        folder = workdir / "rounds" / f"{number:04}"
+        folder = directory / "rounds" / f"{number:04}"
         folder.mkdir(parents=True)
         with open(folder / "samples.jsonl", "w") as file:
             for i in range(examples):
@@ -53,80 +73,126 @@ def write_run(workdir: pathlib.Path, rounds: int = 8, examples: int = 150) -> No
         for _ in range(30):
             step += 10
             loss = 0.02 + 1.5 / (1 + (step % 300) / 20) + 0.05 * rng.random()
-            speeds = {"update/tokens_per_second": 52000 + 900 * rng.random(), "update/grad_norm": 1 + rng.random()}
-            writer.write(step, number, "update", {"update/loss": loss, **speeds})
+            values = {
+                "update/loss": loss,
+                "update/tokens_per_second": 52000 + 900 * rng.random(),
+                "update/grad_norm": 1 + rng.random(),
+            }
+            writer.write(step, number, "update", values)
         evaluate(number, "validation")
     evaluate(rounds, "test")
     writer.close()
-    with open(workdir / "metrics.jsonl", "a") as file:
+    with open(directory / "metrics.jsonl", "a") as file:
         file.write('{"step": 1, "upd')
 
 
 def sample(rng: random.Random, i: int) -> dict:
     digits = rng.randint(1, 5)
     a, b = rng.randrange(10**digits), rng.randrange(10**digits)
-    verdict = rng.choices(["correct", "wrong", "unparsed", "truncated"], [0.9, 0.06, 0.02, 0.02])[0]
+    verdicts = ["correct", "wrong", "unparsed", "truncated"]
+    verdict = rng.choices(verdicts, [0.9, 0.06, 0.02, 0.02])[0]
     lines, carry = ["<scratch>"], 0
     for k in range(digits):
         x, y = a // 10**k % 10, b // 10**k % 10
         lines.append(f"{x} + {y} + {carry} = {x + y + carry}")
         carry = (x + y + carry) // 10
-    wrong_line = rng.randint(1, digits) if verdict == "wrong" or rng.random() < 0.03 else None
-    if wrong_line:
+    wrong_line = None
+    if verdict == "wrong" or rng.random() < 0.03:
+        wrong_line = rng.randint(1, digits)
         lines[wrong_line] += "1"
     answer = {"correct": str(a + b), "wrong": str(a + b + 10)}.get(verdict)
     lines += [] if verdict == "truncated" else ["</scratch>", answer or "?"]
     return {
-        "id": i, "question": NASTY if i == 0 else f"What is {a} + {b}?", "rationale": "\n".join(lines),
-        "answer": answer, "gold": str(a + b), "verdict": verdict,
-        "hinted": rng.random() < 0.2, "kept": verdict == "correct",
-        "wrong_line": wrong_line, "tokens": 8 * len(lines), "difficulty": ["digits", digits],
-    }  # fmt: skip
+        "id": i,
+        "question": NASTY if i == 0 else f"What is {a} + {b}?",
+        "rationale": "\n".join(lines),
+        "answer": answer,
+        "gold": str(a + b),
+        "verdict": verdict,
+        "hinted": rng.random() < 0.2,
+        "kept": verdict == "correct",
+        "wrong_line": wrong_line,
+        "tokens": 8 * len(lines),
+        "difficulty": ["digits", digits],
+    }
 
 
-def write_trice(workdir: pathlib.Path, rounds: int, every: int, count: int = 24) -> None:
-    """A work directory such as a long TRICE run leaves: a line each round, a folder and an evaluation each ``every``th."""
+def write_trice(directory: pathlib.Path, rounds: int, every: int, count: int = 24) -> None:
+    """A work directory such as a long TRICE run leaves.
+
+    It has a line each round, a folder and an evaluation each ``every``th.
+    """
     rng, lines = random.Random(0), []
-    chains = [{"id": i, "rationale": "", "age": 0, "visits": 0, "accepted": 0} for i in range(count)]
+    (directory / "config.json").write_text(json.dumps({"algorithm": {"name": "trice"}}))
     firsts = [sample(rng, i + 1) for i in range(count)]
-    for chain, first in zip(chains, firsts, strict=True):
-        chain |= {key: first[key] for key in ("question", "gold", "difficulty")} | {"correct": False}
+    chains = []
+    for i, first in enumerate(firsts):
+        chain = {"id": i, "rationale": "", "age": 0, "visits": 0, "accepted": 0, "correct": False}
+        chains.append(chain | {key: first[key] for key in ("question", "gold", "difficulty")})
     for number in range(1, rounds + 1):
-        skill, where = number / rounds, {"step": number, "round": number}
-        values = {"correct": skill, "accepted": min(1, max(0, skill + rng.gauss(0, 0.1))), "valid": min(1, 2 * skill)}
-        values |= {"age_mean": 4 + rng.random(), "age_max": 30 * rng.random(), "distinct": 60 * number, "expired": 0.1}
-        values |= {"beta": 0.9 * skill, "samples_drawn": 64 * number}
+        skill, line = number / rounds, {"step": number, "round": number, "time": number}
+        values = {
+            "correct": skill,
+            "accepted": min(1, max(0, skill + rng.gauss(0, 0.1))),
+            "valid": min(1, 2 * skill),
+            "age_mean": 4 + rng.random(),
+            "age_max": 30 * rng.random(),
+            "distinct": 60 * number,
+            "expired": 0.1,
+            "beta": 0.9 * skill,
+            "samples_drawn": 64 * number,
+        }
         if number % 5 == 0:
             noise = (1.02 - skill) * rng.random()
-            values |= {"variance_basic": 9 * noise, "variance_paper": 3 * noise, "variance_ours": noise}
-        lines.append(where | {"phase": "collect", "time": number} | {f"collect/{k}": v for k, v in values.items()})
-        lines.append(where | {"phase": "update", "time": number, "update/loss": 2 - skill + 0.1 * rng.random()})
+            values["variance_basic"] = 9 * noise
+            values["variance_paper"] = 3 * noise
+            values["variance_ours"] = noise
+        collected = {f"collect/{k}": v for k, v in values.items()}
+        lines.append(line | {"phase": "collect"} | collected)
+        loss = 2 - skill + 0.1 * rng.random()
+        lines.append(line | {"phase": "update", "update/loss": loss})
         for chain in rng.sample(chains, max(1, count // 10)):
-            chain["visits"] += 1
-            chain["age"] += 1
-            if rng.random() < skill / 2:
-                proposal = firsts[chain["id"]]["rationale"].split("\n")
-                proposal.insert(rng.randrange(1, len(proposal)), f"carry {rng.randrange(10)}")
-                chain |= {"rationale": "\n".join(proposal), "correct": True, "age": 0, "accepted": chain["accepted"] + 1}
+            visit(chain, firsts[chain["id"]]["rationale"], rng, skill / 2)
         if number % every == 0:
-            score = {f"eval/accuracy_digits_{digits}": skill / digits for digits in range(1, 6)} | {"eval/accuracy": skill}
-            lines.append(where | {"phase": "eval", "split": "validation", "samples": 64 * number, "time": number} | score)
-            write_chains(workdir, number, *chains)
+            values = {f"eval/accuracy_digits_{digits}": skill / digits for digits in range(1, 6)}
+            values["eval/accuracy"] = skill
+            about = {"phase": "eval", "split": "validation", "samples": 64 * number}
+            lines.append(line | about | values)
+            write_chains(directory, number, *chains)
             samples = [json.dumps(sample(rng, i)) for i in range(64)]
-            (workdir / "rounds" / f"{number:04}" / "samples.jsonl").write_text("\n".join(samples) + "\n")
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            path = directory / "rounds" / f"{number:04}" / "samples.jsonl"
+            path.write_text("\n".join(samples) + "\n")
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def write_chains(workdir: pathlib.Path, number: int, *chains: dict) -> None:
-    folder = workdir / "rounds" / f"{number:04}"
+def visit(chain: dict, rationale: str, rng: random.Random, chance: float) -> None:
+    """One step of a chain, which takes a new rationale with this chance."""
+    chain["visits"] += 1
+    chain["age"] += 1
+    if rng.random() < chance:
+        proposal = rationale.split("\n")
+        proposal.insert(rng.randrange(1, len(proposal)), f"carry {rng.randrange(10)}")
+        chain["rationale"] = "\n".join(proposal)
+        chain["correct"] = True
+        chain["age"] = 0
+        chain["accepted"] += 1
+
+
+def write_chains(directory: pathlib.Path, number: int, *chains: dict) -> None:
+    write_states(directory, number, "chains", *chains)
+
+
+def write_states(directory: pathlib.Path, number: int, name: str, *states: dict) -> None:
+    folder = directory / "rounds" / f"{number:04}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "chains.jsonl").write_text("".join(json.dumps(chain) + "\n" for chain in chains))
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(state) + "\n" for state in states))
 
 
 class Page(html.parser.HTMLParser):
     """Tags in order, the text of each kind of element, and whether every element was closed."""
 
-    VOID = {"meta", "use", "path", "rect", "line", "br", "input", "th", "td", "tr"}  # th, td, tr: end tags are optional
+    # The end tags of th, td and tr are optional.
+    VOID = {"meta", "use", "path", "rect", "line", "br", "input", "th", "td", "tr"}
 
     def __init__(self, text: str):
         super().__init__()
@@ -154,9 +220,9 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> tuple[pathlib.Path, str]:
-    workdir = tmp_path_factory.mktemp("star_addition")
-    write_run(workdir)
-    return workdir, report.write(workdir).read_text(encoding="utf-8")
+    directory = tmp_path_factory.mktemp("star_addition")
+    write_run(directory)
+    return directory, report.write(directory).read_text(encoding="utf-8")
 
 
 def data(page: str) -> dict:
@@ -165,25 +231,30 @@ def data(page: str) -> dict:
 
 
 def histories(page: str) -> list[tuple[str, list[tuple[str, list[str], list[int]]]]]:
-    """Of each chain its summary and, for each state, its heading, its lines and the numbers of the marked ones."""
-    found = []
-    for summary, cards in re.findall(r"<details class=chain><summary>(.*?)</summary>(.*?)</details>", page, re.S):
+    """Of each history its summary and its states.
+
+    A state is its heading, its lines and the numbers of the marked ones.
+    """
+    history = r"<details class=history><summary>(.*?)</summary>(.*?)</details>"
+    state = r"<div class=top>(.*?)</div>(.*?)</article>"
+    result = []
+    for summary, cards in re.findall(history, page, re.S):
         states = []
-        for top, body in re.findall(r"<div class=top>(.*?)</div>(.*?)</article>", cards, re.S):
+        for top, body in re.findall(state, cards, re.S):
             lines = re.findall(r"<span( class=new)?>(.*?)</span>", body, re.S)
             marked = [i for i, (new, _) in enumerate(lines) if new]
             states.append((words(top), [html.unescape(line) for _, line in lines], marked))
-        found.append((words(summary), states))
-    return found
+        result.append((words(summary), states))
+    return result
 
 
 def words(markup: str) -> str:
     return html.unescape(re.sub(r"<[^>]*>", " ", markup)).strip()
 
 
-def test_a_chain_is_told_by_its_successive_rationales(tmp_path):
+def test_a_chain_is_shown_as_its_successive_rationales(tmp_path):
     chain = {"id": 17, "question": "29+57", "gold": "86", "difficulty": ["digits", 2]}
-    told = [  # from round 9975 on, so that the order is that of numbers; another chain beside it
+    states = [  # from round 9975 on, so that the order is that of numbers; another chain beside it
         (9975, "", False, 0, 0, 0),
         (9999, "", False, 1, 1, 0),
         (10000, "a\nb\nc", True, 0, 2, 1),
@@ -191,52 +262,86 @@ def test_a_chain_is_told_by_its_successive_rationales(tmp_path):
         (10050, "a\nx\nb\nz", True, 0, 7, 2),
         (10075, "a\nb\nc", False, 3, 11, 3),
     ]
-    for number, text, correct, age, visits, accepted in told:
-        now = {"rationale": text, "correct": correct, "age": age, "visits": visits, "accepted": accepted}
-        write_chains(tmp_path, number, {"id": 3, "question": "1+1", "rationale": "2", "correct": False}, chain | now)
-    other, (summary, states) = histories(report.build(tmp_path))
-    assert re.split(r"\s{2,}", summary) == ["not valid", "29+57", "digits 2 · accepted 3 · gold 86 · id 17"]
-    assert states == [
+    other = {"id": 3, "question": "1+1", "rationale": "2", "correct": False}
+    for number, text, correct, age, visits, accepted in states:
+        state = {"rationale": text, "correct": correct}
+        state |= {"age": age, "visits": visits, "accepted": accepted}
+        write_chains(tmp_path, number, other, chain | state)
+    page = report.build(tmp_path)
+    (other_summary, other_states), (summary, shown) = histories(page)
+    assert "<h2>Chains</h2>" in page
+    facts = "digits 2 · accepted 3 · gold 86 · id 17"
+    assert re.split(r"\s{2,}", summary) == ["not valid", "29+57", facts]
+    a, b = ["a", "b", "c"], ["a", "x", "b", "z"]
+    assert shown == [
         ("no rationale yet  rounds 9975–9999 · age 1 · visits 1 · accepted 0", [], []),
-        ("correct  rounds 10000–10025 · age 4 · visits 6 · accepted 1", ["a", "b", "c"], []),
-        ("correct  round 10050 · age 0 · visits 7 · accepted 2", ["a", "x", "b", "z"], [1, 3]),
-        ("wrong  round 10075 · age 3 · visits 11 · accepted 3", ["a", "b", "c"], [2]),
+        ("correct  rounds 10000–10025 · age 4 · visits 6 · accepted 1", a, []),
+        ("correct  round 10050 · age 0 · visits 7 · accepted 2", b, [1, 3]),
+        ("wrong  round 10075 · age 3 · visits 11 · accepted 3", a, [2]),
     ]
-    assert other[1] == [("wrong  rounds 9975–10075", ["2"], [])]
+    assert re.split(r"\s{2,}", other_summary) == ["not valid", "1+1", "id 3"]
+    assert other_states == [("wrong  rounds 9975–10075", ["2"], [])]
+
+
+def test_whatever_a_method_shows_has_a_section(tmp_path):
+    """Each file name of the rounds is one, in alphabetical order, with the keys of its lines."""
+    write_chains(tmp_path, 1, {"id": 1, "question": "1+1", "rationale": "2", "correct": True})
+    for number, won in ((1, 3), (2, 5)):
+        state = {"id": 7, "question": "<i>", "rationale": "x", "played": 8, "won": won}
+        write_states(tmp_path, number, "own_prompts", state)
+        write_states(tmp_path, number, "empty")
+    page = report.build(tmp_path)
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert headings == ["Accuracy", "Curves", "Chains", "Own prompts", "Samples"]
+    assert '<section id="own_prompts">' in page and Page(page).open == []
+    summary, states = histories(page)[1]
+    assert re.split(r"\s{2,}", summary) == ["not valid", "<i>", "won 5 · id 7"]
+    assert states == [("wrong  rounds 1–2 · played 8 · won 5", ["x"], [])]
+    assert data(page)["total"] == 0  # they are no samples
 
 
 @pytest.mark.parametrize(
     "old, new, marked",
-    [("abc", "abc", []), ("abc", "ac", []), ("ac", "abc", [1]), ("ab", "ax", [1]), ("a", "aa", [1]), ("ab", "xy", [0, 1])],
+    [
+        ("abc", "abc", []),
+        ("abc", "ac", []),
+        ("ac", "abc", [1]),
+        ("ab", "ax", [1]),
+        ("a", "aa", [1]),
+        ("ab", "xy", [0, 1]),
+    ],
 )
 def test_the_lines_that_changed(old, new, marked):
-    assert sorted(report.changed(old, new)) == marked
+    assert sorted(report_histories.changed(old, new)) == marked
 
 
 def test_a_chain_is_only_text(tmp_path):
     nasty = f"</span></pre></details></section>{NASTY}\n<img src=x onerror='alert(1)'>&amp;"
-    chain = {"id": nasty, "question": nasty, "gold": nasty, "rationale": nasty, "difficulty": [nasty], "age": nasty}
-    write_chains(tmp_path, 1, chain)
-    path = report.write(tmp_path)
-    page = Page(path.read_text(encoding="utf-8"))
+    chain = {key: nasty for key in ("id", "question", "gold", "rationale", "age")}
+    write_chains(tmp_path, 1, chain | {"difficulty": [nasty]})
+    text = report.write(tmp_path).read_text(encoding="utf-8")
+    page = Page(text)
     tags = [tag for tag, _ in page.tags]
-    assert page.open == [] and tags.count("script") == 2 and "img" not in tags and tags.count("section") == 4
-    [(summary, [(heading, lines, _)])] = histories(path.read_text(encoding="utf-8"))
+    assert page.open == [] and tags.count("script") == 2 and tags.count("section") == 4
+    assert "img" not in tags
+    [(summary, [(heading, lines, _)])] = histories(text)
     shown = nasty.replace("\ud800", "?")  # what UTF-8 cannot hold
-    assert "\n".join(lines) == shown and shown in heading and summary.count(shown) == 4
+    assert "\n".join(lines) == shown and shown in heading
+    assert summary.count(shown) == 5  # question, difficulty, age, gold and id
 
 
 def test_a_long_history_is_thinned_and_a_long_rationale_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "STATES", 10)
-    monkeypatch.setattr(report, "LONGEST", 12)
+    monkeypatch.setattr(report_histories, "STATE_LIMIT", 10)
+    monkeypatch.setattr(report_samples, "TEXT_LIMIT", 12)
     for number in range(1, 31):
-        chains = [{"id": i, "rationale": f"think {number}\n" + "x" * 20, "correct": True} for i in range(2)]
-        write_chains(tmp_path, number, *chains)
+        state = {"rationale": f"think {number}\n" + "x" * 20, "correct": True}
+        write_chains(tmp_path, number, {"id": 0} | state, {"id": 1} | state)
     page = report.build(tmp_path)
     assert "as seen after 30 of the rounds (at most 5 of each are shown)" in page
     for _, states in histories(page):
         assert [heading.split()[2] for heading, _, _ in states] == ["1", "8", "15", "22", "30"]
-        assert states[-1][1][0] == "think 30" and re.fullmatch(r"\[\d\d more characters\]", states[-1][1][-1])
+        _, lines, _ = states[-1]
+        assert lines[0] == "think 30" and re.fullmatch(r"\[\d\d more characters\]", lines[-1])
 
 
 @pytest.mark.parametrize("text", [None, ""])
@@ -252,17 +357,19 @@ def test_thousands_of_rounds_make_a_small_page(tmp_path):
     page = report.build(tmp_path)
     assert len(page.encode("utf-8", "replace")) < 3e6 and Page(page).open == []
     samples = data(page)["samples"]
-    assert len(samples) == report.IN_ALL and {s["round"] for s in samples} == set(range(25, 2001, 25))
-    found = histories(page)
-    assert len(found) == 24 and 24 * 10 < sum(len(states) for _, states in found) <= report.STATES
+    assert len(samples) == report_samples.PAGE_LIMIT
+    assert {sample["round"] for sample in samples} == set(range(25, 2001, 25))
+    counts = [len(states) for _, states in histories(page)]
+    assert len(counts) == 24 and 24 * 10 < sum(counts) <= report_histories.STATE_LIMIT
     assert page.index("<h2>Curves") < page.index("<h2>Chains") < page.index("<h2>Samples")
 
 
 def test_the_page_parses_and_stands_alone(run):
-    workdir, text = run
+    directory, text = run
     page = Page(text)
-    assert page.open == [] and not list(workdir.glob("*.tmp"))
-    assert [tag for tag, _ in page.tags].count("svg") == 8 and [tag for tag, _ in page.tags].count("script") == 2
+    assert page.open == [] and not list(directory.glob("*.tmp"))
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("svg") == 8 and tags.count("script") == 2
     for tag, attributes in page.tags:
         assert tag not in {"link", "img", "iframe", "object", "embed", "base"}
         for name, value in attributes.items():
@@ -270,7 +377,8 @@ def test_the_page_parses_and_stands_alone(run):
             assert not name.endswith("href") or value.startswith("#"), value
             assert not re.search(r"https?://", value or ""), (tag, name, value)
     assert "@import" not in text and not re.search(r"url\((?!#)", text)
-    assert not re.search(r"#00000[0-9a-f]|#0000f\d", text)  # every colour became one of the page's variables
+    # Every colour became one of the page's variables.
+    assert not re.search(r"#00000[0-9a-f]|#0000f\d", text)
     assert "<b>" not in page.texts["div"] and any('"<b>"' in part for part in page.texts["div"])
 
 
@@ -280,27 +388,43 @@ def test_nasty_samples_round_trip(run):
 
 
 def test_the_samples_are_chosen_evenly_and_rare_kinds_first(run):
-    workdir, text = run
-    found = data(text)
-    assert found["total"] == 8 * 150 and len(found["samples"]) == 8 * report.PER_ROUND
-    rows = metrics.read_lines(workdir / "rounds" / "0003" / "samples.jsonl")
-    shown = [sample for sample in found["samples"] if sample["round"] == 3]
-    for verdict, marked in [("wrong", True), ("unparsed", False), ("truncated", False), ("correct", True)]:
-        some = [r for r in rows if r["verdict"] == verdict and (r["wrong_line"] is not None) == marked]
-        kept = [s for s in shown if s["verdict"] == verdict and (s["wrong_line"] is not None) == marked]
-        assert some and len(kept) == len(some), (verdict, marked)
-    assert found == data(report.build(workdir))
+    directory, text = run
+    page = data(text)
+    assert page["total"] == 8 * 150 and len(page["samples"]) == 8 * report_samples.ROUND_LIMIT
+    lines = workdir.read_lines(directory / "rounds" / "0003" / "samples.jsonl")
+    shown = [sample for sample in page["samples"] if sample["round"] == 3]
+    kinds = [("wrong", True), ("unparsed", False), ("truncated", False), ("correct", True)]
+    for kind in kinds:
+        written = [line for line in lines if kind_of(line) == kind]
+        assert written and len(written) == sum(kind_of(sample) == kind for sample in shown), kind
+    assert page == data(report.build(directory))
+
+
+def kind_of(line: dict) -> tuple[str, bool]:
+    return line["verdict"], line["wrong_line"] is not None
 
 
 def test_every_filter_finds_its_field(run):
     _, text = run
-    fields = {"round", "verdict", "hinted", "kept", "difficulty", "question", "rationale", "answer", "gold"}
+    fields = {
+        "round",
+        "verdict",
+        "hinted",
+        "kept",
+        "difficulty",
+        "question",
+        "rationale",
+        "answer",
+        "gold",
+    }
     for sample in data(text)["samples"]:
         assert fields <= set(sample)
-        assert re.fullmatch(r"digits [1-5]", sample["difficulty"]) and isinstance(sample["hinted"], bool)
+        assert re.fullmatch(r"digits [1-5]", sample["difficulty"])
+        assert isinstance(sample["hinted"], bool)
         if sample["wrong_line"] is not None:  # the line that the page marks
             assert sample["rationale"].split("\n")[sample["wrong_line"]].endswith("1")
-    assert 'make("span", i === s.wrong_line ? "bad" : "", line)' in text and "pre span.bad { color: var(--bad)" in text
+    assert 'make("span", i === s.wrong_line ? "bad" : "", line)' in text
+    assert "pre span.bad { color: var(--bad)" in text
 
 
 def test_the_table_has_base_best_last_and_the_test_split(run):
@@ -308,18 +432,20 @@ def test_the_table_has_base_best_last_and_the_test_split(run):
     cells = [re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "|", row)).strip("| ") for row in rows]
     assert re.sub(r"[| ]+", " ", cells[0]).startswith("accuracy, % all digits 1 digits 2")
     named = [cell.split("|")[0].strip() for cell in cells]
-    assert named == ["accuracy, %", "validation", "base", "round 1", "round 3", "round 4", "round 6", "round 8",
-                     "test", "round 8"]  # fmt: skip
+    rounds = [f"round {number}" for number in (1, 3, 4, 6, 8)]
+    assert named == ["accuracy, %", "validation", "base", *rounds, "test", "round 8"]
     assert "best, last" in cells[7] and "90.0" in cells[7] and "± 0.8" in cells[7]
 
 
-def test_a_run_of_one_round_is_told_by_updates(tmp_path):
+def test_a_run_of_one_round_is_shown_by_updates(tmp_path):
     writer = metrics.Writer(tmp_path)
     for step in (0, 100, 200):
-        writer.write(step, 1 if step else 0, "eval", {"eval/accuracy": step / 250}, split="validation")
+        round = 1 if step else 0
+        writer.write(step, round, "eval", {"eval/accuracy": step / 250}, split="validation")
     writer.close()
     page = report.build(tmp_path)
-    assert "<th>base <" in page and "<th>update 200 <i>best, last" in page and ">updates</text>" in page
+    assert "<th>base <" in page and "<th>update 200 <i>best, last" in page
+    assert ">updates</text>" in page
     assert page.count("<svg") == 1 and "Not logged in this run: what was collected" in page
 
 
@@ -333,34 +459,47 @@ def test_a_repeated_evaluation_counts_once(tmp_path):
 
 
 def test_a_rare_kind_is_not_lost():
-    rows = [{"verdict": "correct", "id": i} for i in range(1000)]
-    rows[500] = {"verdict": "wrong", "id": 500}
-    rows[700] = {"verdict": "correct", "wrong_line": 2, "id": 700}
-    chosen = [row["id"] for row in report.pick(rows, 12)]
+    lines = [{"verdict": "correct", "id": i} for i in range(1000)]
+    lines[500] = {"verdict": "wrong", "id": 500}
+    lines[700] = {"verdict": "correct", "wrong_line": 2, "id": 700}
+    chosen = [line["id"] for line in report_samples.pick(lines, 12)]
     assert len(chosen) == 12 and chosen == sorted(chosen) and {0, 500, 700, 999} <= set(chosen)
-    assert report.pick(rows[:5], 12) == rows[:5] and report.pick([], 12) == []
+    assert report_samples.pick(lines[:5], 12) == lines[:5] and report_samples.pick([], 12) == []
 
 
-def test_many_rounds_share_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "IN_ALL", 40)
+def test_many_rounds_are_in_one_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_samples, "PAGE_LIMIT", 40)
     for number in range(20):
         folder = tmp_path / "rounds" / f"{number:04}"
         folder.mkdir(parents=True)
         lines = [json.dumps(sample(random.Random(i), i)) for i in range(30)]
         (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    found = data(report.build(tmp_path))
-    rounds = [sample["round"] for sample in found["samples"]]
-    assert found["total"] == 600 and len(rounds) == 40 and sorted(set(rounds)) == [0, 4, 9, 14, 19]
+    page = data(report.build(tmp_path))
+    rounds = [sample["round"] for sample in page["samples"]]
+    assert page["total"] == 600 and len(rounds) == 40 and sorted(set(rounds)) == [0, 4, 9, 14, 19]
+
+
+NO_NUMBER = """{"step": 5, "round": 1, "phase": "eval", "eval/accuracy": "nan", "split": "test"}
+"""
+INFINITE = """{"step": 5, "round": 1, "phase": "update", "update/loss": "inf"}
+{"phase": "collect"}
+"""
+NEGATIVE = """{"step": 5, "phase": "update", "update/loss": -0.5}
+"""
 
 
 @pytest.mark.parametrize(
     "files",
     [
         {"config.json": "{}"},
+        {"config.json": "[1]"},
+        {"config.json": '{"algorithm": "star"}'},
+        {"config.json": '{"algorithm": {"name": "of_another_version"}}'},
+        {"config.json": '{"algorithm": {"name": 3}}'},
         {"metrics.jsonl": ""},
-        {"metrics.jsonl": '{"step": 5, "round": 1, "phase": "eval", "eval/accuracy": "nan", "split": "test"}\n'},
-        {"metrics.jsonl": '{"step": 5, "round": 1, "phase": "update", "update/loss": "inf"}\n{"phase": "collect"}\n'},
-        {"metrics.jsonl": '{"step": 5, "phase": "update", "update/loss": -0.5}\n', "rounds/0001/samples.jsonl": ""},
+        {"metrics.jsonl": NO_NUMBER},
+        {"metrics.jsonl": INFINITE},
+        {"metrics.jsonl": NEGATIVE, "rounds/0001/samples.jsonl": ""},
         {"rounds/0002/samples.jsonl": '{"id": 3}\n', "rounds/notes/samples.jsonl": "?"},
     ],
 )
@@ -369,7 +508,8 @@ def test_missing_pieces_are_left_out(tmp_path, files):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     page = report.build(tmp_path)
-    assert Page(page).open == [] and data(page)["total"] == (1 if "rounds/0002/samples.jsonl" in files else 0)
+    samples = 1 if "rounds/0002/samples.jsonl" in files else 0
+    assert Page(page).open == [] and data(page)["total"] == samples
 
 
 @pytest.mark.parametrize(
@@ -394,7 +534,11 @@ def test_a_bad_run_is_one_sentence(tmp_path, name, text, sentence):
 def test_an_evaluation_of_several_samples_is_drawn(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     path, curve = tmp_path / "evaluation_test.json", {f"eval/pass_at_{k}": 0.5 for k in (1, 2)}
-    path.write_text(json.dumps(curve | {f"{key}_stderr": 0.1 for key in curve} | {"split": "test", "samples": 2}))
+    path.write_text(
+        json.dumps(
+            curve | {f"{key}_stderr": 0.1 for key in curve} | {"split": "test", "samples": 2}
+        )
+    )
     assert "Accuracy over k, test" in report.build(tmp_path)
     path.write_text(json.dumps({"split": "test", "samples": 0}))
     assert "over k" not in report.build(tmp_path)

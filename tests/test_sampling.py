@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import random_params
 
-from reasoning_jax import logprobs, model, sampling, sharding
-from reasoning_jax.sampling import Greedy, Temperature, TopK, TopP
+from reasoning_jax.model import decoder, logprobs, sharding
+from reasoning_jax.sampling import engine, methods
+from reasoning_jax.sampling.methods import Greedy, Temperature, TopK, TopP
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 P, N = 16, 8
@@ -38,7 +39,7 @@ def draw(tiny, prompts):
         arrays = sharding.put((prompts, lengths, ids, indices), mesh, "batch", None)
         rest = sharding.put((rule, np.array(stop, np.int32)), mesh)
         key = jax.random.key(key)
-        return jax.device_get(sampling.sample(params, *arrays, key, *rest, cfg=cfg, max_new_tokens=N))
+        return jax.device_get(engine.sample(params, *arrays, key, *rest, cfg=cfg, max_new_tokens=N))
 
     return draw
 
@@ -68,8 +69,8 @@ def completed(prompts, samples):
 @jax.jit
 def rescore(params, tokens, positions, segments, temperature):
     """Log-probabilities of every token but the first, at a temperature."""
-    cfg = model.ModelConfig(vocab_size=20, width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=32)
-    hidden, _ = model.apply(params, tokens, positions, segments, cfg=cfg)
+    cfg = decoder.ModelConfig(vocab_size=20, width=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=32)
+    hidden, _ = decoder.apply(params, tokens, positions, segments, cfg=cfg)
     out = logprobs.of_targets(params, hidden[:, :-1] / temperature, tokens[:, 1:], cfg)
     return jnp.pad(out, ((0, 0), (1, 0)))
 
@@ -89,7 +90,7 @@ def test_greedy_is_the_naive_argmax_loop(tiny, draw, prompts):
     tokens, segments = np.zeros((8, P + N), np.int32), np.ones((8, P + N), np.int32)
     tokens[:, :P] = prompts
     positions = np.broadcast_to(np.arange(P + N, dtype=np.int32), tokens.shape)
-    step = jax.jit(lambda t: model.logits(params, model.apply(params, t, positions, segments, cfg=cfg)[0], cfg))
+    step = jax.jit(lambda t: decoder.logits(params, decoder.apply(params, t, positions, segments, cfg=cfg)[0], cfg))
     for i in range(N):  # later positions may hold anything: the model is causal
         logits = np.asarray(step(tokens))
         at = np.arange(8), LENGTHS + i
@@ -171,10 +172,10 @@ def test_an_end_token_in_the_last_place_finishes_the_row(draw, endless):
 
 
 def test_other_temperatures_and_stop_tokens_are_no_new_program(draw, base):
-    before = sampling.compilations()
+    before = engine.compilations()
     assert before > 0
     other = draw(Temperature(0.2), stop=(5, 9), key=3)
-    assert sampling.compilations() == before and not np.array_equal(other.tokens, base.tokens)
+    assert engine.compilations() == before and not np.array_equal(other.tokens, base.tokens)
 
 
 # Laws
@@ -221,16 +222,16 @@ def truncated(logits, rule):
 def test_samples_follow_the_exact_law(rule):
     """Two tokens of a vocabulary of five: chi-square of the 25 pairs, whose probabilities are known exactly."""
     V, count = 5, 4096
-    cfg = model.ModelConfig(vocab_size=V, width=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
+    cfg = decoder.ModelConfig(vocab_size=V, width=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
     params = random_params(cfg, seed=5)
     zeros = np.zeros((count,), np.int32)
-    found = sampling.sample(params, np.full((count, 4), 3, np.int32), zeros + 2, zeros, np.arange(count, dtype=np.int32),
+    found = engine.sample(params, np.full((count, 4), 3, np.int32), zeros + 2, zeros, np.arange(count, dtype=np.int32),
                             jax.random.key(0), jax.tree.map(np.float32, rule), np.array([-1], np.int32), cfg=cfg,
                             max_new_tokens=2)  # fmt: skip
     tokens = np.stack([[3, 3, first] for first in range(V)]).astype(np.int32)
     positions = np.broadcast_to(np.arange(3, dtype=np.int32), (V, 3))
-    hidden, _ = model.apply(params, tokens, positions, np.ones((V, 3), np.int32), cfg=cfg)
-    logits = np.asarray(model.logits(params, hidden, cfg))
+    hidden, _ = decoder.apply(params, tokens, positions, np.ones((V, 3), np.int32), cfg=cfg)
+    logits = np.asarray(decoder.logits(params, hidden, cfg))
     law = truncated(logits[0, 1], rule)[:, None] * [truncated(logits[first, 2], rule) for first in range(V)]
 
     counts = np.zeros((V, V))
@@ -259,16 +260,16 @@ def test_truncation_by_hand():
 
 
 def test_rules_of_a_config():
-    assert sampling.make_rule(0.0) == Greedy() and sampling.make_rule(0.5) == Temperature(0.5)
-    assert sampling.make_rule(0.5, top_k=7) == TopK(7, 0.5) and sampling.make_rule(0.5, top_p=0.9) == TopP(0.9, 0.5)
+    assert methods.make_rule(0.0) == Greedy() and methods.make_rule(0.5) == Temperature(0.5)
+    assert methods.make_rule(0.5, top_k=7) == TopK(7, 0.5) and methods.make_rule(0.5, top_p=0.9) == TopP(0.9, 0.5)
     for bad in [(-1.0,), (1.0, -1), (1.0, 0, 0.0), (1.0, 0, 1.1), (1.0, 5, 0.5)]:
         with pytest.raises(ValueError, match=r"^config\.sampling: [^\n]*\.$"):
-            sampling.make_rule(*bad)
+            methods.make_rule(*bad)
 
 
 def test_buckets_are_few_and_large_enough():
-    assert [sampling.bucket(n) for n in (1, 16, 17, 32, 33)] == [16, 16, 32, 32, 64]
-    assert all(n <= sampling.bucket(n) < max(2 * n, 17) for n in range(1, 300))
+    assert [engine.bucket(n) for n in (1, 16, 17, 32, 33)] == [16, 16, 32, 32, 64]
+    assert all(n <= engine.bucket(n) < max(2 * n, 17) for n in range(1, 300))
 
 
 def test_samples_is_a_pytree_of_four_arrays(base):

@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh, the table of names, and helpers that compute the same on every mesh."""
+"""Where arrays live: the mesh, the table of names, and functions that agree on every mesh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from reasoning_jax import model, sharding, state
+from reasoning_jax.errors import UserError
+from reasoning_jax.model import decoder, linear, sharding
+from reasoning_jax.training import state
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -25,27 +27,41 @@ def cube():
 def test_mesh_sizes():
     assert dict(sharding.make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert dict(sharding.make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert dict(sharding.make_mesh(1, 1, -1, devices=jax.devices()[:1]).shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    one = sharding.make_mesh(1, 1, -1, devices=jax.devices()[:1])
+    assert dict(one.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
 def test_a_sampling_mesh_has_groups_of_neighbours_of_one_process():
     device = dataclasses.make_dataclass("device", ("process_index", "id"), frozen=True)
     train = types.SimpleNamespace(devices=np.array([device(i % 2, 7 - i) for i in range(8)]))
     for tensor in (1, 2, 4):
-        made = sharding.sampling_mesh(train, tensor)
-        assert made.axis_names == sharding.AXES and made.devices.shape == (8 // tensor, 1, tensor)
-        assert all(len({d.process_index for d in group}) == 1 for group in made.devices.reshape(-1, tensor))
+        mesh = sharding.sampling_mesh(train, tensor)
+        assert mesh.axis_names == sharding.AXES
+        assert mesh.devices.shape == (8 // tensor, 1, tensor)
+        for group in mesh.devices.reshape(-1, tensor):
+            assert len({device.process_index for device in group}) == 1
     for tensor in (0, 3, 8):
-        with pytest.raises(ValueError, match=r"^config\.mesh\.sampling_tensor: [^\n]* 4 devices [^\n]*\.$"):
+        with pytest.raises(
+            UserError, match=r"^config\.mesh\.sampling_tensor: [^\n]* 4 devices [^\n]*\.$"
+        ):
             sharding.sampling_mesh(train, tensor)
 
 
-BAD_SIZES = [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (-2, 1, 1), (16, 1, 1), (-1, 16, 1), (4, 1, 1)]
+BAD_SIZES = [
+    (3, 1, 1),
+    (-1, 3, 1),
+    (-1, -1, 1),
+    (0, 1, 1),
+    (-2, 1, 1),
+    (16, 1, 1),
+    (-1, 16, 1),
+    (4, 1, 1),
+]
 
 
 @pytest.mark.parametrize("sizes", BAD_SIZES)
 def test_a_mesh_that_does_not_fit_is_one_sentence_with_its_key(sizes):
-    with pytest.raises(ValueError, match=r"^config\.mesh: [^\n]*\.$"):
+    with pytest.raises(UserError, match=r"^config\.mesh: [^\n]*\.$"):
         sharding.make_mesh(*sizes)
 
 
@@ -56,8 +72,9 @@ def test_specs_take_axes_that_divide_and_each_once(cube):
     assert spec((3, 4), ("batch", "mlp"), cube) == P(None, "tensor")
     assert spec((8, 8), ("batch", "embed"), cube) == P(("data", "fsdp"), None)  # fsdp is taken
     assert spec((8, 8), ("embed", "batch"), cube) == P("fsdp", "data")
-    assert spec((16, 2, 4, 8), ("embed", "kv_heads", "q_groups", None), cube) == P("fsdp", "tensor", None, None)
-    assert spec((16, 1, 4, 8), ("embed", "kv_heads", "q_groups", None), cube) == P("fsdp", None, "tensor", None)
+    query = ("embed", "kv_heads", "q_groups", None)
+    assert spec((16, 2, 4, 8), query, cube) == P("fsdp", "tensor", None, None)
+    assert spec((16, 1, 4, 8), query, cube) == P("fsdp", None, "tensor", None)
     assert spec((8,), ("unknown",), cube) == P(None)
     with pytest.raises(ValueError, match="2 names"):
         spec((8,), ("batch", None), cube)
@@ -66,21 +83,61 @@ def test_specs_take_axes_that_divide_and_each_once(cube):
 def test_every_matrix_of_the_model_and_its_moments_are_split(cube, tiny):
     cfg, params = tiny
     expected = {
-        "embedding": P("tensor", "fsdp"), "final_norm": P(None),
+        "embedding": P("tensor", "fsdp"),
+        "final_norm": P(None),
         "layers": {
-            "attention_norm": P(None, None), "mlp_norm": P(None, None),
-            "query": P(None, "fsdp", "tensor", None, None), "key": P(None, "fsdp", "tensor", None),
-            "value": P(None, "fsdp", "tensor", None), "attention_out": P(None, "tensor", None, None, "fsdp"),
-            "gate": P(None, "fsdp", "tensor"), "up": P(None, "fsdp", "tensor"), "down": P(None, "tensor", "fsdp"),
+            "attention_norm": P(None, None),
+            "mlp_norm": P(None, None),
+            "query": P(None, "fsdp", "tensor", None, None),
+            "key": P(None, "fsdp", "tensor", None),
+            "value": P(None, "fsdp", "tensor", None),
+            "attention_out": P(None, "tensor", None, None, "fsdp"),
+            "gate": P(None, "fsdp", "tensor"),
+            "up": P(None, "fsdp", "tensor"),
+            "down": P(None, "tensor", "fsdp"),
         },
-    }  # fmt: skip
-    found = jax.tree.map(lambda s: s.spec, sharding.parameter_specs(params, cube))
-    assert found == expected
-    whole = jax.tree.map(lambda s: s.spec, sharding.parameter_specs(state.fresh(params, optax.scale_by_adam()), cube))
-    assert whole.params == expected and whole.opt_state.mu == expected and whole.opt_state.nu == expected
-    assert whole.step == whole.opt_state.count == P()
+    }
+
+    def specs(tree):
+        return jax.tree.map(lambda s: s.spec, sharding.parameter_specs(tree, cube))
+
+    assert specs(params) == expected
+    train_state = specs(state.fresh(params, optax.scale_by_adam()))
+    assert train_state.params == expected
+    assert train_state.opt_state.mu == expected
+    assert train_state.opt_state.nu == expected
+    assert train_state.step == train_state.opt_state.count == P()
     untied = {"unembedding": jax.ShapeDtypeStruct((16, 20), "float32")}
-    assert sharding.parameter_specs(untied, cube)["unembedding"].spec == P("fsdp", "tensor")
+    assert specs(untied)["unembedding"] == P("fsdp", "tensor")
+
+
+def test_every_parameter_of_every_kind_of_model_has_a_rule(cube, tiny):
+    cfg = dataclasses.replace(tiny[0], tied=False)
+    shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), cfg))
+    assert jax.tree.structure(sharding.parameter_specs(shapes, cube)) == jax.tree.structure(shapes)
+
+
+def test_a_parameter_without_a_rule_is_an_error_that_names_it(cube, tiny):
+    _, params = tiny
+    unknown = params | {"adapter": {"lora_a": np.zeros((16, 2), np.float32)}}
+    with pytest.raises(ValueError, match=r"^The parameter adapter\.lora_a has no sharding rule: "):
+        sharding.parameter_specs(unknown, cube)
+    made = jax.eval_shape(lambda: state.fresh(unknown, optax.scale_by_adam()))
+    with pytest.raises(ValueError, match=r"adapter\.lora_a has no sharding rule: "):
+        sharding.parameter_specs(made, cube)
+    with pytest.raises(ValueError, match=r"^The parameter embedding has 4 dimensions, "):
+        sharding.parameter_specs({"embedding": np.zeros((2, 2, 2, 2))}, cube)
+
+
+def test_the_scales_of_norms_stay_in_float32(tiny):
+    _, params = tiny
+    cast = sharding.cast_matrices(params, "bfloat16")
+    kept = {
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, x in jax.tree_util.tree_leaves_with_path(cast)
+        if x.dtype == jnp.float32
+    }
+    assert kept == {"final_norm", "layers.attention_norm", "layers.mlp_norm"}
 
 
 def test_without_a_mesh_every_helper_is_the_identity():
@@ -89,10 +146,13 @@ def test_without_a_mesh_every_helper_is_the_identity():
     assert np.array_equal(sharding.put(np.ones((4, 6)), None, "batch", None), x)
 
 
-def test_put_splits_the_rows(cube):
-    tokens, lengths = sharding.put((np.arange(16).reshape(8, 2), np.arange(8)), cube, "batch", None)
-    assert tokens.sharding.spec == P(("data", "fsdp"), None) and tokens.addressable_shards[0].data.shape == (2, 2)
-    assert lengths.sharding.spec == P(("data", "fsdp")) and np.array_equal(tokens, np.arange(16).reshape(8, 2))
+def test_put_splits_the_batch(cube):
+    host = np.arange(16).reshape(8, 2)
+    tokens, lengths = sharding.put((host, np.arange(8)), cube, "batch", None)
+    assert tokens.sharding.spec == P(("data", "fsdp"), None)
+    assert tokens.addressable_shards[0].data.shape == (2, 2)
+    assert lengths.sharding.spec == P(("data", "fsdp"))
+    assert np.array_equal(tokens, host)
     assert sharding.put(np.ones((3,)), cube).sharding.is_fully_replicated
 
 
@@ -105,9 +165,9 @@ def test_lookup_and_products_are_those_of_one_device(dims):
     ids = rng.integers(0, 20, (8, 3)).astype(np.int32)
 
     def f(p, ids):
-        x = sharding.lookup(p["embedding"], ids, jnp.float32)
-        h = sharding.dot("bsd,dm->bsm", x, p["up"], ("embed", "mlp"), ("batch", None, "mlp"))
-        y = sharding.dot("bsm,md->bsd", h, p["down"], ("mlp", "embed"), ("batch", None, None))
+        x = linear.lookup(p["embedding"], ids, jnp.float32)
+        h = linear.dot("bsd,dm->bsm", x, p["up"], ("embed", "mlp"), ("batch", None, "mlp"))
+        y = linear.dot("bsm,md->bsd", h, p["down"], ("mlp", "embed"), ("batch", None, None))
         return jnp.sum(jnp.square(sharding.shard(y, "batch", None, None)))
 
     x = params["embedding"][ids]
@@ -119,12 +179,15 @@ def test_lookup_and_products_are_those_of_one_device(dims):
 
     mesh = sharding.make_mesh(*dims)
     with jax.set_mesh(mesh):
-        placed = jax.device_put(params, sharding.parameter_specs(params, mesh))
-        value, grad = jax.jit(jax.value_and_grad(f))(placed, sharding.put(ids, mesh, "batch", None))
+        sharded = jax.device_put(params, sharding.parameter_specs(params, mesh))
+        value, grad = jax.jit(jax.value_and_grad(f))(
+            sharded, sharding.put(ids, mesh, "batch", None)
+        )
     np.testing.assert_allclose(value, np.sum(y**2), rtol=1e-5)
     for name, expected in {"embedding": embedding, "up": up, "down": down}.items():
         np.testing.assert_allclose(grad[name], expected, rtol=1e-4, atol=1e-3)
-        assert grad[name].sharding == placed[name].sharding  # reduce-scattered back to where the parameter lives
+        # It is reduce-scattered back to where the parameter lives.
+        assert grad[name].sharding == sharded[name].sharding
 
 
 def test_a_bfloat16_product_has_the_gradient_of_its_weight_summed_in_float32():
@@ -132,22 +195,28 @@ def test_a_bfloat16_product_has_the_gradient_of_its_weight_summed_in_float32():
     x, w = jnp.ones((7, 143, 2), jnp.bfloat16), jnp.full((2, 3), 0.5)
 
     def f(x, w):
-        y = sharding.dot("bsd,dm->bsm", x, w, ("embed", "mlp"), ("batch", None, "mlp"))
+        y = linear.dot("bsd,dm->bsm", x, w, ("embed", "mlp"), ("batch", None, "mlp"))
         assert y.dtype == jnp.bfloat16
         return jnp.sum(y.astype(jnp.float32))
 
     dx, dw = jax.grad(f, (0, 1))(x, w)
-    assert dx.dtype == jnp.bfloat16 and dw.dtype == jnp.float32 and (dw == 1001).all() and (dx == 1.5).all()
-    wide = sharding.dot("bsd,dm->bsm", x, w, ("embed", "mlp"), ("batch", None, "mlp"), dtype=jnp.float32)
-    assert wide.dtype == jnp.float32 and (wide == 1).all()
+    assert dx.dtype == jnp.bfloat16
+    assert (dx == 1.5).all()
+    assert dw.dtype == jnp.float32
+    assert (dw == 1001).all()
+    names = ("embed", "mlp"), ("batch", None, "mlp")
+    wide = linear.dot("bsd,dm->bsm", x, w, *names, dtype=jnp.float32)
+    assert wide.dtype == jnp.float32
+    assert (wide == 1).all()
 
 
 def test_logits_of_a_model_are_whole_on_a_tensor_mesh(cube, tiny):
     """The sampler's argmax and sort see the whole vocabulary on every device."""
     cfg, params = tiny
     with jax.set_mesh(cube):
-        placed = jax.device_put(params, sharding.parameter_specs(params, cube))
+        sharded = jax.device_put(params, sharding.parameter_specs(params, cube))
         hidden = sharding.put(np.ones((4, 1, cfg.width), np.float32), cube, "batch", None, None)
-        out = jax.jit(model.logits, static_argnums=2)(placed, hidden, cfg)
+        out = jax.jit(decoder.logits, static_argnums=2)(sharded, hidden, cfg)
     assert out.sharding.spec == P(("data", "fsdp"), None, None)
-    np.testing.assert_allclose(np.asarray(out)[0, 0], np.asarray(params["embedding"]).sum(1), atol=1e-5)
+    expected = np.asarray(params["embedding"]).sum(1)
+    np.testing.assert_allclose(np.asarray(out)[0, 0], expected, atol=1e-5)

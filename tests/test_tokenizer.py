@@ -7,12 +7,12 @@ import pathlib
 import pickle
 import random
 import re
-import types
 
 import ml_collections
 import pytest
 
 from reasoning_jax import tokenizer
+from reasoning_jax.errors import UserError
 
 MODELS = [
     "tokenizers/mistral/tokenizer.model.v1",
@@ -29,9 +29,10 @@ def config(name: str, path: str = "") -> ml_collections.ConfigDict:
 
 
 def stories(data_dir: pathlib.Path) -> tuple[str, list[int]]:
-    """The text and the ids (without the start token) that SOURCE.md states for 200 greedy steps of stories260K."""
+    """What SOURCE.md states for 200 greedy steps of stories260K: the text and its ids, no start."""
     source = (data_dir / "stories260k" / "SOURCE.md").read_text()
-    text = json.loads(next(line for line in source.splitlines() if line.startswith('"Once upon a time')))
+    quoted = next(line for line in source.splitlines() if line.startswith('"Once upon a time'))
+    text = json.loads(quoted)
     ids = json.loads(re.search(r"^\[1, 403,.*\]$", source, re.MULTILINE).group())
     assert ids[0] == 1 and len(ids) == 201
     return text, ids[1:]
@@ -48,7 +49,11 @@ def test_characters_exact():
 def test_characters_longest_match_is_not_the_alphabets_order():
     for alphabet in (["<s", "<", "<scratch>", "s"], ["<scratch>", "<s", "s", "<"]):
         made = tokenizer.Characters(alphabet)
-        assert [made.alphabet[i - 3] for i in made.encode("<scratch><s<")] == ["<scratch>", "<s", "<"]
+        assert [made.alphabet[i - 3] for i in made.encode("<scratch><s<")] == [
+            "<scratch>",
+            "<s",
+            "<",
+        ]
 
 
 def test_characters_escape_patterns():
@@ -95,14 +100,17 @@ def test_sentencepiece_golden_ids(data_dir):
 def test_sentencepiece_pieces_agree_with_the_vocab_file(data_dir):
     lines = (data_dir / "stories260k" / "tok512.vocab").read_text().splitlines()
     made = tokenizer.SentencePiece(data_dir / "stories260k" / "tok512.model")
-    assert [made.model.id_to_piece(i) for i in range(512)] == [line.split("\t")[0] for line in lines]
+    assert [made.model.id_to_piece(i) for i in range(512)] == [
+        line.split("\t")[0] for line in lines
+    ]
 
 
 @pytest.mark.parametrize("path", MODELS)
 def test_sentencepiece_round_trip_and_special_tokens(path, data_dir):
     made = tokenizer.SentencePiece(data_dir / path)
-    words = (data_dir / "tokenizers" / "sentencepiece_test" / "botchan.txt").read_text("utf-8").splitlines()[200:260]
-    texts = [line.strip() for line in words if line.strip().isascii() and line.strip()]
+    book = data_dir / "tokenizers" / "sentencepiece_test" / "botchan.txt"
+    lines = [line.strip() for line in book.read_text("utf-8").splitlines()[200:260]]
+    texts = [line for line in lines if line.isascii() and line]
     assert len(texts) > 30
     special = {made.pad_id, made.bos_id, made.eos_id}
     for text in texts + ["Q: 2 + 3?\nA:", "<s>", "</s> a"]:
@@ -112,14 +120,17 @@ def test_sentencepiece_round_trip_and_special_tokens(path, data_dir):
         prompt = [made.bos_id, *ids]
         assert prompt.count(made.bos_id) == 1
         assert made.decode([*prompt, made.eos_id, made.pad_id]) == made.decode(ids)
-    # White space apart, which a model's normalizer may change, text comes back unless it has unknown pieces.
+    # White space apart, which a model's normalizer may change, text comes back unless it has
+    # unknown pieces.
     known = [text for text in texts if not special & set(made.encode(text))]
     assert len(known) > len(texts) / 2
     for text in known:
         assert made.decode(made.encode(text)).split() == text.split()
 
 
-@pytest.mark.parametrize("path", ["tokenizers/mistral/tokenizer.model.v1", "stories260k/tok512.model"])
+@pytest.mark.parametrize(
+    "path", ["tokenizers/mistral/tokenizer.model.v1", "stories260k/tok512.model"]
+)
 def test_sentencepiece_keeps_lines(path, data_dir):
     made = tokenizer.SentencePiece(data_dir / path)
     text = "Q: How many?\nA: 48/2 = <<48/2=24>>24 é 日本.\n#### 24"
@@ -148,15 +159,13 @@ def test_pickling_keeps_ids():
 
 
 def test_make(data_dir):
-    task = types.ModuleType("reasoning_jax.tasks.toy")
-    with pytest.raises(ValueError, match="toy has no alphabet"):
-        tokenizer.make(config("characters"), task)
-    task.ALPHABET = ["a", "b"]
-    assert tokenizer.make(config("characters"), task).encode("ba") == [4, 3]
-    assert tokenizer.make(config("bytes"), task).vocab_size == 259
+    with pytest.raises(UserError, match="toy has no alphabet"):
+        tokenizer.make(config("characters"), (), "toy")
+    assert tokenizer.make(config("characters"), ("a", "b"), "toy").encode("ba") == [4, 3]
+    assert tokenizer.make(config("bytes"), (), "toy").vocab_size == 259
     path = str(data_dir / "stories260k" / "tok512.model")
-    assert tokenizer.make(config("sentencepiece", path), task).vocab_size == 512
-    with pytest.raises(ValueError, match=r"config\.tokenizer\.path"):
-        tokenizer.make(config("sentencepiece"), task)
-    with pytest.raises(ValueError, match="'gpt2'"):
-        tokenizer.make(config("gpt2"), task)
+    assert tokenizer.make(config("sentencepiece", path), (), "toy").vocab_size == 512
+    with pytest.raises(UserError, match=r"config\.tokenizer\.path"):
+        tokenizer.make(config("sentencepiece"), (), "toy")
+    with pytest.raises(UserError, match="'gpt2'"):
+        tokenizer.make(config("gpt2"), (), "toy")

@@ -14,9 +14,10 @@ import scripted
 from jax.flatten_util import ravel_pytree
 from scripted import TOK, config, example
 
-from reasoning_jax import chains as mcmc
-from reasoning_jax import control_variate as cv
-from reasoning_jax import data, logprobs
+from reasoning_jax.algorithms.trice import chains as mcmc
+from reasoning_jax.algorithms.trice import control_variate as cv
+from reasoning_jax.training import packing
+from reasoning_jax.model import logprobs
 from reasoning_jax.algorithms import trice
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, addition
@@ -450,7 +451,7 @@ def test_the_loss_of_a_packed_batch(tiny):
     rows, _, _ = trice.collect(dataclasses.replace(roll, draw={0: wrong, 1: right}), TWO, chains, 1, cfg)
     # Leave-one-out: the first's beta is 1, the other's accepted proposal; the second's is 0.
     assert [row["weights"][-1] for row in rows] == [1, 1, -1]
-    batch = data.pack(rows, multiple=1, length=8)
+    batch = packing.pack(rows, multiple=1, length=8)
     assert batch["tokens"].shape[0] < len(rows)  # several rows in a sequence
 
     def mean_loss(params):

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from configs import default
-from reasoning_jax import logprobs, masked, model, optim, sharding, state, update
+from reasoning_jax.model import decoder, logprobs, sharding
+from reasoning_jax.training import losses, optim, state, train_step
 from reasoning_jax.algorithms import sft
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -52,7 +53,7 @@ class Stepper:
         self.model_cfg, self.params = tiny
         self.mesh = sharding.make_mesh(*dims, devices=jax.devices()[: int(np.prod(dims))]) if dims else None
         self.optimizer = optim.make(cfg.optim)
-        self.step = update.make_update(algorithm, self.model_cfg, self.optimizer, cfg)
+        self.step = train_step.make_update(algorithm, self.model_cfg, self.optimizer, cfg)
 
     def fresh(self):
         params = jax.tree.map(jnp.copy, self.params)  # an update consumes them
@@ -225,7 +226,7 @@ def test_only_completions_train_and_the_end_token_does():
     """Gradients at the log-probabilities: 0 at prompts and padding, the weight on completions to the last token."""
     batch = {k: v[0] for k, v in make_batch().items()}
     log_p = jnp.full((B, S), -1.0).at[batch["weights"] == 0].set(jnp.nan)
-    for loss in (masked.weighted_nll, lambda x, b: sft.loss(x, b, CFG)):
+    for loss in (losses.weighted_nll, lambda x, b: sft.loss(x, b, CFG)):
         gradient = jax.grad(lambda x, loss=loss: loss(x, batch)[0])(log_p)
         assert np.array_equal(gradient, -batch["weights"])
     segments = batch["segment_ids"]
@@ -238,7 +239,7 @@ def test_prompt_tokens_get_no_gradient_through_the_model(tiny):
     padding, and not 0 where a completion's token follows, up to the one before the end token."""
     cfg, params = tiny
     batch = {k: v[0] for k, v in make_batch().items()}
-    hidden, _ = model.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"], cfg=cfg)
+    hidden, _ = decoder.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"], cfg=cfg)
 
     def loss(shift):
         log_p = logprobs.of_targets(params, (hidden + shift)[:, :-1], batch["tokens"][:, 1:], cfg)

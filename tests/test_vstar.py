@@ -13,7 +13,8 @@ import scripted
 from scripted import TOK, example
 
 from configs import vstar_addition
-from reasoning_jax import checkpoint, evaluate, experiment, loop, masked, metrics, preferences, report, workdir
+from reasoning_jax.training import checkpoint, losses
+from reasoning_jax import evaluate, experiment, loop, metrics, report, workdir
 from reasoning_jax.algorithms import sft, vstar
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, addition
 
@@ -139,10 +140,10 @@ def test_pairs_that_do_not_fit_are_counted_and_said():
 def test_the_loss_is_that_of_what_the_batch_holds():
     cfg, log_p = config(), jnp.full((1, 6), -1.0)
     single = {"weights": jnp.array([[0, 1, 1, 0, 1, 0.0]])}
-    assert vstar.loss(log_p, single, cfg)[0] == masked.weighted_nll(log_p, single)[0] == 3.0
+    assert vstar.loss(log_p, single, cfg)[0] == losses.weighted_nll(log_p, single)[0] == 3.0
     pair = single | {"segment_ids": jnp.array([[1, 1, 1, 2, 2, 0]]), "ref": jnp.array([[0, 0, -2.0, 0, -1.0, 0]])}
     total, figures = vstar.loss(log_p, pair, cfg)
-    assert total == preferences.pair_loss(log_p, pair, cfg)[0] == pytest.approx(np.log(2)) and figures["weight"] == 1
+    assert total == losses.pair_loss(log_p, pair, cfg)[0] == pytest.approx(np.log(2)) and figures["weight"] == 1
 
 
 def test_rounds_and_errors():

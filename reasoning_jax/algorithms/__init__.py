@@ -1,22 +1,8 @@
-"""The methods: one file each; the file's name is the method's name.
+"""The methods: one file each; the file's name is the method's name in a config.
 
-An algorithm is a module with these functions (``cfg`` is the whole experiment):
-
-    init_memory(cfg, num_examples) -> Memory       arrays that live through the run; () where the method has none
-    collect(rollout, examples, memory, round, cfg) -> (rows, memory, report)      E-step, on the host
-    num_updates(round, num_rows, cfg) -> int
-    loss(logprobs, batch, cfg) -> (sum, metrics)   M-step: pure, sums over the batch; metrics["weight"] divides them all
-
-and, where the model of some rounds is not the one that the run is about (V-STaR's verifier):
-
-    side_model(round, cfg) -> (name, learning rate) or None        it is saved as DIR/name, and neither evaluated nor the best
-
-and, where it keeps a state for every example:
-
-    begin(rollout, examples, memory, cfg) -> (memory, samples)     before round 1, with all the examples
-    show(memory, examples, experiment) -> list of dicts            what the report shows of the memory
-
-``report`` is a Report: the samples that were drawn, which of them are trained on, and figures to log.
+A method is a module with the functions of ``Algorithm``, of which only ``Config``, ``collect``,
+``loss`` and ``BATCH`` must be there. ``cfg`` is the whole experiment; its section ``algorithm``
+holds the keys of the method's ``Config``.
 """
 
 from __future__ import annotations
@@ -24,36 +10,152 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
+
+from reasoning_jax import contracts
+from reasoning_jax.charts import Chart
+from reasoning_jax.errors import UserError
+from reasoning_jax.rollout import Rollout, Sample
+from reasoning_jax.tasks import Example
+from reasoning_jax.training.data import examples_for_round
+from reasoning_jax.training.losses import Loss
+from reasoning_jax.training.rows import Row
+
+if TYPE_CHECKING:
+    from reasoning_jax.experiment import Experiment
+
+# Arrays that live through the run: a NamedTuple of them, one, or () where a method has none.
+Memory = tuple[np.ndarray, ...] | np.ndarray
+SampleKey = tuple[int, int, bool]  # example id, sample index, hinted
+Record = dict[str, object]  # one line of a JSON-lines file
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What the E-step of a round leaves behind."""
+
+    rows: list[Row]  # to train on
+    memory: Memory
+    stats: Mapping[str, float] = dataclasses.field(default_factory=dict)  # logged as collect/*
+    samples: Sequence[Sample] = ()  # as drawn
+    kept: set[SampleKey] = dataclasses.field(default_factory=set)  # those trained on
+    warnings: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Programs:
+    """What a run of the method compiles, besides the sampler: for planning without running."""
+
+    updates: Mapping[str, tuple[str, ...]]  # the arrays of each kind of batch; "" is the usual one
+    logprobs: bool = False  # whether log-probabilities of rows are computed outside the updates
+    keeps_base: bool = False  # whether the base model stays on the devices beside the trained one
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """What a round collected, for people: ``samples`` as drawn, ``kept`` the (id, index, hinted) of those trained on."""
+class SideModel:
+    """The model of a round that is not the one that the run is about; saved as DIR/name."""
 
-    values: dict[str, float] = dataclasses.field(default_factory=dict)
-    samples: list[Any] = dataclasses.field(default_factory=list)
-    kept: set[tuple[int, int, bool]] = dataclasses.field(default_factory=set)
-    warnings: list[str] = dataclasses.field(default_factory=list)
+    name: str
+    learning_rate: float
 
 
-def scheduled_updates(round: int, cfg: ConfigDict) -> int:
-    """STaR's number of updates in round n: int(start * growth^(n-1)), 20 % more each round; or, for arithmetic, start +
-    increment * (n-1) (Zelikman et al. 2022, section 4 and appendix H). ValueError for another ``schedule``."""
-    a = cfg.algorithm
-    if a.schedule == "exponential":
-        return int(a.start_updates * a.growth ** (round - 1))
-    if a.schedule == "linear":
-        return a.start_updates + a.increment * (round - 1)
-    raise ValueError(f"config.algorithm.schedule: {a.schedule!r} is neither exponential nor linear.")
+Collect = Callable[[Rollout, Sequence[Example], Memory, int, ConfigDict], Collected]
+Begin = Callable[[Rollout, Sequence[Example], Memory, ConfigDict], Collected]
+Examples = Callable[[Sequence[Example], Memory, int, ConfigDict], list[Example]]
+LossFunction = Callable[[jax.Array, Mapping[str, jax.Array], ConfigDict], Loss]
+Show = Callable[[Memory, Sequence[Example], "Experiment"], dict[str, list[Record]]]
 
 
-def get(name: str) -> ModuleType:
-    """The algorithm module of this name; ValueError listing those there are."""
-    names = sorted(m.name for m in pkgutil.iter_modules(__path__))
-    if name not in names:
-        raise ValueError(f"config.algorithm.name: there is no algorithm {name!r}; they are {', '.join(names)}.")
-    return importlib.import_module(f"{__name__}.{name}")
+def no_check(cfg: ConfigDict) -> None:
+    """Every value of the config will do."""
+
+
+def no_memory(cfg: ConfigDict, num_examples: int) -> Memory:
+    """The method remembers nothing from round to round."""
+    return ()
+
+
+def scheduled_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:
+    """int(updates * growth^(n-1)) + increment * (n-1) in round n.
+
+    STaR's 20 % more each round, or, for arithmetic, an even increment (Zelikman et al. 2022,
+    section 4 and appendix H).
+    """
+    rounds = cfg.rounds
+    return int(rounds.updates * rounds.growth ** (round - 1)) + rounds.increment * (round - 1)
+
+
+def seeded_order(
+    source: Sequence[Example], memory: Memory, round: int, cfg: ConfigDict
+) -> list[Example]:
+    """All examples, or the next ``rounds.examples`` of one seeded permutation after another."""
+    if not cfg.rounds.examples:
+        return list(source)
+    indices = examples_for_round(len(source), cfg.rounds.examples, cfg.seed, round - 1)
+    return [source[int(i)] for i in indices]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """A method: the E-step ``collect``, the M-step's ``loss``, and what the loop asks besides.
+
+    collect(rollout, examples, memory, round, cfg) -> Collected      on the host
+    loss(logprobs, batch, cfg) -> Loss                               pure; sums over the batch
+    check(cfg)                            UserError for a value that the method cannot work with
+    init_memory(cfg, num_examples)        called before anything is trained
+    num_updates(round, num_rows, cfg)     updates of a round
+    examples(source, memory, round, cfg)  what a round is asked
+    begin(rollout, examples, memory, cfg) -> Collected, before round 1, with all the examples
+    side_model(round, cfg) -> SideModel or None
+    show(memory, examples, experiment) -> {NAME: records}, written as rounds/*/NAME.jsonl
+    """
+
+    name: str
+    Config: type
+    collect: Collect
+    loss: LossFunction
+    BATCH: tuple[str, ...]  # arrays that the loss reads, besides tokens, positions, segment_ids
+    CHARTS: tuple[Chart, ...] = ()  # what the report draws of this method
+    check: Callable[[ConfigDict], None] = no_check
+    init_memory: Callable[[ConfigDict, int], Memory] = no_memory
+    num_updates: Callable[[int, int, ConfigDict], int] = scheduled_updates
+    examples: Examples = seeded_order
+    programs: Callable[[ConfigDict], Programs] | None = None
+    begin: Begin | None = None
+    side_model: Callable[[int, ConfigDict], SideModel | None] | None = None
+    show: Show | None = None
+
+    def programs_of(self, cfg: ConfigDict) -> Programs:
+        """What a run compiles; one kind of batch and nothing else where the method does not say."""
+        if self.programs is None:
+            return Programs(updates={"": self.BATCH})
+        return self.programs(cfg)
+
+    def side_model_of(self, round: int, cfg: ConfigDict) -> SideModel | None:
+        """The side model of a round, or None where the round trains the run's own model."""
+        return self.side_model(round, cfg) if self.side_model else None
+
+
+def names() -> list[str]:
+    """The methods there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def get(name: str) -> Algorithm:
+    """The method of this name.
+
+    UserError listing those there are, or where the module misses a part of the contract or has a
+    name that is nearly one of its parts.
+    """
+    if name not in names():
+        methods = ", ".join(names())
+        raise UserError(
+            f"config.algorithm.name: there is no algorithm {name!r}; they are {methods}."
+        )
+    module = importlib.import_module(f"{__name__}.{name}")
+    return contracts.fill(Algorithm, module)

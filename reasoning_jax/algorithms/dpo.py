@@ -1,142 +1,111 @@
-"""DPO and its kin on given preferences (Rafailov et al. 2023, arXiv 2305.18290): IPO, KTO, and DPO with an NLL term.
+"""DPO and its kin on given preferences (Rafailov et al. 2023, arXiv 2305.18290).
 
-``algorithm.pairs`` names a JSONL file, or "tfds:FOLDER:NAME:SPLIT", with the keys prompt, chosen and rejected; for KTO
-prompt, completion and label (true or false). The prompt is taken as it is, without the task's; with ``whole_text`` the
-sides repeat it. Prompt and completion are tokenised apart, so that no token spans the boundary, and the end token is scored.
+IPO, KTO, and DPO with a likelihood term: the losses are in training/losses.py. ``pairs`` names a
+JSONL file, or "tfds:FOLDER:NAME:SPLIT", with the keys prompt, chosen and rejected; for KTO prompt,
+completion and label (true or false). The prompt is taken as it is, without the task's; with
+``whole_text`` the sides repeat it. Prompt and completion are tokenised apart, so that no token
+spans the boundary, and the end token is scored.
 
-The reference is the model before round 1. Its log-likelihoods are computed once, and are the memory of the run: a round is
-``start_updates`` updates on all pairs. The losses are those of preferences.py.
+The reference is the model before round 1. Its log-likelihoods are computed once, and are the memory
+of the run. A round is ``rounds.updates`` updates on all pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import data, preferences
-from reasoning_jax.algorithms import Report
+from reasoning_jax.algorithms import Collected, Memory, Programs
+from reasoning_jax.errors import UserError
+from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import Example
+from reasoning_jax.training import preference_files, preferences
+from reasoning_jax.training.losses import Loss, pair_loss, verdict_loss
+from reasoning_jax.training.preference_files import Preference
+from reasoning_jax.training.rows import Row, attach, pair_row
 
-PAIRED, SINGLE = ("prompt", "chosen", "rejected"), ("prompt", "completion", "label")
-
-
-class Preference(NamedTuple):
-    """A prompt with its chosen and its rejected completion; or, of a verdict, with its own and a mismatched one."""
-
-    where: str  # "FILE, line 3"
-    prompt: str
-    sides: tuple[str, str]
-    desirable: bool = True
+BATCH = ("weights", "ref")
+CHARTS = preferences.CHARTS
 
 
-def _records(source: str, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it is, row); ValueError where the source has no such keys."""
-    if not source.startswith("tfds:"):
-        yield from ((f"{source}, line {n}", row) for n, row in enumerate(data.read_jsonl(source, keys), 1))
-        return
-    if source.count(":") < 3:
-        raise ValueError(f"config.algorithm.pairs: {source!r} is not tfds:FOLDER:NAME:SPLIT.")
-    _, folder, name, split = source.split(":", 3)
-    for number, row in data.tfds_source(name, folder, split):
-        if missing := [key for key in keys if key not in row]:
-            raise ValueError(f"{source}, row {number}: the key {missing[0]!r} is missing.")
-        yield f"{source}, row {number}", row
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(preferences.PreferenceConfig):
+    pairs: str = ""  # a JSONL file with prompt, chosen, rejected (see above), or tfds:...
+    whole_text: bool = False  # chosen and rejected begin with the prompt
+    skip_bad: bool = False  # leave unusable pairs out and count them, instead of an error
+    desirable_weight: float = 1.0  # kto: lambda of desirable completions
+    undesirable_weight: float = 1.0  # kto: lambda of undesirable ones
 
 
-def _problem(row: dict[str, Any], keys: Sequence[str], whole_text: bool) -> str | None:
-    """What is wrong with a row, in words that can be counted."""
-    texts = [row[key] for key in keys if key != "label"]
-    if not all(isinstance(text, str) for text in texts):
-        return "a value is not text"
-    if "label" in keys and row["label"] not in (True, False):
-        return "the label is neither true nor false"
-    prompt, *sides = texts
-    if whole_text and not all(side.startswith(prompt) for side in sides):
-        return "the prompt is no prefix"
-    if any(not side[len(prompt) if whole_text else 0 :].strip() for side in sides):
-        return "a side is empty"
-    return "the sides are equal" if len(set(sides)) < len(sides) else None
-
-
-def load(cfg: ConfigDict) -> tuple[list[Preference], dict[str, list[str]]]:
-    """The usable preferences of ``algorithm.pairs``, and what is left out: where it is, by reason.
-
-    ValueError naming the line of the first row that is not usable, unless ``skip_bad``; or where none is.
-    """
+def check(cfg: ConfigDict) -> None:
     a = cfg.algorithm
-    if not a.pairs:
-        raise ValueError("config.algorithm.pairs: dpo needs a JSONL file of preferences.")
-    keys, found, bad = SINGLE if a.preference == "kto" else PAIRED, [], {}
-    for where, row in _records(a.pairs, keys):
-        if problem := _problem(row, keys, a.whole_text):
-            _leave_out(bad, problem, where, cfg)
-            continue
-        prompt, *sides = (row[key] for key in keys if key != "label")
-        sides = [side[len(prompt) if a.whole_text else 0 :] for side in sides]
-        found.append(Preference(where, prompt, (sides[0], sides[-1]), bool(row.get("label", True))))
-    if a.preference == "kto" and found:
-        found = _mismatched(found)
-    if not found:
-        raise ValueError(f"{a.pairs}: no row is a preference that can be trained on.")
-    return found, bad
-
-
-def _leave_out(bad: dict[str, list[str]], problem: str, where: str, cfg: ConfigDict) -> None:
-    if not cfg.algorithm.skip_bad:
-        raise ValueError(f"{where}: {problem} (config.algorithm.skip_bad=True leaves such rows out).")
-    bad.setdefault(problem, []).append(where)
-
-
-def _mismatched(found: list[Preference]) -> list[Preference]:
-    """Each verdict with the completion of the next one that has another prompt, for KTO's z0."""
-    if len({p.prompt for p in found}) == 1:
-        raise ValueError("config.algorithm.pairs: KTO's z0 needs completions of more than one prompt.")
-    n, out = len(found), []
-    for i, p in enumerate(found):
-        other = next(q for j in range(i + 1, i + n) if (q := found[j % n]).prompt != p.prompt)
-        out.append(p._replace(sides=(p.sides[0], other.sides[0])))
-    return out
+    preferences.check(a)
+    if a.preference != "kto" and (a.desirable_weight, a.undesirable_weight) != (1, 1):
+        raise UserError(
+            f"config.algorithm.desirable_weight, undesirable_weight: {a.preference} has none; "
+            "kto has."
+        )
+    if cfg.rounds.examples:
+        raise UserError("config.rounds.examples: dpo trains on all pairs in every round: 0.")
 
 
 def init_memory(cfg: ConfigDict, num_examples: int) -> np.ndarray:
-    """Room for the reference's log-likelihood of each half, [N, 2]; and the errors of the data, before anything is trained."""
-    preferences.check(cfg)
-    return np.zeros((len(load(cfg)[0]), 2), np.float32)
+    """Room for the reference's log-likelihood of each side, [N, 2].
+
+    Reads the preferences: their errors come before anything is trained.
+    """
+    usable, _ = preference_files.read(cfg.algorithm)
+    return np.zeros((len(usable), 2), np.float32)
 
 
-def collect(rollout, examples: Sequence[Example], memory: np.ndarray, round: int, cfg: ConfigDict):
+def collect(
+    rollout: Rollout, examples: Sequence[Example], memory: Memory, round: int, cfg: ConfigDict
+) -> Collected:
     """All pairs that fit into a sequence; the reference reads them in round 1."""
-    (found, bad), tok = load(cfg), rollout.tokenizer
-    rows, fitting, total = [], [], len(found) + sum(map(len, bad.values()))
-    for i, p in enumerate(found):
-        try:
-            sides = [[*tok.encode(text), tok.eos_id] for text in p.sides]
-            row = preferences.pair([tok.bos_id, *tok.encode(p.prompt)], sides)
-        except ValueError as error:
-            raise ValueError(f"{p.where}: {error}") from None
+    likelihoods = np.asarray(memory)
+    usable, left_out = preference_files.read(cfg.algorithm)
+    total = len(usable) + len(left_out)
+    rows: list[Row] = []
+    fitting: list[int] = []
+    for i, preference in enumerate(usable):
+        row = _pair(rollout, preference)
         if len(row["tokens"]) > rollout.max_length:
-            _leave_out(bad, "it is longer than config.sequence_length", p.where, cfg)
+            left_out.add("it is longer than config.sequence_length", preference.where)
             continue
+        if cfg.algorithm.preference == "kto":
+            row = attach(row, "desirable", (preference.desirable, 0))
         fitting.append(i)
-        rows.append(preferences.mark(row, "desirable", (p.desirable, 0)) if cfg.algorithm.preference == "kto" else row)
+        rows.append(row)
     if round == 1:
-        memory = memory.copy()
-        memory[fitting] = preferences.reference(rollout, rows)
-    rows = [preferences.mark(row, "ref", memory[i]) for i, row in zip(fitting, rows, strict=True)]
-    warnings = [f"{len(at)} rows are left out, as {problem}: {'; '.join(at[:3])}{' ...' * (len(at) > 3)}."
-                for problem, at in bad.items()]  # fmt: skip
-    return rows, memory, Report({"kept_rows": float(len(rows)), "kept": len(rows) / total}, warnings=warnings)
+        likelihoods = likelihoods.copy()
+        logprobs = rollout.policy.logprobs(rows)
+        likelihoods[fitting] = preferences.side_log_likelihoods(rows, logprobs)
+    rows = [attach(row, "ref", likelihoods[i]) for i, row in zip(fitting, rows, strict=True)]
+    stats = {"kept_rows": len(rows), "kept": len(rows) / total}
+    return Collected(rows=rows, memory=likelihoods, stats=stats, warnings=left_out.warnings())
 
 
-def num_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:
-    return cfg.algorithm.start_updates
+def _pair(rollout: Rollout, preference: Preference) -> Row:
+    tokenizer = rollout.tokenizer
+    try:
+        prompt_ids = [tokenizer.bos_id, *tokenizer.encode(preference.prompt)]
+        sides = [[*tokenizer.encode(text), tokenizer.eos_id] for text in preference.sides]
+    except ValueError as error:
+        raise UserError(f"{preference.where}: {error}") from None
+    return pair_row(prompt_ids, sides)
 
 
-def loss(logprobs: jax.Array, batch: dict[str, jax.Array], cfg: ConfigDict):
-    """The loss that ``algorithm.preference`` names, summed over the pairs (KTO: the completions)."""
-    of = preferences.verdict_loss if cfg.algorithm.preference == "kto" else preferences.pair_loss
-    return of(logprobs, batch, cfg)
+def programs(cfg: ConfigDict) -> Programs:
+    arrays = (*BATCH, "desirable") if cfg.algorithm.preference == "kto" else BATCH
+    return Programs(updates={"": arrays}, logprobs=True)
+
+
+def loss(logprobs: jax.Array, batch: Mapping[str, jax.Array], cfg: ConfigDict) -> Loss:
+    """The loss that ``preference`` names, summed over the pairs (KTO: the completions)."""
+    if cfg.algorithm.preference == "kto":
+        return verdict_loss(logprobs, batch, cfg.algorithm)
+    return pair_loss(logprobs, batch, cfg.algorithm)

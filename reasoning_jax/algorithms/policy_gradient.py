@@ -1,43 +1,110 @@
 """Policy gradients with a group of samples as its own baseline: RLOO, GRPO, Dr. GRPO and DAPO.
 
-A round is a minibatch of Q questions with G = ``num_samples`` samples o_i each. With A the advantage of a sample, rho the
-ratio of the current policy to the one that sampled (a number for each token) and w a token's weight, an update maximises
+A round is a minibatch of Q questions with G = ``num_samples`` samples o_i each. With A the
+advantage of a sample, rho the ratio of the current policy to the one that sampled (a number for
+each token) and w a token's weight, an update maximises
 
-    1 / Q * sum over questions, samples, tokens of w * [min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) - kl * KL]
+    1 / Q * sum over questions, samples, tokens of
+        w * [min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) - kl * KL]
 
 and the methods are choices of two functions:
 
-              advantages                      token_weights     paper
-    rloo      R_i - mean of the others' R     1 / G             Ahmadian et al. 2024, arXiv 2402.14740
-    grpo      (R_i - mean) / std              1 / (G |o_i|)     Shao et al. 2024, arXiv 2402.03300, eq. 3
-    dr_grpo   R_i - mean                      1 / (G L_max)     Liu et al. 2025, arXiv 2503.20783
-    dapo      (R_i - mean) / std              1 / sum_i |o_i|   Yu et al. 2025, arXiv 2503.14476, eq. 8; clip_high 0.28, groups
+              advantages                      token_weights          paper (arXiv)
+    rloo      R_i - mean of the others' R     1 / G                  Ahmadian et al., 2402.14740
+    grpo      (R_i - mean R) / std R          1 / (G |o_i|)          Shao et al., 2402.03300
+    dr_grpo   R_i - mean R                    1 / (G max length)     Liu et al., 2503.20783
+    dapo      (R_i - mean R) / std R          1 / sum_j |o_j|        Yu et al., 2503.14476
 
-std is the population's (ddof 0; the sample's makes |A| smaller by sqrt((G-1)/G)); A = 0 where a group's rewards are all alike.
-With ``groups`` it takes new questions until so many groups are neither all right nor all wrong (DAPO).
+std is the population's (ddof 0; the sample's makes |A| smaller by sqrt((G-1)/G)); A = 0 where a
+group's rewards are all alike. With ``groups`` it takes new questions until so many groups are
+neither all right nor all wrong (DAPO). A sample's reward is its grader's score.
 
-KL is that of the policy from the base model, by d = log p - log ref at the sampled tokens: in the loss k3 = exp(-d) - 1 + d
-(GRPO's; its gradient is that of KL(ref || p)) or k2 = d^2 / 2 (whose gradient is that of KL(p || ref)); k1 = d, whose gradient
-has mean 0, is taken from the rewards, as in the RLOO paper: R = r - kl * (sum of d).
+KL is that of the policy from the base model, by d = log p - log ref at the sampled tokens: in the
+loss k3 = exp(-d) - 1 + d (GRPO's; its gradient is that of KL(ref || p)) or k2 = d^2 / 2 (whose
+gradient is that of KL(p || ref)); k1 = d, whose gradient has mean 0, is taken from the rewards, as
+in the RLOO paper: R = r - kl * (sum of d).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import rewards
-from reasoning_jax.algorithms import Report, scheduled_updates
-from reasoning_jax.masked import masked_sum
+from reasoning_jax.algorithms import Collected, Memory, Programs
+from reasoning_jax.charts import Chart, Curve
+from reasoning_jax.errors import UserError
+from reasoning_jax.rollout import Rollout, Sample, groups_of
+from reasoning_jax.sampling.methods import check_untruncated
 from reasoning_jax.tasks import Example
+from reasoning_jax.training.losses import Loss, masked_sum
+from reasoning_jax.training.rows import Row, completion_row
 
 KINDS = ("rloo", "grpo", "dr_grpo", "dapo")
+BATCH = ("weights", "advantage", "old", "normaliser")
+CHARTS = (
+    Chart(
+        title="Groups and clipping",
+        note="groups whose samples all earn the same; tokens of an update",
+        curves=(
+            Curve("collect", "collect/zero_spread", "zero spread"),
+            Curve("update", "update/clip_fraction", "clipped"),
+        ),
+        fraction=True,
+    ),
+    Chart(
+        title="Largest ratio",
+        note="of the policy to the one that drew the samples",
+        curves=(Curve("update", "update/ratio_max", "largest ratio"),),
+        log=True,
+    ),
+    Chart(
+        title="KL divergence from the base model",
+        note="a token, mean over samples",
+        curves=(Curve("update", "update/kl", "KL"),),
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    kind: str = "grpo"  # rloo, grpo, dr_grpo or dapo
+    num_samples: int = 4  # samples a question: the size of a group
+    groups: int = 0  # train on so many groups that are neither all right nor all wrong; 0 = on all
+    clip_low: float = 0.2  # ratios are clipped to 1 - clip_low, 1 + clip_high
+    clip_high: float = 0.2
+    kl: float = 0.0  # weight of the KL divergence from the base model
+    kl_kind: str = "k3"  # k2 or k3, in the loss, or k1, in the rewards
+
+
+def check(cfg: ConfigDict) -> None:
+    a = cfg.algorithm
+    batch_size = cfg.sampling.batch_size
+    if a.kind not in KINDS:
+        _refuse("algorithm.kind", f"{a.kind!r} is not one of {', '.join(KINDS)}")
+    check_untruncated(cfg.sampling, "the samples must be of the policy's own distribution")
+    if a.num_samples < 2 or batch_size % a.num_samples:
+        reason = f"{a.num_samples} is below 2 or does not divide sampling.batch_size {batch_size}"
+        _refuse("algorithm.num_samples", reason)
+    if cfg.rounds.restart:
+        reason = "updates go on from the model that drew the samples: False"
+        _refuse("rounds.restart", reason)
+    if a.clip_low <= 0 or a.clip_high <= 0:
+        reason = "must be above 0; a large number clips nothing"
+        _refuse("algorithm.clip_low, clip_high", reason)
+    # A standard deviation would blow up what k1 adds to the rewards.
+    kinds = ("k1", "k2", "k3") if a.kind in ("rloo", "dr_grpo") else ("k2", "k3")
+    if a.kl_kind not in kinds:
+        reason = f"{a.kl_kind!r} is not one of {', '.join(kinds)}, for {a.kind}"
+        _refuse("algorithm.kl_kind", reason)
+
+
+def _refuse(key: str, reason: str) -> None:
+    raise UserError(f"config.{key}: {reason}.")
 
 
 def advantages(rewards: np.ndarray, kind: str) -> np.ndarray:
@@ -52,99 +119,167 @@ def advantages(rewards: np.ndarray, kind: str) -> np.ndarray:
 
 
 def token_weights(lengths: np.ndarray, kind: str, max_length: int) -> np.ndarray:
-    """[Q, G]: the weight of each token of a sample, for samples of ``lengths`` [Q, G] tokens and at most ``max_length``."""
+    """[Q, G]: the weight of each token of a sample.
+
+    lengths: [Q, G] tokens of the samples, which are at most ``max_length``.
+    """
     group = lengths.shape[1]
     if kind == "grpo":
         return 1 / (group * lengths)
     if kind == "dapo":
         return np.broadcast_to(1 / lengths.sum(1, keepdims=True), lengths.shape)
-    return np.full(lengths.shape, 1 / (group * (max_length if kind == "dr_grpo" else 1)))
+    tokens = max_length if kind == "dr_grpo" else 1
+    return np.full(lengths.shape, 1 / (group * tokens))
 
 
-def init_memory(cfg: ConfigDict, num_examples: int) -> tuple:
-    a, s = cfg.algorithm, cfg.sampling
-    law, n, size = (s.temperature, s.top_k, s.top_p) == (1.0, 0, 1.0), a.num_samples, s.batch_size
-    kl_kinds = ("k1", "k2", "k3") if a.kind in ("rloo", "dr_grpo") else ("k2", "k3")  # a std would blow up what k1 adds
-    for fine, key, wrong in (
-        (a.kind in KINDS, "algorithm.kind", f"{a.kind!r} is not one of {', '.join(KINDS)}"),
-        (law, "sampling", "the samples must be of the policy's own law: temperature 1, top_k 0, top_p 1"),
-        (n > 1 and size % n == 0, "algorithm.num_samples", f"{n} is below 2 or does not divide sampling.batch_size {size}"),
-        (not a.restart, "algorithm.restart", "updates go on from the model that drew the samples: False"),
-        (a.clip_low > 0 < a.clip_high, "algorithm.clip_low, clip_high", "must be above 0; a large number clips nothing"),
-        (a.kl_kind in kl_kinds, "algorithm.kl_kind", f"{a.kl_kind!r} is not one of {', '.join(kl_kinds)}, for {a.kind}"),
-    ):
-        if not fine:
-            raise ValueError(f"config.{key}: {wrong}.")
-    return ()
+# ---- the E-step --------------------------------------------------------------------------------
 
 
-def draw(rollout: Any, examples: Sequence[Example], cfg: ConfigDict) -> tuple[list[list[Any]], list[int]]:
-    """(groups of samples, which of them are to be trained on): all, or with ``groups`` the first so many that are neither all
-    right nor all wrong, sampled as long as there are too few of them and questions left."""
-    a, groups = cfg.algorithm, []
+def draw(
+    rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict
+) -> tuple[list[list[Sample]], list[int]]:
+    """Groups of samples, and which of them are trained on.
+
+    All, or with ``groups`` the first so many that are neither all right nor all wrong, sampled as
+    long as there are too few of them and questions left.
+    """
+    a = cfg.algorithm
+    groups: list[list[Sample]] = []
+    chosen: list[int] = []
     step = a.groups or len(examples)
     for start in range(0, len(examples), step):
         samples = rollout(examples[start : start + step], num_samples=a.num_samples)
-        groups += [samples[i : i + a.num_samples] for i in range(0, len(samples), a.num_samples)]
-        chosen = [i for i, group in enumerate(groups) if not a.groups or len({s.correct for s in group}) == 2]
+        groups += groups_of(samples, a.num_samples)
+        chosen = [i for i, group in enumerate(groups) if not a.groups or _is_mixed(group)]
         if len(chosen) >= step:
             break
     return groups, chosen[:step]
 
 
-def collect(rollout, examples: Sequence[Example], memory: tuple, round: int, cfg: ConfigDict):
-    a, (groups, chosen) = cfg.algorithm, draw(rollout, examples, cfg)
-    earned = rewards.of_groups(groups, cfg)
-    flat = [s for i in chosen for s in groups[i]]
-    values = {"reward": earned.mean(), "zero_spread": (np.ptp(earned, axis=1) == 0).mean(), "groups": len(chosen)}
-    total, ref = earned[chosen], [None] * len(flat)
-    if a.kl and flat:
-        base = dataclasses.replace(rollout, params=rollout.reference())
-        ref = base.logprobs([s.example for s in flat], [s.tokens for s in flat])
-        drift = np.array([(s.logprobs - r).sum() for s, r in zip(flat, ref, strict=True)]).reshape(total.shape)
-        values["kl"] = drift.mean()  # of whole samples
+def _is_mixed(group: Sequence[Sample]) -> bool:
+    """Whether a group has both correct and other samples."""
+    return len({s.correct for s in group}) == 2
+
+
+def collect(
+    rollout: Rollout, examples: Sequence[Example], memory: Memory, round: int, cfg: ConfigDict
+) -> Collected:
+    """Groups of samples; their tokens with advantages and the policy's log-probabilities."""
+    a = cfg.algorithm
+    groups, chosen = draw(rollout, examples, cfg)
+    all_rewards = np.array([[s.score for s in group] for group in groups])
+    all_rewards = all_rewards.reshape(len(groups), a.num_samples)
+    samples = [s for i in chosen for s in groups[i]]
+    stats = {
+        "reward": float(all_rewards.mean()),
+        "zero_spread": float((np.ptp(all_rewards, axis=1) == 0).mean()),
+        "groups": len(chosen),
+    }
+    rewards = all_rewards[chosen]
+    reference: list[np.ndarray | None] = [None] * len(samples)
+    if a.kl and samples:
+        reference = _base_logprobs(rollout, samples)
+        drift = np.array(
+            [(s.logprobs - ref).sum() for s, ref in zip(samples, reference, strict=True)]
+        ).reshape(rewards.shape)
+        stats["kl"] = float(drift.mean())  # of whole samples
         if a.kl_kind == "k1":
-            total, ref = total - a.kl * drift, [None] * len(flat)
-    lengths = np.array([len(s.tokens) for s in flat]).reshape(total.shape)
-    gain = advantages(total, a.kind).ravel()
+            rewards = rewards - a.kl * drift
+            reference = [None] * len(samples)
+    lengths = np.array([len(s.tokens) for s in samples]).reshape(rewards.shape)
+    gain = advantages(rewards, a.kind).ravel()
     weights = token_weights(lengths, a.kind, cfg.sampling.max_new_tokens).ravel()
-    # A sample counts for 1 in the update's divisor, so its tokens weigh G times as much; those without a gradient are left out.
-    trained = [i for i in range(len(flat)) if gain[i] or ref[i] is not None]
-    share = len(flat) / max(len(trained), 1)
-    rows = [_row(rollout, flat[i], weights[i] * a.num_samples, gain[i], share, ref[i]) for i in trained]
-    kept = {(flat[i].example.id, flat[i].index, flat[i].hinted) for i in trained}
-    return rows, memory, Report(values | {"kept_rows": len(rows)}, [s for group in groups for s in group], kept)
+    # Those without a gradient are left out. A sample counts for 1 in what the update is divided by,
+    # so its tokens weigh G times as much.
+    trained = [i for i in range(len(samples)) if gain[i] or reference[i] is not None]
+    normaliser = len(samples) / max(len(trained), 1)
+    rows = [
+        _row(
+            samples[i],
+            weight=weights[i] * a.num_samples,
+            advantage=gain[i],
+            normaliser=normaliser,
+            reference=reference[i],
+        )
+        for i in trained
+    ]
+    return Collected(
+        rows=rows,
+        memory=memory,
+        stats=stats | {"kept_rows": len(rows)},
+        samples=[s for group in groups for s in group],
+        kept={samples[i].key for i in trained},
+    )
 
 
-def _row(rollout: Any, sample: Any, weight: float, advantage: float, share: float, ref: np.ndarray | None):
-    row, n = rollout.row(sample.example, sample.tokens), len(sample.tokens)
-    arrays = {"weights": weight, "advantage": advantage, "old": sample.logprobs, "share": share / n, "ref": ref}
-    each = {k: np.broadcast_to(np.asarray(v, np.float32), n) for k, v in arrays.items() if v is not None}
-    return row | {k: np.pad(v, (len(row["tokens"]) - n, 0)) for k, v in each.items()}
+def _base_logprobs(rollout: Rollout, samples: Sequence[Sample]) -> list[np.ndarray]:
+    rows = [completion_row(s.prompt_ids, s.tokens) for s in samples]
+    return rollout.base_policy().completion_logprobs(rows)
 
 
-def num_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:
-    """``epochs`` where each update takes all samples of the round (``online``); else STaR's schedule, of minibatches."""
-    return cfg.algorithm.epochs if cfg.algorithm.online else scheduled_updates(round, cfg)
+def _row(
+    sample: Sample,
+    *,
+    weight: float,
+    advantage: float,
+    normaliser: float,
+    reference: np.ndarray | None,
+) -> Row:
+    """A sample's tokens, each with what the loss reads of it."""
+    row = completion_row(sample.prompt_ids, sample.tokens)
+    n = len(sample.tokens)
+    values = {
+        "weights": weight,
+        "advantage": advantage,
+        "old": sample.logprobs,
+        "normaliser": normaliser / n,
+    }
+    if reference is not None:
+        values["ref"] = reference
+    prompt_length = len(row["tokens"]) - n
+    for key, value in values.items():
+        of_completion = np.broadcast_to(np.asarray(value, np.float32), n)
+        row[key] = np.pad(of_completion, (prompt_length, 0))
+    return row
 
 
-def loss(logprobs: jax.Array, batch: dict[str, jax.Array], cfg: ConfigDict):
-    """The negative clipped objective. At the first update rho = 1: the value is near 0, its gradient is not.
+# ---- the M-step --------------------------------------------------------------------------------
 
-    kl_old (of the policy that sampled from this one), clip_fraction and kl are means over samples of means over their tokens.
+
+def programs(cfg: ConfigDict) -> Programs:
+    a = cfg.algorithm
+    in_loss = a.kl > 0 and a.kl_kind != "k1"
+    arrays = (*BATCH, "ref") if in_loss else BATCH
+    return Programs(updates={"": arrays}, logprobs=a.kl > 0, keeps_base=a.kl > 0)
+
+
+def loss(logprobs: jax.Array, batch: Mapping[str, jax.Array], cfg: ConfigDict) -> Loss:
+    """The negative clipped objective; at the first update its value is near 0, its gradient is not.
+
+    kl_old (of the policy that sampled from this one), clip_fraction and kl are means over samples
+    of means over their tokens.
     """
-    a, weights, share, gain = cfg.algorithm, batch["weights"], batch["share"], batch["advantage"]
+    a = cfg.algorithm
+    weights = batch["weights"]
+    normaliser = batch["normaliser"]
+    advantage = batch["advantage"]
     log_ratio = jnp.where(weights != 0, logprobs - batch["old"], 0.0)
     ratio = jnp.exp(log_ratio)
-    free, clipped = ratio * gain, jnp.clip(ratio, 1 - a.clip_low, 1 + a.clip_high) * gain
-    objective, more = jnp.minimum(free, clipped), {}
+    unclipped = ratio * advantage
+    clipped = jnp.clip(ratio, 1 - a.clip_low, 1 + a.clip_high) * advantage
+    objective = jnp.minimum(unclipped, clipped)
+    means = {}
     if "ref" in batch:
         d = jnp.where(weights != 0, logprobs - batch["ref"], 0.0)
         kl = jnp.expm1(-d) + d if a.kl_kind == "k3" else d**2 / 2
-        objective, more = objective - a.kl * kl, {"kl": masked_sum(kl, share)}
-    total = -masked_sum(objective, weights)
-    return total, more | {
-        "loss": total, "weight": jnp.sum(share), "ratio_max": jnp.max(jnp.where(weights != 0, ratio, 0.0)),
-        "clip_fraction": masked_sum(clipped < free, share),
-        "kl_old": masked_sum(ratio - 1 - log_ratio, share),
-    }  # fmt: skip
+        objective = objective - a.kl * kl
+        means["kl"] = masked_sum(kl, normaliser)
+    means["clip_fraction"] = masked_sum(clipped < unclipped, normaliser)
+    means["kl_old"] = masked_sum(ratio - 1 - log_ratio, normaliser)
+    largest_ratio = jnp.max(jnp.where(weights != 0, ratio, 0.0))
+    return Loss(
+        total=-masked_sum(objective, weights),
+        weight=jnp.sum(normaliser),
+        means=means,
+        maxima={"ratio_max": largest_ratio},
+    )

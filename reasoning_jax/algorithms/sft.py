@@ -1,44 +1,65 @@
-"""Supervised fine-tuning on given rationales, or, ``direct``, on answers alone (the baseline of the STaR paper, table 1).
+"""Supervised fine-tuning on given rationales, or, ``direct``, on answers alone.
 
-It is also round 0 of every run that starts from nothing: the worked examples of ``config.base`` that stand in for a
-pre-trained model and its few-shot prompt. There, ``base.hinted`` shows a part of the worked examples a second time with
-their hints, as the few-shot prompt for rationalization does, so that the model knows what a hint is.
+The latter is the baseline of the STaR paper (Zelikman et al. 2022, table 1). This method also
+trains the base model that the rounds of a run from scratch begin with, on worked examples that
+stand in for a pre-trained model and its few-shot prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import Report
-from reasoning_jax.masked import weighted_nll
+from reasoning_jax.algorithms import Collected, Memory
+from reasoning_jax.errors import UserError
+from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import Example
+from reasoning_jax.training.losses import Loss, weighted_nll
+
+BATCH = ("weights",)
 
 
-def init_memory(cfg: ConfigDict, num_examples: int) -> tuple:
-    return ()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    direct: bool = False  # answers without rationales
+    hinted: float = 0.0  # the fraction of worked examples that is shown with the hint too
 
 
-def collect(rollout, examples: Sequence[Example], memory: tuple, round: int, cfg: ConfigDict):
-    """Every example that has a rationale (every example, where ``direct``), as it is given."""
+def check(cfg: ConfigDict) -> None:
+    if not 0 <= cfg.algorithm.hinted <= 1:
+        raise UserError(f"config.algorithm.hinted: {cfg.algorithm.hinted} is no fraction.")
+
+
+def collect(
+    rollout: Rollout, examples: Sequence[Example], memory: Memory, round: int, cfg: ConfigDict
+) -> Collected:
+    """Every example that has a rationale (every example, where ``direct``), as it is given.
+
+    The hinted ones teach the model what a hint is, as the few-shot prompt for rationalization does.
+    """
     direct = cfg.algorithm.direct
     worked = [e for e in examples if direct or e.rationale is not None]
     if not worked:
-        raise ValueError("None of the examples has a rationale to train on; did you mean config.algorithm.direct=True?")
+        raise UserError(
+            "None of the examples has a rationale to train on; "
+            "did you mean config.algorithm.direct=True?"
+        )
     rows = [rollout.worked_row(e, direct=direct) for e in worked]
-    if round == 0 and cfg.base.hinted:
-        rows += [rollout.worked_row(e, hint=True) for e in worked[:: max(1, int(1 / cfg.base.hinted))]]
+    if cfg.algorithm.hinted:
+        every = max(1, int(1 / cfg.algorithm.hinted))
+        rows += [rollout.worked_row(e, hint=True) for e in worked[::every]]
     fitting = [row for row in rows if row is not None]
-    values = {"kept_rows": len(fitting), "kept": len(fitting) / len(rows), "samples": len(rows)}
-    return fitting, memory, Report(values)
+    stats = {
+        "kept_rows": len(fitting),
+        "kept": len(fitting) / len(rows),
+        "samples": len(rows),
+    }
+    return Collected(rows=fitting, memory=memory, stats=stats)
 
 
-def num_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:
-    return cfg.base.num_updates if round == 0 else cfg.algorithm.start_updates
-
-
-def loss(logprobs: jax.Array, batch: dict[str, jax.Array], cfg: ConfigDict):
+def loss(logprobs: jax.Array, batch: Mapping[str, jax.Array], cfg: ConfigDict) -> Loss:
     """Negative log-likelihood of the completion's tokens, the end token included."""
     return weighted_nll(logprobs, batch)

@@ -1,9 +1,11 @@
 """BIG-Bench Hard (arXiv:2210.09261): 27 forms of question; an experiment has one, config.task.form.
 
-For some, bbh_forms makes questions: "train" (without rationales), "given" (worked examples) and "validation", of which no
-two share a question, whatever their sizes, and none has a published one; those are "test". Of another form's rows, "train"
-is the first 60 % (150 of 250, as in TRICE's notebook), "validation" the last fifth of these, so not held out, and "test"
-the rest. For short sequences there is no "Let's think step by step", and whole words are symbols of the alphabet.
+For some forms, bbh_forms makes questions: "train" (without rationales), "given" (worked examples)
+and "validation", of which no two share a question, whatever their sizes, and none has a published
+one; the published ones are "test". Of another form's records, "train" is the first 60 % (150 of
+250, as in TRICE's notebook), "validation" the last fifth of these, so not held out, and "test" the
+rest. For short sequences there is no "Let's think step by step", and whole words are symbols of
+the alphabet.
 """
 
 from __future__ import annotations
@@ -12,109 +14,197 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any
 
-from reasoning_jax import bbh_forms, grading
-from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example
+from ml_collections import ConfigDict
 
-FOREIGN = "²ÁÄÉÖÜßáâäæçèéëíîïóôöøúüČčğİıńŌōŞşŠšūą–—’“„\xa0"  # what the published rows have besides ASCII
+from reasoning_jax import equivalence
+from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax.tasks import Example, FileTaskConfig, bbh_forms
+
+# What the published records have besides ASCII.
+FOREIGN = "²ÁÄÉÖÜßáâäæçèéëíîïóôöøúüČčğİıńŌōŞşŠšūą–—’“„\xa0"
 SYMBOLS = [*map(chr, range(32, 127)), "\n", *FOREIGN, "Q:", "\nA:", " So the answer is"]
 ALPHABET = tuple(dict.fromkeys(SYMBOLS + bbh_forms.words()))
 SPLITS = {"train": 0, "given": 1, "validation": 2, "test": 3}
-TENTHS = {"train": range(5, 10), "given": range(1, 5), "validation": range(1)}  # of all questions, by their checksum
+IDS = 10_000_000  # a split's ids begin at so many times its number: no two splits share an id
+# Tenths of all questions, by their checksum.
+TENTHS = {"train": range(5, 10), "given": range(1, 5), "validation": range(1)}
 CHOICE = re.compile(r"\(([a-z])\)(?:\s.*)?|([a-z])[).:]?", re.IGNORECASE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row(Example):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(FileTaskConfig):
+    seed: int = 0  # of the made questions: the same for every config.seed
+    form: str = "boolean_expressions"  # which of the 27 tasks
+    num_train: int = 50_000  # made questions without a rationale
+    num_eval: int = 500  # made questions in validation
+    given: tuple[int, ...] = (0,)  # worked examples of the form's levels, easiest first
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FormExample(Example):
     form: str = ""
 
 
-def load(cfg: Any, split: str) -> Sequence[Row]:
-    """``train``: num_train questions, ``validation``: num_eval, both spread evenly over the form's LEVELS; ``given``:
-    given[i] worked examples of LEVELS[i]. A level with too few questions repeats them, but in validation has fewer."""
+def load(cfg: ConfigDict, split: str) -> Sequence[FormExample]:
+    """The questions of a split; UserError for an unknown form or split, or an empty one.
+
+    ``train``: num_train questions, ``validation``: num_eval, both spread evenly over the form's
+    LEVELS; ``given``: given[i] worked examples of LEVELS[i]. A level with too few questions
+    repeats them, but in validation has fewer.
+    """
     if cfg.form not in bbh_forms.NAMES:
-        raise ValueError(f"config.task.form: there is no form {cfg.form!r}; the forms are {', '.join(bbh_forms.NAMES)}.")
+        known = ", ".join(bbh_forms.NAMES)
+        raise UserError(f"config.task.form: there is no form {cfg.form!r}; the forms are {known}.")
     if split not in SPLITS:
-        raise ValueError(f"bbh has no split {split!r}; it has {', '.join(SPLITS)}.")
-    form, first_id = bbh_forms.get(cfg.form), SPLITS[split] * 10_000_000  # ids never meet across splits
+        raise UserError(f"bbh has no split {split!r}; it has {', '.join(SPLITS)}.")
+    form = bbh_forms.get(cfg.form)
     if form is None or split == "test":
-        rows = bbh_forms.published(cfg.path, cfg.form)
-        cut = len(rows) * 6 // 10
-        parts = {"train": rows[:cut], "validation": rows[cut - cut // 5 : cut], "test": rows if form else rows[cut:]}
-        if split not in parts:
-            raise ValueError(f"{cfg.form} has no worked examples ('given'), only {', '.join(parts)}.")
-        return [Row(i, question, answer, form=cfg.form) for i, (question, answer) in enumerate(parts[split], first_id)]
-    levels, n = len(form.LEVELS), cfg.num_train if split == "train" else cfg.num_eval
-    counts = list(cfg.given) if split == "given" else [(n + i) // levels for i in range(levels)]
+        return _published(cfg, split, has_generator=form is not None)
+    examples: list[FormExample] = []
+    for question in _made(cfg, split, form):
+        answer, rationale = form.solve(question)
+        examples.append(
+            FormExample(
+                id=SPLITS[split] * IDS + len(examples),
+                question=question,
+                answer=answer,
+                rationale=rationale if split == "given" else None,
+                form=cfg.form,
+            )
+        )
+    if not examples:
+        raise UserError(
+            f"The {split} split of {cfg.form} is empty: config.task asks for no questions."
+        )
+    return examples
+
+
+def _published(cfg: ConfigDict, split: str, has_generator: bool) -> list[FormExample]:
+    """The published records of a split."""
+    records = bbh_forms.published(cfg.path, cfg.form)
+    cut = len(records) * 6 // 10
+    splits = {
+        "train": records[:cut],
+        "validation": records[cut - cut // 5 : cut],
+        "test": records if has_generator else records[cut:],
+    }
+    if split not in splits:
+        known = ", ".join(splits)
+        raise UserError(f"{cfg.form} has no worked examples ('given'), only {known}.")
+    return [
+        FormExample(id=id, question=question, answer=answer, form=cfg.form)
+        for id, (question, answer) in enumerate(splits[split], start=SPLITS[split] * IDS)
+    ]
+
+
+def _made(cfg: ConfigDict, split: str, form: bbh_forms.Form) -> list[str]:
+    """The made questions of a split, level by level."""
+    levels = len(form.LEVELS)
+    if split == "given":
+        counts = list(cfg.given)
+    else:
+        total = cfg.num_train if split == "train" else cfg.num_eval
+        counts = [(total + i) // levels for i in range(levels)]
     if len(counts) > levels:
-        raise ValueError(f"config.task.given names {len(counts)} levels, but those of {cfg.form} are {form.LEVELS}.")
+        raise UserError(
+            f"config.task.given names {len(counts)} levels, but those of {cfg.form} are "
+            f"{form.LEVELS}."
+        )
     try:
-        taken = {" ".join(question.split()) for question, _ in bbh_forms.published(cfg.path, cfg.form)}
-    except FileNotFoundError:  # questions can be made without the files
+        taken = {" ".join(q.split()) for q, _ in bbh_forms.published(cfg.path, cfg.form)}
+    except MissingFileError:  # questions can be made without the files
         taken = set()
-    rows = []
+    questions = []
     for level, count in zip(form.LEVELS, counts, strict=False):
-        seed = (cfg.seed, SPLITS[split], level)
-        for question in bbh_forms.draw(form, level, count, seed, TENTHS[split], taken, repeat=split != "validation"):
-            answer, rationale = form.solve(question)
-            rows.append(Row(first_id + len(rows), question, answer, rationale if split == "given" else None, cfg.form))
-    if not rows:
-        raise ValueError(f"The {split} split of {cfg.form} is empty: config.task asks for no questions.")
-    return rows
+        questions += bbh_forms.draw(
+            form,
+            level,
+            count,
+            seed=(cfg.seed, SPLITS[split], level),
+            tenths=TENTHS[split],
+            taken=taken,
+            repeat=split != "validation",
+        )
+    return questions
 
 
-def prompt(example: Example, hint: str | None = None) -> str:
+def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
     return f"Q: {example.question}\n({hint})\nA:" if hint else f"Q: {example.question}\nA:"
 
 
 def target(example: Example, direct: bool = False) -> str:
-    """A worked example's completion; ValueError where there is no rationale to write."""
-    if not direct and example.rationale is None:
-        raise ValueError("This form of bbh has no worked examples to train on; collect some, or train directly on answers.")
-    return f"{'' if direct else f' {example.rationale}'} So the answer is {example.answer}."
+    """A worked example's completion; UserError where there is no rationale to write."""
+    if direct:
+        return f" So the answer is {example.answer}."
+    if example.rationale is None:
+        raise UserError(
+            "This form of bbh has no worked examples to train on; collect some, or train directly "
+            "on answers."
+        )
+    return f" {example.rationale} So the answer is {example.answer}."
 
 
 def extract(text: str) -> str | None:
-    """What stands between the last "the answer is" and the full stop; text after a new question does not count."""
-    found = re.split(r"\bthe answer is\b:?", text.partition("\nQ:")[0], flags=re.IGNORECASE)[1:]
-    return re.split(r"\.(?=\s|$)|\n", found[-1].strip())[0].strip() or None if found else None
+    """What stands between the last "the answer is" and the full stop.
 
-
-def grade(text: str, example: Example) -> str:
-    answer = extract(text)
-    return UNPARSED if answer is None else CORRECT if _same(answer.strip('*`"$ '), example.answer) else WRONG
-
-
-def steps(text: str) -> int:
-    """Lines with text before the answer."""
-    return sum(bool(line.strip()) for line in text.rpartition("So the answer is")[0].splitlines())
-
-
-def wrong_line(text: str, example: Example) -> int | None:
-    """The first line that differs from the only rationale and answer of the form; None where it has no generator."""
-    form = bbh_forms.get(getattr(example, "form", ""))
-    if form is None:
+    Text after a new question does not count.
+    """
+    text = text.partition("\nQ:")[0]
+    _, *answers = re.split(r"\bthe answer is\b:?", text, flags=re.IGNORECASE)
+    if not answers:
         return None
-    worked = Example(0, "", *form.solve(example.question))
-    truth, lines = target(worked, direct=text.lstrip().startswith("So the answer is")).split("\n"), text.split("\n")
-    pairs = enumerate(itertools.zip_longest(lines, truth))
-    return next((min(i, len(lines) - 1) for i, (line, true) in pairs if line != true), None)
+    return re.split(r"\.(?=\s|$)|\n", answers[-1].strip())[0].strip() or None
 
 
-def difficulty(example: Example) -> tuple[str, int]:
-    form = bbh_forms.get(getattr(example, "form", ""))
-    return form.difficulty(example.question) if form else ("characters", len(example.question) // 200 * 200)
+def equal(answer: str, gold: str) -> bool:
+    """Equal letters of a choice, closing brackets, numbers, or words in order.
 
-
-def _same(answer: str, gold: str) -> bool:
-    """Equal letters of a choice, closing brackets, numbers, or words in order, as the kind of ``gold`` asks."""
+    The kind of ``gold`` says which.
+    """
+    answer = answer.strip('*`"$ ')
     if re.fullmatch(r"\([A-Z]\)", gold):
         choice = CHOICE.fullmatch(answer)
         return choice is not None and (choice[1] or choice[2]).upper() == gold[1]
     if not re.sub(r"[][(){}<>\s]", "", gold):
         return "".join(answer.split()) == "".join(gold.split())
     if re.fullmatch(r"-?\d+", gold):
-        return grading.normalize(answer) == grading.normalize(gold)
+        return equivalence.normalize(answer) == equivalence.normalize(gold)
     answer = {"plausible": "yes", "implausible": "no"}.get(answer.lower(), answer)
-    return re.findall(r"[^\s,]+", answer.casefold()) == re.findall(r"[^\s,]+", gold.casefold())
+    return _words(answer) == _words(gold)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\s,]+", text.casefold())
+
+
+def steps(text: str) -> int:
+    """Lines with text before the answer."""
+    lines = text.rpartition("So the answer is")[0].splitlines()
+    return sum(bool(line.strip()) for line in lines)
+
+
+def wrong_line(text: str, example: Example) -> int | None:
+    """The first line that differs from the only rationale and answer of the form.
+
+    None where it has no generator.
+    """
+    form = bbh_forms.get(getattr(example, "form", ""))
+    if form is None:
+        return None
+    answer, rationale = form.solve(example.question)
+    worked = Example(id=0, question="", answer=answer, rationale=rationale)
+    direct = text.lstrip().startswith("So the answer is")
+    truth = target(worked, direct).split("\n")
+    lines = text.split("\n")
+    for i, (line, true) in enumerate(itertools.zip_longest(lines, truth)):
+        if line != true:
+            return min(i, len(lines) - 1)
+    return None
+
+
+def difficulty(example: Example) -> tuple[str, int]:
+    form = bbh_forms.get(getattr(example, "form", ""))
+    if form is None:
+        return "characters", len(example.question) // 200 * 200
+    return form.difficulty(example.question)

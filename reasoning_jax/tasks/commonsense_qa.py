@@ -1,96 +1,117 @@
-"""CommonsenseQA: five choices a question (arXiv:1811.00937), in the prompt format of STaR. No rationales are given.
+"""CommonsenseQA: five choices a question (arXiv:1811.00937), as STaR prompts them.
 
-The question's text holds the choices; the answer is the letter. Splits are "train", "validation" (the last 1000 rows of
-train, which it leaves out) and "test" (the published development set, as the test set has no answers).
+No rationales are given. The question's text holds the choices; the answer is the letter. Splits
+are "train", "validation" (the last 1000 records of the published train split, which "train" leaves
+out) and "test" (the published development set, as the test set has no answers).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from reasoning_jax import data
-from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example
+from ml_collections import ConfigDict
+
+from reasoning_jax.errors import UserError
+from reasoning_jax.tasks import Example, FileTaskConfig
+from reasoning_jax.training import data
 
 VALIDATION = 1000
-TEST_ID = 1_000_000  # the ids of test rows begin here
+SPLITS = {
+    "train": slice(-VALIDATION),
+    "validation": slice(-VALIDATION, None),
+    "test": slice(None),
+}
+TEST_ID = 1_000_000  # the ids of test examples begin here
 LETTERS = "abcde"
 HINT = " (CORRECT)"
 # "..., the answer is television (c)."; the direct form is "(c)." alone.
-ANSWER = re.compile(r"\banswer(?: choice)?(?: is|:)(?! not \()[^\n]*?\(([a-e])\)|\A\s*\(([a-e])\)", re.IGNORECASE)
+ANSWER = re.compile(
+    r"\banswer(?: choice)?(?: is|:)(?! not \()[^\n]*?\(([a-e])\)|\A\s*\(([a-e])\)",
+    re.IGNORECASE,
+)
 
 
-def load(cfg: Any, split: str) -> Sequence[Example]:
-    """The examples of a split; ValueError or FileNotFoundError, naming file and line, for what cannot be read."""
-    slices = {"train": slice(-VALIDATION), "validation": slice(-VALIDATION, None), "test": slice(None)}
-    if cfg.source != "jsonl":
-        raise ValueError(f"config.task.source={cfg.source!r}: commonsense_qa is read from 'jsonl' only.")
-    if split not in slices:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(FileTaskConfig):
+    pass
+
+
+def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
+    """The examples of a split; UserError, naming file and line, for what cannot be read."""
+    if split not in SPLITS:
         reason = " as it has no rationales" if split == "given" else ""
-        raise ValueError(f"commonsense_qa has no split {split!r}{reason}; it has {', '.join(slices)}.")
-    path = Path(cfg.path) / f"{'dev' if split == 'test' else 'train'}_rand_split.jsonl"
-    rows = list(enumerate(data.read_jsonl(path, ("answerKey", "question"))))
-    if split != "test" and len(rows) <= VALIDATION:
-        raise ValueError(f"{path}: more than {VALIDATION} rows are needed, as the last {VALIDATION} are validation.")
-    first_id = TEST_ID if split == "test" else 0
-    return [_example(row, number + first_id, f"{path}, line {number + 1}") for number, row in rows[slices[split]]]
+        known = ", ".join(SPLITS)
+        raise UserError(f"commonsense_qa has no split {split!r}{reason}; it has {known}.")
+    published, first_id = ("dev", TEST_ID) if split == "test" else ("train", 0)
+    path = Path(cfg.path) / f"{published}_rand_split.jsonl"
+    records = list(enumerate(data.read_jsonl(path, ("answerKey", "question"))))
+    if split != "test" and len(records) <= VALIDATION:
+        raise UserError(
+            f"{path}: more than {VALIDATION} examples are needed, as the last {VALIDATION} are "
+            "validation."
+        )
+    return [
+        _example(record, id=first_id + number, where=f"{path}, line {number + 1}")
+        for number, record in records[SPLITS[split]]
+    ]
 
 
-def prompt(example: Example, hint: str | None = None) -> str:
+def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
     """ "Q: ...\nAnswer Choices:\n(a) ...\nA:"; the hint marks the right choice with "(CORRECT)"."""
     question = example.question
     if hint is not None:
-        head, choices, listed = question.rpartition("\nAnswer Choices:\n")
-        marked = [line + HINT if line.startswith(f"({hint}) ") else line for line in listed.split("\n")]
-        question = head + choices + "\n".join(marked)
+        stem, title, choices = question.rpartition("\nAnswer Choices:\n")
+        lines = choices.split("\n")
+        hinted = [line + HINT if line.startswith(f"({hint}) ") else line for line in lines]
+        question = stem + title + "\n".join(hinted)
     return f"Q: {question}\nA:"
 
 
 def target(example: Example, direct: bool = False) -> str:
-    """A worked example's completion; " (c)." without the rationale. ValueError where there is none."""
+    """A worked example's completion, or " (c)." alone; UserError where there is no rationale."""
     if direct:
         return f" ({example.answer})."
     if example.rationale is None:
-        raise ValueError("commonsense_qa gives no rationales to train on; collect some, or train directly on answers.")
+        raise UserError(
+            "commonsense_qa gives no rationales to train on; collect some, or train directly on "
+            "answers."
+        )
     return f" {example.rationale}"
 
 
 def extract(text: str) -> str | None:
     """The letter of the last "the answer is ... (c)"; text after a new question does not count."""
-    found = ANSWER.findall(text.partition("\nQ:")[0])
-    return (found[-1][0] or found[-1][1]).lower() if found else None
-
-
-def grade(text: str, example: Example) -> str:
-    answer = extract(text)
-    return UNPARSED if answer is None else CORRECT if answer == example.answer else WRONG
+    letters = ANSWER.findall(text.partition("\nQ:")[0])
+    if not letters:
+        return None
+    indirect, direct = letters[-1]
+    return (indirect or direct).lower()
 
 
 def steps(text: str) -> int:
     """Sentences before the one that gives the answer."""
     sentences = re.findall(r"[^.!?]*\w[^.!?]*", text.partition("\nQ:")[0])
-    return sum(not re.search(r"\banswer(?: choice)?(?: is|:)", sentence) for sentence in sentences)
-
-
-def wrong_line(text: str, example: Example) -> int | None:
-    """None: nothing here can tell whether a line is true."""
-    return None
+    return sum(not re.search(r"\banswer(?: choice)?(?: is|:)", s) for s in sentences)
 
 
 def difficulty(example: Example) -> tuple[str, int]:
     return "choices", len(LETTERS)
 
 
-def _example(row: dict[str, Any], id: int, where: str) -> Example:
+def _example(record: data.Record, id: int, where: str) -> Example:
     try:
-        stem = row["question"]["stem"].strip()
-        choices = {choice["label"].lower(): choice["text"].strip().lower() for choice in row["question"]["choices"]}
-        answer = row["answerKey"].lower()
+        question = record["question"]
+        stem = question["stem"].strip()
+        choices = {c["label"].lower(): c["text"].strip().lower() for c in question["choices"]}
+        answer = record["answerKey"].lower()
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where}: not a row of CommonsenseQA ({type(error).__name__}: {error}).") from None
+        raise UserError(
+            f"{where}: not a record of CommonsenseQA ({type(error).__name__}: {error})."
+        ) from None
     if "".join(choices) != LETTERS or answer not in choices:
-        raise ValueError(f"{where}: the choices must be A to E and the answer one of them.")
+        raise UserError(f"{where}: the choices must be A to E and the answer one of them.")
     listed = "\n".join(f"({letter}) {text}" for letter, text in choices.items())
-    return Example(id, f"{stem}\nAnswer Choices:\n{listed}", answer)
+    return Example(id=id, question=f"{stem}\nAnswer Choices:\n{listed}", answer=answer)

@@ -1,60 +1,101 @@
-"""GSM8K: grade-school word problems with worked solutions (arXiv:2110.14168), in the prompt format of STaR.
+"""GSM8K: grade-school word problems with worked solutions (arXiv:2110.14168), as STaR prompts them.
 
-A rationale is the whole worked solution with its last line "#### 72". Splits are "train", "given" (the same examples
-with their rationales), "validation" (the last 500 rows of train, which those two leave out) and "test".
+A rationale is the whole worked solution with its last line "#### 72". Splits are "train", "given"
+(the same examples with their rationales), "validation" (the last 500 examples of the published
+train split, which those two leave out) and "test".
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import operator
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-from reasoning_jax import data, grading
-from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example
+from ml_collections import ConfigDict
 
+from reasoning_jax.errors import UserError
+from reasoning_jax.tasks import Example, FileTaskConfig
+from reasoning_jax.training import data
+
+GRADER = "math"
 VALIDATION = 500
-SPLITS = {"train": slice(-VALIDATION), "validation": slice(-VALIDATION, None), "test": slice(None)}
-SPLITS["given"] = SPLITS["train"]
-TEST_ID = 1_000_000  # the ids of test rows begin here
-ANSWER = re.compile(r"####\s*([$€£]?\s*-?\s*[$€£]?(?:\d[\d,]*(?:\.\d+)?|\.\d+))(?![\d,.]*\s*/\s*\d)")
+SPLITS = {
+    "train": slice(-VALIDATION),
+    "validation": slice(-VALIDATION, None),
+    "test": slice(None),
+    "given": slice(-VALIDATION),
+}
+TEST_ID = 1_000_000  # the ids of test examples begin here
+ANSWER = re.compile(
+    r"####\s*([$€£]?\s*-?\s*[$€£]?(?:\d[\d,]*(?:\.\d+)?|\.\d+))(?![\d,.]*\s*/\s*\d)"
+)
 SPAN = re.compile(r"<<([^<>]{,200})>>")
-OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
-OPERATORS[ast.FloorDiv] = operator.floordiv
+OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
 
 
-def load(cfg: Any, split: str) -> Sequence[Example]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(FileTaskConfig):
+    source: str = "jsonl"  # jsonl or tfds
+    calculator: bool = True  # keep the <<48/2=24>> spans
+
+
+def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     """The examples of a split; with cfg.source "tfds" also of any TFDS split such as "train[:1%]".
 
-    ValueError or FileNotFoundError, naming the line or row, for what cannot be read.
+    UserError, naming the line or record, for what cannot be read.
     """
     if split not in SPLITS and cfg.source != "tfds":
-        raise ValueError(f"gsm8k has no split {split!r}; it has {', '.join(SPLITS)}.")
-    base = ("test" if split == "test" else "train") if split in SPLITS else split
-    if cfg.source == "tfds":
-        rows, where, unit = data.tfds_source("gsm8k", cfg.path, base), f"{cfg.path} (gsm8k, {base})", "row"
-    else:
-        where, unit = str(Path(cfg.path) / f"{base}.jsonl"), "line"
-        rows = list(enumerate(data.read_jsonl(where, ("question", "answer"))))
-    if split in SPLITS and base == "train" and len(rows) <= VALIDATION:
-        raise ValueError(f"{where}: {len(rows)} rows are too few, as the last {VALIDATION} are for validation.")
-    rows = rows[SPLITS.get(split, slice(None))]
-    first_id, examples = TEST_ID * base.startswith("test"), []
-    for i, row in rows:
-        rationale = row["answer"] if cfg.calculator else SPAN.sub("", row["answer"])
-        if (answer := extract(rationale)) is None:
-            raise ValueError(f"{where}, {unit} {i + 1}: the answer has no number after '####'.")
-        examples.append(Example(first_id + i, row["question"], answer, None if split == "train" else rationale))
+        raise UserError(f"gsm8k has no split {split!r}; it has {', '.join(SPLITS)}.")
+    published = split
+    if split in ("given", "validation"):
+        published = "train"
+    records, where = _read(cfg, published)
+    if split in SPLITS and published == "train" and len(records) <= VALIDATION:
+        raise UserError(
+            f"{where}: {len(records)} examples are too few, as the last {VALIDATION} are for "
+            "validation."
+        )
+    first_id = TEST_ID if published.startswith("test") else 0
+    examples = []
+    for number, record in records[SPLITS.get(split, slice(None))]:
+        rationale = record["answer"] if cfg.calculator else SPAN.sub("", record["answer"])
+        answer = extract(rationale)
+        if answer is None:
+            unit = "record" if cfg.source == "tfds" else "line"
+            raise UserError(f"{where}, {unit} {number + 1}: the answer has no number after '####'.")
+        examples.append(
+            Example(
+                id=first_id + number,
+                question=record["question"],
+                answer=answer,
+                rationale=None if split == "train" else rationale,
+            )
+        )
     return examples
 
 
-def prompt(example: Example, hint: str | None = None) -> str:
+def _read(cfg: ConfigDict, split: str) -> tuple[list[tuple[int, data.Record]], str]:
+    """(number, record) of every record of a published split, and what errors call the split."""
+    if cfg.source == "tfds":
+        return data.tfds_source("gsm8k", cfg.path, split), f"{cfg.path} (gsm8k, {split})"
+    path = str(Path(cfg.path) / f"{split}.jsonl")
+    return list(enumerate(data.read_jsonl(path, ("question", "answer")))), path
+
+
+def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
     """ "Q: ...\nA:"; the hint is the final number in parentheses after the question."""
-    return f"Q: {example.question}{'' if hint is None else f' ({hint})'}\nA:"
+    hinted = "" if hint is None else f" ({hint})"
+    return f"Q: {example.question}{hinted}\nA:"
 
 
 def target(example: Example, direct: bool = False) -> str:
@@ -62,14 +103,12 @@ def target(example: Example, direct: bool = False) -> str:
 
 
 def extract(text: str) -> str | None:
-    """The number after the first "####", without commas and currency; text after a new question does not count."""
+    """The number after the first "####", without commas and currency.
+
+    Text after a new question does not count.
+    """
     match = ANSWER.search(text.partition("\nQ:")[0])
     return None if match is None else re.sub(r"[,$€£\s]", "", match.group(1))
-
-
-def grade(text: str, example: Example) -> str:
-    answer = extract(text)
-    return UNPARSED if answer is None else CORRECT if grading.equal(answer, example.answer) else WRONG
 
 
 def steps(text: str) -> int:
@@ -77,19 +116,10 @@ def steps(text: str) -> int:
 
 
 def wrong_line(text: str, example: Example) -> int | None:
-    """The first line with a false span <<a op b=c>> (c may be rounded to its decimals); others are not judged."""
+    """The first line with a false span <<a op b=c>>; what is outside spans is not judged."""
     for i, line in enumerate(text.split("\n")):
-        for span in SPAN.findall(line):
-            left, _, right = span.replace(",", "").rpartition("=")
-            decimals = len(right.strip().partition(".")[2])
-            try:
-                error = abs(_value(left) - _value(right))
-            except ZeroDivisionError:
-                return i
-            except (ValueError, SyntaxError):
-                continue
-            if error >= Fraction(1, 10**decimals) or (error and not decimals):
-                return i
+        if any(_is_false(span) for span in SPAN.findall(line)):
+            return i
     return None
 
 
@@ -98,8 +128,26 @@ def difficulty(example: Example) -> tuple[str, int]:
     return "steps", steps(example.rationale or "")
 
 
+def _is_false(span: str) -> bool:
+    """Whether "a op b=c" is false; c may be rounded or cut to its decimals."""
+    left, _, right = span.replace(",", "").rpartition("=")
+    decimals = len(right.strip().partition(".")[2])
+    try:
+        error = abs(_value(left) - _value(right))
+    except ZeroDivisionError:
+        return True
+    except (ValueError, SyntaxError):  # no arithmetic: not judged
+        return False
+    if decimals == 0:
+        return error != 0
+    return error >= Fraction(1, 10**decimals)
+
+
 def _value(expression: str) -> Fraction:
-    """The exact value of + - * / // and parentheses over decimals; ValueError or SyntaxError for anything else."""
+    """The exact value of + - * / // and parentheses over decimals.
+
+    ValueError or SyntaxError for anything else.
+    """
     plain = re.sub(r"(?<![\d.])0+(?=\d)", "", expression.strip())  # Python's grammar has no 007
     return _node(ast.parse(plain, mode="eval").body)
 
@@ -110,6 +158,8 @@ def _node(node: ast.expr) -> Fraction:
             return Fraction(str(value))
         case ast.BinOp(op=op) if type(op) in OPERATORS:
             return OPERATORS[type(op)](_node(node.left), _node(node.right))
-        case ast.UnaryOp(op=ast.UAdd() | ast.USub()):
-            return _node(node.operand) * (-1 if isinstance(node.op, ast.USub) else 1)
+        case ast.UnaryOp(op=ast.UAdd()):
+            return _node(node.operand)
+        case ast.UnaryOp(op=ast.USub()):
+            return -_node(node.operand)
     raise ValueError("no arithmetic")

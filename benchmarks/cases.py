@@ -1,0 +1,147 @@
+"""What the benchmarks of one device time: updates on worked sums, samples of real prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from reasoning_jax import algorithms, experiment, prng
+from reasoning_jax.model import decoder, sharding
+from reasoning_jax.sampling import engine, methods
+from reasoning_jax.training import optim, packing, state, train_step
+
+Run = Callable[[int], object]  # what is timed: a function of the repeat's number
+
+
+def flops(cfg: decoder.ModelConfig, params: decoder.Params, segment_ids: np.ndarray) -> float:
+    """Model FLOPs of one update of a batch: (6 N + 6 L n_q d_h S) a token.
+
+    N: the parameters of matrix products: the output matrix counts, the embedding's lookup does not.
+    S: the length of the token's own segment. Forward and backward, causal attention counted as the
+    half that is needed, nothing for padding or rematerialisation.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    weights = sum(x.size for path, x in leaves if not path[-1].key.endswith("norm"))
+    if not cfg.tied:
+        weights -= cfg.vocab_size * cfg.width
+    sequences = segment_ids.reshape(-1, segment_ids.shape[-1])
+    lengths = np.concatenate([np.bincount(sequence)[1:] for sequence in sequences]).astype(float)
+    attention = cfg.num_layers * cfg.num_heads * cfg.head_dim * (lengths**2).sum()
+    return float(6 * weights * lengths.sum() + 6 * attention)
+
+
+@dataclasses.dataclass
+class Compiled:
+    """A function of i, and what it compiles."""
+
+    run: Run
+    lower: Callable[[], jax.stages.Lowered]
+
+    def __call__(self, i: int) -> object:
+        return self.run(i)
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateCase:
+    """Updates, and the useful tokens and model FLOPs of each batch that they cycle through."""
+
+    step: Compiled
+    tokens: list[int]
+    flops: list[float]
+
+
+def update_case(exp: experiment.Experiment, first: state.TrainState) -> UpdateCase:
+    cfg = exp.cfg
+    rollout = exp.rollout(first.params, "benchmark", 0)
+    worked = [rollout.worked_row(e, hint=h) for e in exp.load("given") for h in (False, True)]
+    rows = [row for row in worked if row is not None]
+    packed = packing.batches(rows, batch_size=cfg.batch_size, length=cfg.sequence_length, seed=0)
+    stream = iter(packed)
+    host = [next(stream) for _ in range(4)]
+    micro_batches = [
+        {key: x.reshape(cfg.micro_batches, -1, x.shape[-1]) for key, x in batch.items()}
+        for batch in host
+    ]
+    batches = sharding.put(micro_batches, exp.mesh, None, "batch", None)
+    optimizer = optim.make(cfg.optim)
+    step = train_step.make_train_step(algorithms.get("sft"), exp.model_cfg, optimizer, cfg)
+    current = [first]
+    rate = sharding.put(np.float32(1e-4), exp.mesh)
+
+    def run(i: int) -> jax.Array:
+        current[0], metrics = step(current[0], batches[i % 4], rate)
+        return metrics["loss"]
+
+    segments = [batch["segment_ids"] for batch in host]
+    return UpdateCase(
+        step=Compiled(run=run, lower=lambda: step.lower(current[0], batches[0], rate)),
+        tokens=[int((s > 0).sum()) for s in segments],
+        flops=[flops(exp.model_cfg, first.params, s) for s in segments],
+    )
+
+
+def sample_case(
+    exp: experiment.Experiment,
+    params: decoder.Params,
+    method: methods.Method,
+    max_new_tokens: int,
+    ends: bool,
+) -> Compiled:
+    """Samples one full batch of real prompts with the i-th key; ends: stop at the end token."""
+    rollout, train = exp.rollout(params, "benchmark", 0), exp.load("train")
+    size = exp.cfg.sampling.batch_size
+    examples = [train[int(i)] for i in np.linspace(0, len(train) - 1, size)]
+    prompts = [rollout.prompt_ids(e) for e in examples]
+    lengths = np.asarray([len(ids) for ids in prompts], np.int32)
+    tokens = np.zeros((size, engine.bucket(int(lengths.max()))), np.int32)
+    for sequence, ids in zip(tokens, prompts, strict=True):
+        sequence[: len(ids)] = ids
+    ids = np.asarray([e.id for e in examples], np.int32)
+    arrays = sharding.put((tokens, lengths, ids, np.zeros_like(ids)), exp.mesh, "batch", None)
+    stop_ids = np.asarray([exp.tokenizer.eos_id if ends else -1], np.int32)
+    settings = (jax.tree.map(np.float32, method), stop_ids)
+    on_device, stop = sharding.put(settings, exp.mesh)
+    static = {"cfg": exp.model_cfg, "max_new_tokens": max_new_tokens}
+
+    def run(i: int) -> engine.Samples:
+        key = prng.key(i, "benchmark", 0)
+        return engine.sample(params, *arrays, key, on_device, stop, **static)
+
+    def lower() -> jax.stages.Lowered:
+        key = prng.key(0, "benchmark", 0)
+        return engine.sample.lower(params, *arrays, key, on_device, stop, **static)
+
+    return Compiled(run=run, lower=lower)
+
+
+class Timed(NamedTuple):
+    """By case."""
+
+    first: dict[str, float]  # seconds of the first call
+    seconds: dict[str, list[float]]  # of a call in each repeat
+    last: dict[str, object]  # the last result
+
+
+def timed(cases: Mapping[str, Run], repeats: int, least: float) -> Timed:
+    """The cases take turns; a repeat is as many calls as last ``least`` seconds."""
+    first, warm = {}, {}
+    out = Timed(first=first, seconds={name: [] for name in cases}, last={})
+    for name, run in cases.items():
+        for seconds in (first, warm):  # compile and run, then run
+            began = time.perf_counter()
+            out.last[name] = jax.block_until_ready(run(0))
+            seconds[name] = time.perf_counter() - began
+    for repeat in range(repeats):
+        for name, run in cases.items():
+            count = max(1, round(least / warm[name]))
+            began = time.perf_counter()
+            for i in range(count):
+                out.last[name] = run(repeat * count + i)
+            jax.block_until_ready(out.last[name])
+            out.seconds[name].append((time.perf_counter() - began) / count)
+    return out

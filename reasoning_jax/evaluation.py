@@ -1,0 +1,145 @@
+"""Metrics of graded samples: accuracy, and what votes and verifiers make of several samples."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from reasoning_jax.errors import UserError
+from reasoning_jax.estimators import best_of_k, maj_at_k, pass_at_k
+from reasoning_jax.graders import math as math_grader
+from reasoning_jax.rollout import Sample
+from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example, Task
+
+
+def summary(samples: Sequence[Sample], task: Task) -> dict[str, float]:
+    """Accuracy, verdicts, lengths and true lines of samples, as fractions and means.
+
+    Where the task has difficulties, also the accuracy of each as ``correct_NAME_VALUE``.
+    """
+    n = max(len(samples), 1)
+    right = [s for s in samples if s.correct]
+    stats = {
+        "samples": len(samples),
+        "correct": len(right) / n,
+        "unparsed": sum(s.verdict == UNPARSED for s in samples) / n,
+        "truncated": sum(s.verdict == TRUNCATED for s in samples) / n,
+        "true_lines": sum(s.wrong_line is None for s in right) / max(len(right), 1),
+        "tokens": sum(len(s.tokens) for s in samples) / n,
+        "steps": sum(task.steps(s.text) for s in samples) / n,
+    }
+    hits: dict[str, list[bool]] = {}
+    for sample in samples:
+        level = level_name(sample.example, task)
+        if level is not None:
+            hits.setdefault(level, []).append(sample.correct)
+    for level in sorted(hits):
+        stats[f"correct_{level}"] = sum(hits[level]) / len(hits[level])
+    return stats
+
+
+def level_name(example: Example, task: Task) -> str | None:
+    """The example's difficulty as metrics are named by it, such as "digits_3"; None without one."""
+    difficulty = task.difficulty(example)
+    if difficulty is None:
+        return None
+    name, value = difficulty
+    return f"{name}_{value}"
+
+
+def accuracy_metrics(samples: Sequence[Sample], task: Task) -> dict[str, float]:
+    """eval/*: accuracy and its standard error sqrt(p (1 - p) / n), by difficulty too.
+
+    ``samples``: one of each example. Raises UserError where there is none.
+    """
+    if not samples:
+        raise UserError("There is nothing to evaluate: the split is empty.")
+    stats = summary(samples, task)
+    counts = Counter(level_name(s.example, task) for s in samples)
+    values = {
+        f"eval/{k}": stats[k] for k in ("unparsed", "truncated", "true_lines", "tokens", "steps")
+    }
+    sizes = {"": len(samples)}
+    sizes |= {f"_{level}": n for level, n in counts.items() if level is not None}
+    for suffix, n in sizes.items():
+        p = stats[f"correct{suffix}"]
+        values[f"eval/accuracy{suffix}"] = p
+        values[f"eval/accuracy_stderr{suffix}"] = math.sqrt(p * (1 - p) / n)
+        values[f"eval/count{suffix}"] = n
+    return values
+
+
+def vote_metrics(
+    samples: Sequence[Sample],
+    k: int,
+    scores: Mapping[str, Sequence[float]] | None = None,
+    task: Task | None = None,
+) -> dict[str, float]:
+    """maj@j and pass@j for j = 1, 2, 4 ... k over k samples an example, with standard errors.
+
+    These are eval/maj_at_J and eval/pass_at_J, and the same with _stderr, over examples. Answers
+    vote in the form that math_grader.normalize gives them ("72.0" with "72"); what was cut off
+    does not vote. ``scores``: the samples' scores by the name of a verifier's curve, of which a
+    best-of-j is made each; ties are broken at random, the same in every run. With a ``task`` that
+    has difficulties, all of that for each of them too, as eval/maj_at_J_NAME_VALUE.
+    """
+    scores = scores or {}
+    levels: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        level = level_name(sample.example, task) if task else None
+        if level is not None:
+            levels.setdefault(level, []).append(i)
+    values = {}
+    for level, members in levels.items():
+        part = [samples[i] for i in members]
+        part_scores = {name: [score[i] for i in members] for name, score in scores.items()}
+        for name, value in _curves(part, k, part_scores).items():
+            values[f"{name}_{level}"] = value
+    return values | _curves(samples, k, scores)
+
+
+def _curves(
+    samples: Sequence[Sample], k: int, scores: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    groups: dict[int, list[int]] = {}  # example id -> its samples' positions
+    for i, sample in enumerate(samples):
+        groups.setdefault(sample.example.id, []).append(i)
+    sizes = sorted({k, *(1 << i for i in range(k.bit_length()))})
+    tables: dict[str, list[list[float]]] = {"maj_at": [], "pass_at": []}  # a line for each example
+    tables |= {name: [] for name in scores}
+    for members in groups.values():
+        group = [samples[i] for i in members]
+        right = [s.correct for s in group]
+        tables["maj_at"].append(maj_at_k([_ballot(s) for s in group], right, sizes))
+        tables["pass_at"].append([pass_at_k(len(right), sum(right), j) for j in sizes])
+        for name, score in scores.items():
+            ranked = _ranking(group, [score[i] for i in members])
+            tables[name].append([best_of_k([right[n] for n in ranked], j) for j in sizes])
+    values = {}
+    for name, table in tables.items():
+        curves = np.array(table)  # [examples, sizes]
+        errors = curves.std(0) / math.sqrt(len(curves))
+        for j, mean, error in zip(sizes, curves.mean(0), errors, strict=True):
+            values[f"eval/{name}_{j}"] = float(mean)
+            values[f"eval/{name}_{j}_stderr"] = float(error)
+    return values
+
+
+def _ballot(sample: Sample) -> str | None:
+    """The answer that a sample votes for; None = it does not vote."""
+    if sample.verdict not in (CORRECT, WRONG):
+        return None
+    return math_grader.normalize(sample.answer or "")
+
+
+def _ranking(group: Sequence[Sample], scores: Sequence[float]) -> list[int]:
+    """The positions of an example's samples, the highest score first, ties in a random order."""
+    tie = np.random.default_rng(group[0].example.id).permutation(len(group))
+
+    def key(n: int) -> tuple[float, int]:
+        return -scores[n], tie[group[n].index]
+
+    return sorted(range(len(group)), key=key)

@@ -1,0 +1,165 @@
+"""Who judges samples: one file a grader, named like the grader.
+
+A grader is a module with a class ``Config`` (a frozen dataclass: its own keys, each with a
+comment) and
+
+    grade(samples, policy, task, cfg) -> list[Grade]
+
+a batch at a time, so that a judge may ask a model. ``cfg`` is the whole experiment; a grader's own
+keys are in ``cfg.grader``. A module may also have ``check(cfg)``, which raises UserError for
+values that make no sense.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from reasoning_jax import contracts
+from reasoning_jax.errors import UserError
+from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example, Task
+
+if TYPE_CHECKING:  # importing it takes jax, and configs are made without
+    from reasoning_jax.policy import Policy
+
+
+class Grade(NamedTuple):
+    """What a grader says of a sample."""
+
+    score: float  # 1 for the right answer and else 0, and what the grader adds
+    verdict: str  # tasks.CORRECT, WRONG, UNPARSED or TRUNCATED
+    answer: str | None  # None where the task finds none in the text
+    wrong_line: int | None  # the first line, from 0, that the task can tell is false
+
+
+class Answered(Protocol):
+    """What is graded: a completion of an example's prompt. ``rollout.Sample`` is one."""
+
+    @property
+    def example(self) -> Example: ...
+
+    @property
+    def index(self) -> int: ...  # which of the example's samples
+
+    @property
+    def prompt_ids(self) -> np.ndarray: ...  # [P] int32, of the prompt without a hint
+
+    @property
+    def tokens(self) -> np.ndarray: ...  # [N] int32, the end token included
+
+    @property
+    def finished(self) -> bool: ...  # whether it ends with the end token
+
+    @property
+    def text(self) -> str: ...
+
+
+class Grader(Protocol):
+    """A grader of an experiment; one Grade a sample, in their order."""
+
+    def __call__(self, samples: Sequence[Answered], policy: Policy | None) -> list[Grade]: ...
+
+
+class Grading(Protocol):
+    """The function ``grade`` of a grader's module."""
+
+    def __call__(
+        self, samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
+    ) -> list[Grade]: ...
+
+
+def _accept(cfg: ConfigDict) -> None:
+    """The check of a grader that has none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraderModule:
+    """A grader's parts; a grader's file may leave out those that have a default here."""
+
+    name: str
+    Config: type
+    grade: Grading
+    check: Callable[[ConfigDict], None] = _accept
+
+
+def names() -> list[str]:
+    """The graders: the files in this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+@functools.cache
+def get(name: str) -> GraderModule:
+    """The grader of this name; UserError where there is none, or where its file is incomplete."""
+    if name not in names():
+        known = ", ".join(names())
+        raise UserError(
+            f"config.grader.name: there is no grader {name!r}; the graders are {known}."
+        )
+    return contracts.fill(GraderModule, importlib.import_module(f"{__name__}.{name}"))
+
+
+def make(cfg: ConfigDict, task: Task) -> Grader:
+    """The grader that the experiment's ``grader`` section names; the task's where it names none.
+
+    UserError for an unknown name, and for values of its keys that make no sense.
+    """
+    grader = get(cfg.grader.name or task.GRADER)
+    grader.check(cfg)
+
+    def grade(samples: Sequence[Answered], policy: Policy | None) -> list[Grade]:
+        return grader.grade(samples, policy, task, cfg)
+
+    return grade
+
+
+def grade_answers(
+    samples: Sequence[Answered], task: Task, equal: Callable[[str, str], bool]
+) -> list[Grade]:
+    """Grades by the answer alone: 1 where it is ``equal`` to the example's, else 0.
+
+    A sample that is cut off, or empty, never counts as correct, whatever its text says.
+    """
+    grades = []
+    for sample in samples:
+        answer = task.extract(sample.text)
+        if not sample.finished:
+            verdict = TRUNCATED
+        elif len(sample.tokens) <= 1 or answer is None:  # the end token alone, or no answer
+            verdict = UNPARSED
+        else:
+            verdict = CORRECT if equal(answer, sample.example.answer) else WRONG
+        grades.append(
+            Grade(
+                score=1.0 if verdict == CORRECT else 0.0,
+                verdict=verdict,
+                answer=answer,
+                wrong_line=task.wrong_line(sample.text, sample.example),
+            )
+        )
+    return grades
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A finished text without its tokens: what can be graded without a model."""
+
+    example: Example
+    text: str
+    index: int = 0
+    finished: bool = True
+    prompt_ids: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(1, np.int32))
+    tokens: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(2, np.int32))
+
+
+def verdict(task: Task, text: str, example: Example, grader: str = "") -> str:
+    """The verdict on one finished text, by the grader "exact" or "math"; "" = the task's."""
+    completion = Completion(example=example, text=text)
+    [grade] = get(grader or task.GRADER).grade([completion], None, task, ConfigDict())
+    return grade.verdict

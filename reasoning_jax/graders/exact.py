@@ -1,0 +1,27 @@
+"""Answers by the task's own equality, which is that of their texts where a task has no other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from reasoning_jax import graders
+from reasoning_jax.graders import Answered, Grade
+from reasoning_jax.tasks import Task
+
+if TYPE_CHECKING:
+    from reasoning_jax.policy import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    pass
+
+
+def grade(
+    samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
+) -> list[Grade]:
+    return graders.grade_answers(samples, task, task.equal)

@@ -1,0 +1,30 @@
+"""Answers as mathematics: numbers by their value, other expressions by math-verify."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from reasoning_jax import graders
+from reasoning_jax.equivalence import equal, normalize
+from reasoning_jax.graders import Answered, Grade
+from reasoning_jax.tasks import Task
+
+if TYPE_CHECKING:
+    from reasoning_jax.policy import Policy
+
+__all__ = ["Config", "equal", "grade", "normalize"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    pass
+
+
+def grade(
+    samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
+) -> list[Grade]:
+    return graders.grade_answers(samples, task, equal)

@@ -1,0 +1,200 @@
+"""Masks, and softmax(q k / sqrt(H)) v in two ways that agree: as products, and as a TPU kernel.
+
+Letters of shapes: B sequences, S queries, T keys, K key-value heads, G query heads of each,
+H head size, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from reasoning_jax.model.sharding import Names, spec
+
+QUERIES: Names = ("batch", None, "kv_heads", "q_groups", None)
+KEYS: Names = ("batch", None, "kv_heads", None)
+BLOCKS = (512, 256, 128)  # sizes of the kernel's blocks; the first that divides the length is taken
+CACHE_BLOCK = 64  # slots of a cache that are read together, at least
+MASKED = -1e30  # a finite floor: padding sees nothing and must give numbers, not NaN
+
+
+@struct.dataclass
+class CausalMask:
+    """A token sees its own segment up to itself, and of that the last ``ModelConfig.window``.
+
+    Segment 0 is padding.
+    """
+
+    segment_ids: Int[Array, "B S"]
+
+
+@struct.dataclass
+class DenseMask:
+    """A token sees what is true in its line of a matrix."""
+
+    visible: Bool[Array, "B S T"]
+
+
+Mask = CausalMask | DenseMask
+
+
+def to_dense(
+    mask: CausalMask,
+    positions: Int[Array, "B S"],
+    key_positions: Int[Array, "B T"],
+    key_segment_ids: Int[Array, "B T"],
+    window: int = 0,
+) -> DenseMask:
+    """The causal mask as a matrix, for keys that may be more than the queries (a cache's).
+
+    window: how many tokens are seen at most, the query's own included; 0 = all.
+    """
+    segment_ids = mask.segment_ids
+    same_segment = segment_ids[:, :, None] == key_segment_ids[:, None]
+    visible = same_segment & (segment_ids[:, :, None] > 0)
+    distance = positions[:, :, None] - key_positions[:, None]
+    if window:
+        return DenseMask(visible & ((distance >= 0) & (distance < window)))
+    return DenseMask(visible & (distance >= 0))
+
+
+def attend(
+    q: Float[Array, "B S K G H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Mask,
+    window: int = 0,
+) -> Float[Array, "B S K G H"]:
+    """Attention of tokens to one another: of a causal mask by the kernel, of a matrix by products.
+
+    window: for a causal mask; a matrix says itself what is seen.
+    """
+    if isinstance(mask, CausalMask):
+        return splash(q, k, v, mask.segment_ids, window)
+    return plain(q, k, v, mask.visible)
+
+
+def platform() -> str:
+    """The platform that the program is compiled for: the mesh's, or without one this process's.
+
+    The devices of a mesh need not be attached to this machine.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.default_backend()
+    return mesh.abstract_device.platform
+
+
+def fits_splash(choice: str, length: int) -> bool:
+    """Whether sequences of this length attend to themselves by the kernel.
+
+    choice: ``ModelConfig.attention``: "auto" (the kernel on TPU), "splash" or "plain".
+    """
+    if length % BLOCKS[-1]:
+        return False
+    if choice == "auto":
+        return platform() == "tpu"
+    return choice == "splash"
+
+
+@jax.checkpoint  # the logits [B, K, G, S, T] are computed again in the backward pass, not kept
+def plain(
+    q: Float[Array, "B S K G H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    visible: Bool[Array, "B S T"],
+) -> Float[Array, "B S K G H"]:
+    """Attention by products, with a float32 softmax."""
+    scaled = q * q.shape[-1] ** -0.5
+    logits = jnp.einsum("bskgh,btkh->bkgst", scaled, k, preferred_element_type=jnp.float32)
+    logits = jnp.where(visible[:, None, None], logits, MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgst,btkh->bskgh", weights, v)
+
+
+def cached(
+    q: Float[Array, "B S K G H"],
+    keys: Float[Array, "L B T K H"],
+    values: Float[Array, "L B T K H"],
+    layer: Int[Array, ""],
+    filled: Int[Array, ""],
+    visible: Bool[Array, "B S T"],
+) -> Float[Array, "B S K G H"]:
+    """``plain`` attention to a layer of the cache, of which only the filled blocks are read.
+
+    There are at most eight blocks, of at least CACHE_BLOCK slots each: one product over a static
+    number of slots for each number of blocks.
+    """
+    length = keys.shape[2]
+    size = max(CACHE_BLOCK, -(-length // 8))
+
+    def attend_to_first(slots: int) -> Callable[[], jax.Array]:
+        def read(a: jax.Array) -> jax.Array:
+            shape = (1, a.shape[1], slots, *a.shape[3:])
+            return jax.lax.dynamic_slice(a, (layer, 0, 0, 0, 0), shape)[0]
+
+        return lambda: plain(q, read(keys), read(values), visible[..., :slots])
+
+    branches = [attend_to_first(slots) for slots in [*range(size, length, size), length]]
+    return jax.lax.switch((filled - 1) // size, branches)
+
+
+def splash(
+    q: Float[Array, "B S K G H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    segment_ids: Int[Array, "B S"],
+    window: int = 0,
+) -> Float[Array, "B S K G H"]:
+    """Attention of tokens to one another by the splash kernel, which keeps no logits in memory.
+
+    Blocks that no token sees are left out. A token sees its own segment up to its own slot, and of
+    that the last ``window`` (0: all). By positions that is the same where they count up within a
+    segment, as packing makes them. Padding (segment 0) sees padding. The kernel is a program of one
+    device: each runs it on its own sequences and heads. Off the TPU it is interpreted, slowly.
+    """
+    # Importing these takes half a second, and only this function needs them.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    length = q.shape[1]
+    block = next(n for n in BLOCKS if length % n == 0)
+    sizes = kernel.BlockSizes(*[block] * 8)
+    interpret = platform() != "tpu"
+    if window:
+        head_mask = masks.LocalMask((length, length), (window - 1, 0), 0)
+    else:
+        head_mask = masks.CausalMask((length, length))
+
+    def on_one_device(
+        q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array
+    ) -> jax.Array:
+        b, _, heads, g, h = q.shape
+        run = kernel.make_splash_mha(
+            masks.MultiHeadMask([head_mask] * (heads * g)),
+            block_sizes=sizes,
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        q = (q * h**-0.5).reshape(b, length, heads * g, h).swapaxes(1, 2)
+        segments = kernel.SegmentIds(segment_ids, segment_ids)
+        out = jax.vmap(run)(q, k.swapaxes(1, 2), v.swapaxes(1, 2), segments)
+        return out.swapaxes(1, 2).reshape(b, length, heads, g, h)
+
+    if jax.sharding.get_abstract_mesh().empty:
+        return on_one_device(q, k, v, segment_ids)
+    queries = spec(q.shape, QUERIES)
+    keys = spec(k.shape, KEYS)
+    sequences = spec(segment_ids.shape, ("batch", None))
+    sharded = jax.shard_map(
+        on_one_device,
+        in_specs=(queries, keys, keys, sequences),
+        out_specs=queries,
+        check_vma=False,
+    )
+    return sharded(q, k, v, segment_ids)

@@ -1,0 +1,188 @@
+"""Per-token log-probabilities, in float32, without ever holding the logits of a whole batch.
+
+Letters of shapes: B sequences, S tokens, D width, V vocabulary; of a tile of the output matrix, T
+devices that split the vocabulary and N entries of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from reasoning_jax.model import decoder, linear, sharding
+from reasoning_jax.model.attention import CausalMask
+from reasoning_jax.model.linear import dot
+from reasoning_jax.model.sharding import Names
+
+CHUNK = 64  # tokens of each sequence whose logits exist at once
+
+# Names of the dimensions of hidden states [B, S, D], of a tile [T, N, D] as it is split and as it
+# is gathered, and of logits [B, S, T, N].
+HIDDEN: Names = ("batch", None, None)
+TILE: Names = ("vocab", None, "embed")
+GATHERED: Names = ("vocab", None, None)
+LOGITS: Names = ("batch", None, "vocab", None)
+
+
+def token_logprobs(
+    params: decoder.Params, batch: dict[str, Array], cfg: decoder.ModelConfig
+) -> Float[Array, "B S"]:
+    """log p(token_t | the tokens before it in its segment) for a packed batch, in float32.
+
+    batch: tokens, positions, segment_ids [B, S]. A segment's first token and padding get 0.
+    """
+    inputs = decoder.embed(params, batch["tokens"], cfg)
+    mask = CausalMask(batch["segment_ids"])
+    hidden, _ = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
+    return of_hidden(params, hidden, batch, cfg)
+
+
+def of_hidden(
+    params: decoder.Params,
+    hidden: Float[Array, "B S D"],
+    batch: dict[str, Array],
+    cfg: decoder.ModelConfig,
+) -> Float[Array, "B S"]:
+    """``token_logprobs`` from the final hidden states of the batch."""
+    tokens, segments = batch["tokens"], batch["segment_ids"]
+    following = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))
+    out = of_targets(params, hidden, following, cfg)
+    out = jnp.pad(out[:, :-1], ((0, 0), (1, 0)))
+    previous = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
+    inside = (segments == previous) & (segments > 0)
+    return jnp.where(inside, out, 0.0)
+
+
+score = partial(jax.jit, static_argnames="cfg")(token_logprobs)  # compiled, outside an update
+
+
+def of_targets(
+    params: decoder.Params,
+    hidden: Float[Array, "B S D"],
+    targets: Int[Array, "B S"],
+    cfg: decoder.ModelConfig,
+    chunk: int = CHUNK,
+) -> Float[Array, "B S"]:
+    """log p(target) of hidden states, in float32.
+
+    Scans over chunks of S and recomputes each chunk's logits in the backward pass, so that the
+    largest array is [B, chunk, V]. Over several devices it scans over as many tiles of V instead:
+    the output matrix is then gathered, and its gradient reduced, once and not once a chunk, a tile
+    at a time.
+    """
+    batch, length, _ = hidden.shape
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        table = params["embedding"] if cfg.tied else params["unembedding"].T
+        return _over_tiles(-(-length // chunk), hidden, table, targets)
+    chunk = min(chunk, length)
+    padding = -length % chunk
+    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
+    targets = jnp.pad(targets, ((0, 0), (0, padding)))
+
+    @jax.checkpoint
+    def one(carry: None, xs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        h, t = xs
+        logits = decoder.logits(params, h, cfg)
+        ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, logits.shape[-1]), 2)
+        at_target = jnp.where(ids == t[..., None], logits, 0.0)  # unlike a gather, this fuses
+        return carry, jnp.sum(at_target, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+
+    def split(x: jax.Array) -> jax.Array:  # [B, S, ...] -> [S / chunk, B, chunk, ...]
+        return jnp.moveaxis(x.reshape(batch, -1, chunk, *x.shape[2:]), 1, 0)
+
+    _, out = jax.lax.scan(one, None, (split(hidden), split(targets)))
+    return jnp.moveaxis(out, 0, 1).reshape(batch, -1)[:, :length]
+
+
+def _scan(
+    step: Callable[[PyTree, jax.Array, jax.Array], tuple[PyTree, PyTree]],
+    carry: PyTree,
+    hidden: jax.Array,
+    table: jax.Array,
+    count: int,
+) -> tuple[PyTree, PyTree]:
+    """``step(carry, tile, number)`` for each gathered tile of the table.
+
+    The next tile is gathered while a step computes.
+    """
+    tiles = linear.tiles(table.astype(hidden.dtype), count)
+
+    def one(carry: tuple, xs: tuple) -> tuple:
+        carry, tile = carry
+        following, number = xs
+        following = sharding.shard(following, *GATHERED)
+        carry, out = step(carry, tile, number)
+        return (carry, following), out
+
+    first = sharding.shard(tiles[0], *GATHERED)
+    xs = (jnp.roll(tiles, -1, axis=0), jnp.arange(len(tiles)))
+    (carry, _), out = jax.lax.scan(one, (carry, first), xs)
+    return carry, out
+
+
+def _logits(
+    tile: jax.Array, number: jax.Array, hidden: jax.Array, vocab: int, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Logits [B, S, T, N] of a tile in float32, -inf in its padding; and where the target is."""
+    logits = dot("bsd,tnd->bstn", hidden, tile, GATHERED, LOGITS, dtype=jnp.float32)
+    split, size = tile.shape[:2]
+    per_device = vocab // split
+    shape = (1, 1, split, size)
+    within = number * size + jax.lax.broadcasted_iota(jnp.int32, shape, 3)
+    device = jax.lax.broadcasted_iota(jnp.int32, shape, 2)
+    inside = within < per_device
+    at_target = device * per_device + within == targets[..., None, None]
+    return jnp.where(inside, logits, -jnp.inf), inside & at_target
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _over_tiles(
+    count: int, hidden: jax.Array, table: jax.Array, targets: jax.Array
+) -> Float[Array, "B S"]:
+    """``of_targets`` by at most ``count`` tiles of the output matrix ``table`` [V, D]."""
+    return _over_tiles_forward(count, hidden, table, targets)[0]
+
+
+def _over_tiles_forward(
+    count: int, hidden: jax.Array, table: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def step(carry: tuple, tile: jax.Array, number: jax.Array) -> tuple[tuple, None]:
+        top, total, at_target = carry
+        logits, hit = _logits(tile, number, hidden, table.shape[0], targets)
+        new_top = jnp.maximum(top, jnp.max(logits, axis=-1))
+        new_terms = jnp.sum(jnp.exp(logits - new_top[..., None]), axis=-1)
+        total = total * jnp.exp(top - new_top) + new_terms
+        at_target = at_target + jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
+        return (new_top, total, at_target), None
+
+    zeros = jnp.zeros((*hidden.shape[:2], linear.vocabulary_parts(table)), jnp.float32)
+    zeros = sharding.shard(zeros, *LOGITS[:3])
+    (top, total, at_target), _ = _scan(step, (zeros - 1e30, zeros, zeros), hidden, table, count)
+    # The last dimension is the devices that split the vocabulary.
+    log_total = jax.nn.logsumexp(top + jnp.log(total), axis=-1)
+    return jnp.sum(at_target, axis=-1) - log_total, (hidden, table, targets, log_total)
+
+
+def _over_tiles_backward(
+    count: int, saved: tuple[jax.Array, ...], g: jax.Array
+) -> tuple[jax.Array, jax.Array, None]:
+    hidden, table, targets, log_total = saved
+
+    def step(carry: jax.Array, tile: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits, hit = _logits(tile, number, hidden, table.shape[0], targets)
+        probabilities = jnp.exp(logits - log_total[..., None, None])
+        error = (g[..., None, None] * (hit - probabilities)).astype(hidden.dtype)
+        carry += dot("bstn,tnd->bsd", error, tile, GATHERED, HIDDEN, dtype=jnp.float32)
+        return carry, linear.weight_gradient("bstn,bsd->tnd", error, hidden, TILE)
+
+    carry = sharding.shard(jnp.zeros(hidden.shape, jnp.float32), *HIDDEN)
+    d_hidden, d_tiles = _scan(step, carry, hidden, table, count)
+    return d_hidden.astype(hidden.dtype), linear.untiled(d_tiles, table.shape[0]), None
+
+
+_over_tiles.defvjp(_over_tiles_forward, _over_tiles_backward)

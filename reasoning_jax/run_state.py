@@ -1,0 +1,242 @@
+"""A run in progress: where it is, how it starts or goes on, how it is saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from reasoning_jax import algorithms, config, experiment, metrics, multihost, workdir
+from reasoning_jax.algorithms import Algorithm, Memory, SideModel
+from reasoning_jax.errors import MissingFileError
+from reasoning_jax.model.decoder import Params
+from reasoning_jax.tasks import Example
+from reasoning_jax.training import checkpoint, optim, state
+from reasoning_jax.training.train_step import TrainStep, make_train_step
+
+
+@dataclasses.dataclass(kw_only=True)
+class Position:
+    """Where a run is: the JSON part of every checkpoint."""
+
+    round: int = 0  # the round in progress; round 0 trains the base model
+    update: int = 0  # updates of this round that are done
+    iterator: dict | None = None  # state of the round's stream of batches
+    samples: int = 0  # drawn so far for training
+    metrics_bytes: int = 0  # length of metrics.jsonl
+    best_round: int = -1
+    best_accuracy: float = -1.0
+    evaluations_without_gain: int = 0
+    finished: bool = False
+
+
+class Stage(NamedTuple):
+    """A method at work: that of the base model in round 0, or that of the rounds after it."""
+
+    algorithm: Algorithm
+    cfg: ConfigDict  # the experiment's, with this method in the section ``algorithm``
+    source: Sequence[Example]  # what its rounds draw from
+    train_step: TrainStep  # compiled when it is first called
+
+
+@dataclasses.dataclass(kw_only=True)
+class Run:
+    """What changes in the course of a run, and what it is trained with."""
+
+    cfg: ConfigDict
+    dir: Path
+    exp: experiment.Experiment
+    base_stage: Stage | None  # None where no base model is trained
+    method_stage: Stage
+    writer: metrics.Writer
+    abstract: state.TrainState
+    state: state.TrainState
+    memory: Memory
+    position: Position = dataclasses.field(default_factory=Position)
+    newest_checkpoint: int = -1  # its number
+    # Where collecting and evaluating began: what is saved where they are broken off.
+    resume_position: Position | None = None
+    _base_params: Params | None = None
+
+    @property
+    def stage(self) -> Stage | None:
+        """The method of this round; None in a round 0 that trains nothing."""
+        return self.method_stage if self.position.round else self.base_stage
+
+    def is_due(self) -> bool:
+        """Whether this round is evaluated, written out and saved."""
+        n = self.position.round
+        return n % self.cfg.eval.every == 0 or n == self.cfg.rounds.count
+
+    def is_saturated(self) -> bool:
+        """Whether accuracy has not gained for ``rounds.patience`` evaluations."""
+        return 0 < self.cfg.rounds.patience <= self.position.evaluations_without_gain
+
+    def side_model(self) -> SideModel | None:
+        """This round's model, where it is another than the one that the run is about."""
+        if not self.position.round:
+            return None
+        return self.method_stage.algorithm.side_model_of(self.position.round, self.cfg)
+
+    def base_params(self) -> Params:
+        """The parameters that round 0 ended with, from disk; MissingFileError without them."""
+        restored = checkpoint.restore(self.dir / "base", self.abstract.params)
+        if restored is None:
+            raise MissingFileError(
+                f"{self.dir / 'base'}: the base model, which the rounds begin with or refer to, is "
+                "gone."
+            )
+        return restored.params
+
+    def kept_base_params(self) -> Params:
+        """The same, read once and kept on the devices."""
+        if self._base_params is None:
+            self._base_params = self.base_params()
+        return self._base_params
+
+
+# ---- starting ----------------------------------------------------------------------------------
+
+
+def base_config(cfg: ConfigDict) -> ConfigDict:
+    """The config of round 0: one round of the base's method on the base's split."""
+    base = cfg.copy_and_resolve_references()
+    with base.unlocked():
+        base.algorithm = base.base.algorithm
+    base.optim.learning_rate = cfg.base.learning_rate
+    base.rounds.split = cfg.base.split
+    base.rounds.examples = 0
+    base.rounds.online = False
+    base.rounds.restart = False
+    base.rounds.updates = cfg.base.num_updates
+    base.rounds.growth = 1.0
+    base.rounds.increment = 0
+    return base
+
+
+def start(cfg: ConfigDict, directory: Path) -> Run:
+    """The newest checkpoint, or a new run from ``base.init_from`` or random parameters.
+
+    What is wrong with the config or the data is said now, not in the round that first meets it.
+    """
+    exp = experiment.make(cfg)
+    base_stage = _stage(exp, base_config(cfg)) if cfg.base.num_updates else None
+    for split in (cfg.eval.split, "test"):
+        exp.load(split)
+    method_stage = _stage(exp, cfg)
+    memory = method_stage.algorithm.init_memory(cfg, len(method_stage.source))
+    flat_cfg = workdir.flat(config.as_dict(cfg))
+    multihost.assert_same({f"config.{key}": value for key, value in flat_cfg.items()})
+    multihost.broadcast_from_process_0(lambda: _claim(cfg, directory))
+    run = Run(
+        cfg=cfg,
+        dir=directory,
+        exp=exp,
+        base_stage=base_stage,
+        method_stage=method_stage,
+        writer=metrics.Writer(directory, active=multihost.is_process_0()),
+        abstract=exp.abstract_state(),
+        state=exp.abstract_state(),
+        memory=memory,
+    )
+    if not _resume(run):
+        _begin(run)
+    return run
+
+
+def _stage(exp: experiment.Experiment, cfg: ConfigDict) -> Stage:
+    algorithm = algorithms.get(cfg.algorithm.name)
+    algorithm.check(cfg)
+    return Stage(
+        algorithm=algorithm,
+        cfg=cfg,
+        source=exp.load(cfg.rounds.split),
+        train_step=make_train_step(algorithm, exp.model_cfg, optim.make(cfg.optim), cfg),
+    )
+
+
+def _claim(cfg: ConfigDict, directory: Path) -> None:
+    path = directory / "config.json"
+
+    def in_this_version(saved: dict) -> dict:
+        return config.as_dict(config.from_saved(saved, path))
+
+    workdir.claim(cfg, directory, in_this_version)
+
+
+def _resume(run: Run) -> bool:
+    """Puts the run where its newest checkpoint was; False where there is none."""
+    rest = {"state": run.abstract.replace(params=()), "memory": run.memory}
+    restored = checkpoint.restore(run.dir / "checkpoints", run.abstract.params, rest)
+    if restored is None:
+        return False
+    run.state = restored.rest["state"].replace(params=restored.params)
+    run.memory = restored.rest["memory"]
+    run.position = position = Position(**restored.meta)
+    # It may have been given more rounds since, or fewer.
+    more_rounds = position.round <= run.cfg.rounds.count
+    stopped_early = position.finished and run.is_saturated()
+    position.finished = stopped_early or not more_rounds
+    if position.finished:
+        multihost.print_once(f"{run.dir}: this run is finished.")
+        return True
+    run.writer.truncate(position.metrics_bytes, int(run.state.step))
+    multihost.print_once(
+        f"{run.dir}: going on in round {position.round} after {position.update} updates."
+    )
+    run.newest_checkpoint = int(run.state.step) + position.round
+    return True
+
+
+def _begin(run: Run) -> None:
+    run.writer.truncate(0, 0)
+    optimizer = optim.make(run.cfg.optim)
+    run.state = state.init(run.cfg.seed, run.exp.model_cfg, optimizer, run.exp.mesh)
+    if run.cfg.base.init_from:
+        folder = workdir.path(run.cfg.base.init_from)
+        params, _ = checkpoint.load_params(folder, run.abstract.params)
+        restart(run, params)
+
+
+def restart(run: Run, params: Params) -> None:
+    """These parameters with a fresh optimiser; the counts of updates go on."""
+    optimizer = optim.make(run.cfg.optim)
+    shardings = jax.tree.map(lambda x: x.sharding, run.abstract)
+    new = jax.jit(lambda p: state.fresh(p, optimizer), out_shardings=shardings)(params)
+    run.state = new.replace(step=run.state.step, skipped=run.state.skipped)
+
+
+# ---- saving ------------------------------------------------------------------------------------
+
+
+def note_position(run: Run) -> None:
+    """Before work that changes neither parameters nor memory until it is done."""
+    run.position.metrics_bytes = run.writer.size()
+    run.resume_position = dataclasses.replace(run.position)
+
+
+def stop(run: Run) -> None:
+    """Saves a run that was told to stop amid such work; amid updates it has been saved already."""
+    if run.resume_position is not None:
+        number = int(run.state.step) + run.resume_position.round
+        if run.newest_checkpoint != number:
+            save(run, run.resume_position)
+    multihost.gather(None)  # all is written before the first process ends
+
+
+def save(run: Run, position: Position | None = None) -> None:
+    """Writes a checkpoint of where the run is, or was."""
+    if position is None:
+        position = run.position
+        position.metrics_bytes = run.writer.size()
+    run.writer.flush()
+    rest = {"state": run.state.replace(params=()), "memory": run.memory}
+    number = int(run.state.step) + position.round  # so that a round's end differs from its update
+    meta = dataclasses.asdict(position)
+    keep = run.cfg.checkpoint.keep
+    checkpoint.save(run.dir / "checkpoints", number, run.state.params, rest, meta, keep)
+    run.newest_checkpoint = number

@@ -1,0 +1,219 @@
+"""The programs that a run of an experiment would compile: updates, log-probabilities, the sampler.
+
+Their arguments are shapes and shardings; nothing is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from reasoning_jax import algorithms, run_state
+from reasoning_jax.algorithms import Algorithm
+from reasoning_jax.experiment import Experiment
+from reasoning_jax.model import decoder, logprobs, sharding
+from reasoning_jax.sampling import engine, methods
+from reasoning_jax.training import optim, train_step
+from reasoning_jax.training.state import TrainState
+
+TOKEN_ARRAYS = ("tokens", "positions", "segment_ids")  # in every batch
+INTEGERS = frozenset((*TOKEN_ARRAYS, "side", "position"))  # the arrays of int32; others: float32
+
+Lower = Callable[[], jax.stages.Lowered]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """A program of the run."""
+
+    name: str
+    kind: Literal["update", "score", "sample"]
+    batch_size: int  # sequences
+    length: int  # tokens of a sequence; of a sampler, of a prompt
+    lower: Lower
+    resident: int  # bytes a device of what lies there meanwhile and is none of its arguments
+    mesh: Mesh
+
+
+def steps(cfg: ConfigDict, exp: Experiment) -> list[Step]:
+    """The programs of a run.
+
+    They are the update of each kind of batch that the config's method trains on, round 0's where
+    its batch is another, the log-probabilities outside updates where the method has them, and the
+    sampler with the longest prompt that a sequence has room for. Left out: the measurements of
+    TRICE's variance and part-filled batches of the sampler, a quarter of the size.
+    """
+    state = exp.abstract_state()
+    algorithm = algorithms.get(cfg.algorithm.name)
+    needed = algorithm.programs_of(cfg)
+    base_model = size(state.params) if needed.keeps_base else 0
+    # The optimiser's moments and the base model stay where they are while samples are drawn.
+    idle = size(state) - size(state.params) + base_model
+
+    steps = []
+    for kind, arrays in needed.updates.items():
+        name = f"update ({algorithm.name}, {kind})" if kind else f"update ({algorithm.name})"
+        lower = partial(_lower_update, cfg, exp, state, algorithm, arrays)
+        steps.append(_update(name, cfg, exp, lower, base_model))
+    steps += _base_updates(cfg, exp, state, needed, base_model)
+    if needed.logprobs:
+        steps.append(
+            Step(
+                name="reference log-probs",
+                kind="score",
+                batch_size=cfg.sampling.batch_size,
+                length=cfg.sequence_length,
+                lower=partial(_lower_logprobs, cfg, exp, state.params),
+                resident=idle,
+                mesh=exp.mesh,
+            )
+        )
+    steps.append(_sampler(cfg, exp, state.params, idle))
+    return steps
+
+
+def size(tree: TrainState | decoder.Params) -> int:
+    """Bytes a device of abstract arrays."""
+    total = 0
+    for array in jax.tree.leaves(tree):
+        total += math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+    return total
+
+
+# ---- updates -------------------------------------------------------------------------------------
+
+
+def _update(name: str, cfg: ConfigDict, exp: Experiment, lower: Lower, resident: int) -> Step:
+    return Step(
+        name=name,
+        kind="update",
+        batch_size=cfg.batch_size,
+        length=cfg.sequence_length,
+        lower=lower,
+        resident=resident,
+        mesh=exp.mesh,
+    )
+
+
+def _base_updates(
+    cfg: ConfigDict,
+    exp: Experiment,
+    state: TrainState,
+    needed: algorithms.Programs,
+    resident: int,
+) -> list[Step]:
+    """The update of round 0, where there is one and it has arrays that no update has.
+
+    needed: the programs of the rounds that follow.
+    """
+    if not cfg.base.num_updates:
+        return []
+    base_cfg = run_state.base_config(cfg)
+    algorithm = algorithms.get(base_cfg.algorithm.name)
+    known = [set(arrays) for arrays in needed.updates.values()]
+    steps = []
+    for arrays in algorithm.programs_of(base_cfg).updates.values():
+        if set(arrays) not in known:
+            name = f"update ({algorithm.name}, round 0)"
+            lower = partial(_lower_update, base_cfg, exp, state, algorithm, arrays)
+            steps.append(_update(name, base_cfg, exp, lower, resident))
+    return steps
+
+
+def _lower_update(
+    cfg: ConfigDict,
+    exp: Experiment,
+    state: TrainState,
+    algorithm: Algorithm,
+    arrays: tuple[str, ...],
+) -> jax.stages.Lowered:
+    shape = (cfg.micro_batches, cfg.batch_size // cfg.micro_batches, cfg.sequence_length)
+    batch = {}
+    for name in sorted({*TOKEN_ARRAYS, *arrays}):
+        dtype = jnp.int32 if name in INTEGERS else jnp.float32
+        batch[name] = _array(exp.mesh, shape, dtype, None, "batch", None)
+    learning_rate = _array(exp.mesh, (), jnp.float32)
+    optimizer = optim.make(cfg.optim)
+    step = train_step.make_train_step(algorithm, exp.model_cfg, optimizer, cfg)
+    return step.lower(state, batch, learning_rate)
+
+
+# ---- log-probabilities and samples ---------------------------------------------------------------
+
+
+def _lower_logprobs(cfg: ConfigDict, exp: Experiment, params: decoder.Params) -> jax.stages.Lowered:
+    shape = (cfg.sampling.batch_size, cfg.sequence_length)
+    batch = {name: _array(exp.mesh, shape, jnp.int32, "batch", None) for name in TOKEN_ARRAYS}
+    return logprobs.score.lower(params, batch, exp.model_cfg)
+
+
+def _sampler(cfg: ConfigDict, exp: Experiment, params: decoder.Params, resident: int) -> Step:
+    """The sampler, with the parameters as they are or from copies on the sampling mesh."""
+    mesh = exp.mesh
+    if exp.sampling_mesh is not None:
+        mesh = exp.sampling_mesh
+        resident += size(params)  # what is trained waits beside its copy
+        params = _copied(params, mesh, exp.model_cfg.dtype)
+    width = engine.bucket(cfg.sequence_length - cfg.sampling.max_new_tokens)
+    return Step(
+        name="sample",
+        kind="sample",
+        batch_size=cfg.sampling.batch_size,
+        length=width,
+        lower=partial(_lower_sampler, cfg, exp.model_cfg, params, mesh, width),
+        resident=resident,
+        mesh=mesh,
+    )
+
+
+def _copied(params: decoder.Params, mesh: Mesh, dtype: str) -> decoder.Params:
+    """Shapes of the parameters as they are sampled with on another mesh."""
+    shapes = jax.eval_shape(partial(sharding.cast_matrices, dtype=dtype), params)
+    shardings = sharding.parameter_specs(shapes, mesh)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+
+
+def _lower_sampler(
+    cfg: ConfigDict,
+    model_cfg: decoder.ModelConfig,
+    params: decoder.Params,
+    mesh: Mesh,
+    width: int,
+) -> jax.stages.Lowered:
+    s = cfg.sampling
+    method = methods.make_method(s.temperature, s.top_k, s.top_p)
+    method = jax.tree.map(lambda _: _array(mesh, (), jnp.float32), method)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    prompts = _array(mesh, (s.batch_size, width), jnp.int32, "batch", None)
+    each = _array(mesh, (s.batch_size,), jnp.int32, "batch")
+    with jax.set_mesh(mesh):
+        return engine.sample.lower(
+            params,
+            prompts,
+            each,  # lengths
+            each,  # example ids
+            each,  # sample indices
+            _array(mesh, key.shape, key.dtype),
+            method,
+            _array(mesh, (1,), jnp.int32, None),  # stop ids
+            cfg=model_cfg,
+            max_new_tokens=s.max_new_tokens,
+        )
+
+
+def _array(
+    mesh: Mesh, shape: tuple[int, ...], dtype: jax.typing.DTypeLike, *names: str | None
+) -> jax.ShapeDtypeStruct:
+    """A shape whose dimensions have these names of model/sharding.py."""
+    layout = NamedSharding(mesh, sharding.spec(shape, names, mesh))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=layout)

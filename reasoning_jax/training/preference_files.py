@@ -1,0 +1,141 @@
+"""Preferences from a file: JSONL, or a TFDS data set in ArrayRecord."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from reasoning_jax.errors import UserError
+from reasoning_jax.training import data
+
+PAIR_KEYS = ("prompt", "chosen", "rejected")
+VERDICT_KEYS = ("prompt", "completion", "label")
+
+
+class Preference(NamedTuple):
+    """A prompt with its chosen and rejected completion; of a verdict, its own and a mismatched."""
+
+    where: str  # "FILE, line 3"
+    prompt: str
+    sides: tuple[str, str]
+    desirable: bool = True
+
+
+class LeftOut:
+    """Unusable preferences: an error, or, with ``skip_bad``, counted by reason."""
+
+    def __init__(self, skip_bad: bool):
+        self.skip_bad = skip_bad
+        self.by_reason: dict[str, list[str]] = {}
+
+    def add(self, reason: str, where: str) -> None:
+        """UserError naming the place, unless ``skip_bad``."""
+        if not self.skip_bad:
+            raise UserError(
+                f"{where}: {reason} (config.algorithm.skip_bad=True leaves such rows out)."
+            )
+        self.by_reason.setdefault(reason, []).append(where)
+
+    def __len__(self) -> int:
+        return sum(len(places) for places in self.by_reason.values())
+
+    def warnings(self) -> list[str]:
+        """A sentence for each reason, with the first three places."""
+        sentences = []
+        for reason, places in self.by_reason.items():
+            listed = "; ".join(places[:3])
+            if len(places) > 3:
+                listed += " ..."
+            sentences.append(f"{len(places)} rows are left out, as {reason}: {listed}.")
+        return sentences
+
+
+def read(cfg: ConfigDict) -> tuple[list[Preference], LeftOut]:
+    """The usable preferences of ``pairs``, and those that are left out.
+
+    UserError naming the line of the first that is not usable, unless ``skip_bad``; or where none
+    is.
+    """
+    if not cfg.pairs:
+        raise UserError("config.algorithm.pairs: dpo needs a JSONL file of preferences.")
+    keys = VERDICT_KEYS if cfg.preference == "kto" else PAIR_KEYS
+    usable: list[Preference] = []
+    left_out = LeftOut(cfg.skip_bad)
+    for where, record in _records(cfg.pairs, keys):
+        if problem := _problem(record, keys, cfg.whole_text):
+            left_out.add(problem, where)
+        else:
+            usable.append(_preference(where, record, keys, cfg.whole_text))
+    if cfg.preference == "kto" and usable:
+        usable = _with_mismatched_sides(usable)
+    if not usable:
+        raise UserError(f"{cfg.pairs}: no row is a preference that can be trained on.")
+    return usable, left_out
+
+
+def _records(source: str, keys: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """(where it is, record); UserError where the source has no such keys."""
+    if not source.startswith("tfds:"):
+        for number, record in enumerate(data.read_jsonl(source, keys), 1):
+            yield f"{source}, line {number}", record
+        return
+    if source.count(":") < 3:
+        raise UserError(f"config.algorithm.pairs: {source!r} is not tfds:FOLDER:NAME:SPLIT.")
+    _, folder, name, split = source.split(":", 3)
+    for number, record in data.tfds_source(name, folder, split):
+        where = f"{source}, row {number}"
+        missing = [key for key in keys if key not in record]
+        if missing:
+            raise UserError(f"{where}: the key {missing[0]!r} is missing.")
+        yield where, record
+
+
+def _problem(record: dict, keys: Sequence[str], whole_text: bool) -> str | None:
+    """What is wrong with a record, in words that can be counted."""
+    texts = [record[key] for key in keys if key != "label"]
+    if not all(isinstance(text, str) for text in texts):
+        return "a value is not text"
+    if "label" in keys and record["label"] not in (True, False):
+        return "the label is neither true nor false"
+    prompt, *sides = texts
+    if whole_text and not all(side.startswith(prompt) for side in sides):
+        return "the prompt is no prefix"
+    completions = _completions(prompt, sides, whole_text)
+    if any(not completion.strip() for completion in completions):
+        return "a side is empty"
+    if len(set(sides)) < len(sides):
+        return "the sides are equal"
+    return None
+
+
+def _completions(prompt: str, sides: Sequence[str], whole_text: bool) -> list[str]:
+    """The sides without the prompt that they may repeat."""
+    return [side[len(prompt) :] for side in sides] if whole_text else list(sides)
+
+
+def _preference(where: str, record: dict, keys: Sequence[str], whole_text: bool) -> Preference:
+    prompt, *sides = (record[key] for key in keys if key != "label")
+    completions = _completions(prompt, sides, whole_text)
+    return Preference(
+        where=where,
+        prompt=prompt,
+        sides=(completions[0], completions[-1]),
+        desirable=bool(record.get("label", True)),
+    )
+
+
+def _with_mismatched_sides(verdicts: list[Preference]) -> list[Preference]:
+    """Each verdict with the completion of the next one that has another prompt, for KTO's z0."""
+    if len({verdict.prompt for verdict in verdicts}) == 1:
+        raise UserError(
+            "config.algorithm.pairs: KTO's z0 needs completions of more than one prompt."
+        )
+    pairs = []
+    count = len(verdicts)
+    for i, verdict in enumerate(verdicts):
+        following = (verdicts[(i + step) % count] for step in range(1, count))
+        mismatched = next(other for other in following if other.prompt != verdict.prompt)
+        pairs.append(verdict._replace(sides=(verdict.sides[0], mismatched.sides[0])))
+    return pairs

@@ -1,0 +1,146 @@
+"""The M-step: one gradient step; and the gradients of single sequences.
+
+No other file differentiates a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from reasoning_jax.model import decoder, logprobs, sharding
+from reasoning_jax.model.attention import CausalMask
+from reasoning_jax.training.losses import Loss, masked_sum
+from reasoning_jax.training.state import TrainState
+
+if TYPE_CHECKING:  # methods are above this floor
+    from reasoning_jax.algorithms import Algorithm
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    algorithm: Algorithm,
+    model_cfg: decoder.ModelConfig,
+    optimizer: optax.GradientTransformation,
+    cfg: ConfigDict,
+) -> TrainStep:
+    """The compiled function (state, batch, learning_rate) -> (state, metrics) of a method.
+
+    It consumes the state. Each array of the batch is [M, B, S]: M micro-batches, whose gradients
+    are summed before one division by the weight of the whole global batch, so that M and the number
+    of devices change nothing but the order of a sum. A non-finite loss or gradient leaves
+    parameters and optimiser as they were and is counted.
+    """
+
+    def loss_total(params: decoder.Params, batch: Batch) -> tuple[jax.Array, Loss]:
+        token_logprobs = logprobs.token_logprobs(params, batch, model_cfg)
+        loss = algorithm.loss(token_logprobs, batch, cfg)
+        return loss.total, loss
+
+    gradient = jax.value_and_grad(loss_total, has_aux=True)
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_step(
+        state: TrainState, batch: Batch, learning_rate: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        loss, grads = _sum_over_micro_batches(gradient, state.params, batch)
+        divisor = jnp.maximum(loss.weight, 1.0)
+        mean_loss = loss.total / divisor
+        means = {name: total / divisor for name, total in loss.means.items()}
+        grads = jax.tree.map(lambda g: g / divisor, grads)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(mean_loss)
+        state = _apply_gradients(optimizer, state, grads, learning_rate, finite)
+        return state, {
+            "loss": mean_loss,
+            "weight": loss.weight,
+            **means,
+            **loss.maxima,
+            "grad_norm": norm,
+            "skipped": state.skipped,
+            "skipped_in_a_row": state.skipped_in_a_row,
+        }
+
+    return train_step
+
+
+def _sum_over_micro_batches(
+    gradient: Callable, params: decoder.Params, batch: Batch
+) -> tuple[Loss, decoder.Params]:
+    """The losses and gradients of M micro-batches [M, B, S], added up; maxima are the largest."""
+
+    def add(sums: tuple, micro_batch: Batch) -> tuple[tuple, None]:
+        loss_before, grads_before = sums
+        (_, loss), grads = gradient(params, micro_batch)
+        loss = _add_losses(loss_before, loss)
+        return (loss, jax.tree.map(jnp.add, grads_before, grads)), None
+
+    first = jax.tree.map(lambda x: x[0], batch)
+    (_, loss), grads = gradient(params, first)
+    if batch["tokens"].shape[0] == 1:
+        return loss, grads
+    rest = jax.tree.map(lambda x: x[1:], batch)
+    sums, _ = jax.lax.scan(add, (loss, grads), rest)
+    return sums
+
+
+def _add_losses(a: Loss, b: Loss) -> Loss:
+    return Loss(
+        total=a.total + b.total,
+        weight=a.weight + b.weight,
+        means={name: a.means[name] + b.means[name] for name in a.means},
+        maxima={name: jnp.maximum(a.maxima[name], b.maxima[name]) for name in a.maxima},
+    )
+
+
+def _apply_gradients(
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    grads: decoder.Params,
+    learning_rate: jax.Array,
+    finite: jax.Array,
+) -> TrainState:
+    """The state after one update; with the old parameters and optimiser where not ``finite``."""
+    direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+
+    def keep_if_finite(new: optax.Params, old: optax.Params) -> optax.Params:
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+    return TrainState(
+        step=state.step + 1,
+        params=keep_if_finite(params, state.params),
+        opt_state=keep_if_finite(opt_state, state.opt_state),
+        skipped=state.skipped + ~finite,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    )
+
+
+@partial(jax.jit, static_argnames="cfg")
+def score_vectors(params: decoder.Params, batch: Batch, cfg: decoder.ModelConfig) -> jax.Array:
+    """The gradient of each sequence's log-likelihood by a shift of all its final hidden states.
+
+    batch: one row a sequence, with ``weights`` [B, S]. Returns [B, D] float32. It costs a forward
+    pass and little more, and stands for the gradient by the parameters where only sizes and
+    correlations of gradients are asked for.
+    """
+    inputs = decoder.embed(params, batch["tokens"], cfg)
+    mask = CausalMask(batch["segment_ids"])
+    hidden, _ = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
+
+    def total(shift: jax.Array) -> jax.Array:
+        shifted = hidden + shift[:, None].astype(hidden.dtype)
+        token_logprobs = logprobs.of_hidden(params, shifted, batch, cfg)
+        return masked_sum(token_logprobs, batch["weights"])
+
+    zeros = jnp.zeros((hidden.shape[0], hidden.shape[2]))
+    return jax.grad(total)(sharding.shard(zeros, "batch", None))
