@@ -27,16 +27,16 @@ from ml_collections import ConfigDict
 from reasoning_jax import config, experiment, loop, metrics, multihost, workdir
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.evaluation import accuracy_metrics, vote_metrics
+from reasoning_jax.events import Event
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.graders import verifier
-from reasoning_jax.loop import Event
 from reasoning_jax.model.decoder import Params
 from reasoning_jax.policy import Request
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.tasks import CORRECT, WRONG, Example
 from reasoning_jax.training import checkpoint
 
-Records = list[dict[str, object]]  # pandas.DataFrame(records) reads them
+Records = list[workdir.Line]  # pandas.DataFrame(records) reads them
 
 
 def load_config(argument: str, **changes: object) -> ConfigDict:
@@ -94,7 +94,7 @@ class SavedRun:
 
     def evaluate(
         self, split: str = "test", samples: int = 0, temperature: float = 0.7
-    ) -> dict[str, object]:
+    ) -> workdir.Line:
         """Accuracy on a split, with standard errors; written as evaluation_SPLIT.json too.
 
         samples: also so many samples an example at ``temperature``, for pass@k, maj@k and, where
@@ -106,13 +106,13 @@ class SavedRun:
         jax.set_mesh(exp.mesh)
         examples = exp.load_eval(split)
         roll = exp.rollout(params, f"evaluate {split}", round, temperature=0.0)
-        values: dict[str, object] = dict(accuracy_metrics(roll(examples), exp.task))
+        values: workdir.Line = dict(accuracy_metrics(roll(examples), exp.task))
         if samples:
             roll = exp.rollout(params, f"vote {split}", round, temperature=temperature)
             drawn = roll(examples, num_samples=samples)
             scores = self._verifier_scores(drawn, exp)
             values |= vote_metrics(drawn, samples, scores, exp.task)
-        about = {
+        about: workdir.Line = {
             "split": split,
             "round": round,
             "samples": samples,
@@ -143,6 +143,7 @@ class SavedRun:
         answer.
         """
         abstract = exp.abstract_state().params
+        restored: checkpoint.Restored[Params, None] | None
         restored = checkpoint.restore(self.dir / "verifier", abstract)
         if not restored:
             return {}
@@ -183,7 +184,7 @@ class SavedRun:
         params, _ = checkpoint.load_params(self.dir, exp.abstract_state().params)
         return exp, params
 
-    def _answer(self, roll: Rollout, question: str) -> dict[str, object]:
+    def _answer(self, roll: Rollout, question: str) -> workdir.Line:
         question = _without_decoration(question, getattr(roll.tokenizer, "alphabet", None))
         if not question:
             raise UserError("The question is empty.")

@@ -51,17 +51,17 @@ def parse_arg(arg: str, /, **words: bool | tuple[str, ...]) -> ConfigDict:
         values[name] = value if isinstance(value, bool) else value[0]
     given: set[str] = set()
     for word in [word.strip() for word in arg.split(",") if word.strip()]:
-        name = _name_of_word(word, words)
-        if name is None:
+        kind = _kind_of_word(word, words)
+        if kind is None:
             raise UserError(f"the argument is {_described(words)}, not {arg!r}.")
-        if name in given:
+        if kind in given:
             raise UserError(f"{arg!r} says two things of one kind: {_described(words)}.")
-        given.add(name)
-        values[name] = True if isinstance(words[name], bool) else word
+        given.add(kind)
+        values[kind] = True if isinstance(words[kind], bool) else word
     return values
 
 
-def _name_of_word(word: str, words: Mapping[str, bool | tuple[str, ...]]) -> str | None:
+def _kind_of_word(word: str, words: Mapping[str, bool | tuple[str, ...]]) -> str | None:
     for name, value in words.items():
         if isinstance(value, bool) and word == name:
             return name
@@ -125,7 +125,7 @@ def rebuild(folder: Path) -> ConfigDict:
     return from_saved(workdir.read_config(folder), folder / "config.json")
 
 
-def from_saved(saved: Mapping[str, object], path: Path | str) -> ConfigDict:
+def from_saved(saved: Mapping[str, workdir.Json], path: Path | str) -> ConfigDict:
     """The config of the content of a config.json; what it does not say has its default."""
     values = workdir.flat(legacy.upgrade(saved))
     cfg = default.get_config(
@@ -145,7 +145,7 @@ def from_saved(saved: Mapping[str, object], path: Path | str) -> ConfigDict:
     return cfg
 
 
-def as_dict(cfg: ConfigDict) -> dict[str, object]:
+def as_dict(cfg: ConfigDict) -> dict[str, workdir.Json]:
     """The config as config.json holds it."""
     return json.loads(cfg.to_json_best_effort())
 
@@ -181,7 +181,8 @@ def override(cfg: ConfigDict, arguments: list[str], known: flags.FlagValues) -> 
         nearest = _nearest(error.flagname, [*known], "--")
         raise UserError(f"There is no flag --{error.flagname}{nearest}") from None
     new = workdir.flat(cfg.to_dict())
-    for key in values["config"].override_values:
+    overridden = values["config"].override_values  # type: ignore[attr-defined]
+    for key in overridden:
         _check_tuple(key, defaults[key], new[key])
     return words
 

@@ -75,7 +75,7 @@ def accuracy_metrics(samples: Sequence[Sample], task: Task) -> dict[str, float]:
 def vote_metrics(
     samples: Sequence[Sample],
     k: int,
-    scores: Mapping[str, Sequence[float]] | None = None,
+    scores: Mapping[str, Sequence[float] | np.ndarray] | None = None,
     task: Task | None = None,
 ) -> dict[str, float]:
     """maj@j and pass@j for j = 1, 2, 4 ... k over k samples an example, with standard errors.
@@ -102,7 +102,7 @@ def vote_metrics(
 
 
 def _curves(
-    samples: Sequence[Sample], k: int, scores: Mapping[str, Sequence[float]]
+    samples: Sequence[Sample], k: int, scores: Mapping[str, Sequence[float] | np.ndarray]
 ) -> dict[str, float]:
     groups: dict[int, list[int]] = {}  # example id -> its samples' positions
     for i, sample in enumerate(samples):

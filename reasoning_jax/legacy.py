@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from reasoning_jax import algorithms, tasks
-from reasoning_jax.workdir import flat
+from reasoning_jax.workdir import Json, flat
 
 MOVED = {
     "algorithm.num_rounds": "rounds.count",
@@ -41,12 +41,12 @@ ONE_UPDATE_ONLINE = ("trice", "rejection", "wake_sleep")
 FIXED_UPDATES = ("dpo", "sft")
 
 
-def upgrade(saved: Mapping[str, object]) -> dict[str, object]:
+def upgrade(saved: Mapping[str, Json]) -> dict[str, Json]:
     """The content of a config.json in this version's keys; as it is where it has them already."""
     old = flat(dict(saved))
     if "rounds.count" in old or "algorithm.num_rounds" not in old:
         return dict(saved)
-    new: dict[str, object] = {}
+    new: dict[str, Json] = {}
     for key, value in old.items():
         if key in CONDITIONAL:
             continue
@@ -65,7 +65,7 @@ def upgrade(saved: Mapping[str, object]) -> dict[str, object]:
     return _nested(new)
 
 
-def _has_effect(key: str, old: Mapping[str, object]) -> bool:
+def _has_effect(key: str, old: Mapping[str, Json]) -> bool:
     """Whether the run's own method or task has this key; every other section has all its keys."""
     section, _, name = key.rpartition(".")
     if section == "algorithm":
@@ -77,7 +77,7 @@ def _has_effect(key: str, old: Mapping[str, object]) -> bool:
     return name == "name" or name in {field.name for field in dataclasses.fields(config)}
 
 
-def _set_updates(new: dict[str, object], old: Mapping[str, object]) -> None:
+def _set_updates(new: dict[str, Json], old: Mapping[str, Json]) -> None:
     """The number of updates of a round, which is now one formula for all methods."""
     method = old["algorithm.name"]
     constant = method in FIXED_UPDATES
@@ -93,7 +93,7 @@ def _set_updates(new: dict[str, object], old: Mapping[str, object]) -> None:
         new["rounds.increment"] = 0
 
 
-def _set_grader(new: dict[str, object], old: Mapping[str, object]) -> None:
+def _set_grader(new: dict[str, Json], old: Mapping[str, Json]) -> None:
     """The terms that policy gradients added to the reward are now a grader's."""
     new["grader.name"] = tasks.get(str(old["task.name"])).GRADER
     has_rewards = old["algorithm.format_reward"] or old["algorithm.overlong"]
@@ -104,7 +104,7 @@ def _set_grader(new: dict[str, object], old: Mapping[str, object]) -> None:
         new[MOVED[f"algorithm.{key}"]] = old[f"algorithm.{key}"]
 
 
-def _nested(values: Mapping[str, object]) -> dict[str, object]:
+def _nested(values: Mapping[str, Json]) -> dict[str, Json]:
     """{"a.b": 1} -> {"a": {"b": 1}}"""
     tree: dict = {}
     for key, value in values.items():

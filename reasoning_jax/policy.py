@@ -21,12 +21,15 @@ from reasoning_jax.training.packing import fill
 from reasoning_jax.training.rows import Row
 
 
+RowsFunction = Callable[[decoder.Params, dict[str, jax.Array], decoder.ModelConfig], jax.Array]
+
+
 class Request(NamedTuple):
     """A prompt to complete; its random stream is that of (example id, sample index)."""
 
     example_id: int
-    index: int
-    prompt_ids: Sequence[int]
+    sample_index: int
+    prompt_ids: np.ndarray  # [P] int32
 
 
 class DrawOptions(TypedDict):
@@ -43,7 +46,10 @@ class Generated:
     """A batch of completions on the host; N requests of the batch."""
 
     requests: list[int]  # [N]: which requests they complete
-    samples: engine.Samples
+    tokens: np.ndarray  # [N, T] int32, the end token included
+    logprobs: np.ndarray  # [N, T] float32
+    lengths: np.ndarray  # [N] int32
+    finished: np.ndarray  # [N] bool: ended with a stop token
     is_local: np.ndarray  # [N] bool: whether this process is the one that grades them
 
 
@@ -113,7 +119,7 @@ class Policy:
             lengths[n] = len(request.prompt_ids)
             tokens[n, : lengths[n]] = request.prompt_ids
             ids[n] = request.example_id
-            indices[n] = request.index
+            indices[n] = request.sample_index
         mesh = self.sampling_mesh or self.mesh
         own_mesh = mesh is self.mesh
         params = self._params_to_sample
@@ -128,7 +134,9 @@ class Policy:
                 cfg=self.model_cfg,
                 max_new_tokens=options["max_new_tokens"],
             )
-        return samples if own_mesh else sharding.batch_to_mesh(samples, self.mesh)
+        if own_mesh or self.mesh is None:
+            return samples
+        return sharding.batch_to_mesh(samples, self.mesh)
 
     @functools.cached_property
     def _params_to_sample(self) -> decoder.Params:
@@ -160,7 +168,7 @@ class Policy:
         """[n, D]: the gradient of each row's log-likelihood (``train_step.score_vectors``)."""
         return np.stack(self._for_rows(train_step.score_vectors, rows))
 
-    def _for_rows(self, function: Callable, rows: Sequence[Row]) -> list[np.ndarray]:
+    def _for_rows(self, function: RowsFunction, rows: Sequence[Row]) -> list[np.ndarray]:
         """function(params, batch, model_cfg), one row a sequence, in batches of alike lengths."""
         by_width: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
@@ -194,4 +202,12 @@ def _readable_by_all(samples: engine.Samples) -> tuple[engine.Samples, np.ndarra
 
 
 def _on_host(batch: list[int], samples: engine.Samples, is_local: np.ndarray) -> Generated:
-    return Generated(requests=batch, samples=jax.device_get(samples), is_local=is_local)
+    host = jax.device_get(samples)
+    return Generated(
+        requests=batch,
+        tokens=host.tokens,
+        logprobs=host.logprobs,
+        lengths=host.lengths,
+        finished=host.finished,
+        is_local=is_local,
+    )

@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from reasoning_jax import multihost, prompts
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import Grader
+from reasoning_jax.model import decoder
 from reasoning_jax.policy import DrawOptions, Generated, Policy, Request
 from reasoning_jax.progress import Progress
-from reasoning_jax.sampling import engine
 from reasoning_jax.sampling.methods import make_method
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, Example, Task
 from reasoning_jax.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ class Rollout:
     round: int | None = None
     quiet: bool = False  # no progress line: one of many short rounds
     # The base model's parameters, read where a method asks for them.
-    base_params: Callable[[], object] | None = None
+    base_params: Callable[[], decoder.Params] | None = None
 
     @property
     def max_length(self) -> int:
@@ -164,10 +164,10 @@ class Rollout:
             _exchange_grades(samples, graded)
         return [samples[n] for n in range(len(requests))]
 
-    def sample_one(self, request: Request) -> engine.Samples:
-        """One completion, on the host, not graded."""
-        samples = self.policy.sample_batch([request], **self._draw_options(None))
-        return jax.device_get(samples)
+    def sample_one(self, request: Request) -> Generated:
+        """One completion, not graded."""
+        [generated] = self.policy.generate([request], **self._draw_options(None))
+        return generated
 
     def _draw_options(self, temperature: float | None) -> DrawOptions:
         """How a policy is to draw; temperature: None is the rollout's own."""
@@ -198,16 +198,16 @@ class Rollout:
         hinted: bool,
     ) -> Sample:
         """One completion of a batch, not graded yet."""
-        length = int(batch.samples.lengths[row])
-        tokens = batch.samples.tokens[row, :length]
+        length = int(batch.lengths[row])
+        tokens = batch.tokens[row, :length]
         return Sample(
             example=example,
-            index=request.index,
+            index=request.sample_index,
             hinted=hinted,
             prompt_ids=prompt_ids,
             tokens=tokens,
-            logprobs=batch.samples.logprobs[row, :length],
-            finished=bool(batch.samples.finished[row]),
+            logprobs=batch.logprobs[row, :length],
+            finished=bool(batch.finished[row]),
             text=self.tokenizer.decode(tokens.tolist()),
         )
 
@@ -225,7 +225,7 @@ class Rollout:
         ]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class _Counts:
     """What the progress line says of the samples so far."""
 

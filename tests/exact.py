@@ -64,7 +64,9 @@ def spread(q: Question) -> tuple[float, float]:
     return moments(posterior(q), q)[1], moments(q.p, q)[1]
 
 
-def rho(questions: Sequence[Question], own: np.ndarray | None = None, square: np.ndarray | None = None) -> float:
+def rho(
+    questions: Sequence[Question], own: np.ndarray | None = None, square: np.ndarray | None = None
+) -> float:
     """What control_variate's least squares come to on average; own, square: the means [M] of own and own^2, None = of pi."""
     rates, (V, F) = np.array([pi(q) for q in questions]), np.array([spread(q) for q in questions]).T
     own, square = rates if own is None else own, rates**2 if square is None else square
@@ -110,7 +112,15 @@ def _cases(q: Question, memory: np.ndarray) -> list[tuple]:
         proposal, state = q.p * (q.correct == new), memory * (q.correct == old)
         if chance := proposal.sum() * state.sum():
             at_proposal = moments(proposal / proposal.sum(), q)
-            found.append((chance, new, old, at_proposal if new else moments(state / state.sum(), q), at_proposal))
+            found.append(
+                (
+                    chance,
+                    new,
+                    old,
+                    at_proposal if new else moments(state / state.sum(), q),
+                    at_proposal,
+                )
+            )
     return found
 
 
@@ -119,9 +129,17 @@ def resampled(weights: np.ndarray, count: int) -> list[tuple[float, np.ndarray]]
     total = np.abs(weights).sum()
     if not count or not total:
         return [(1.0, weights)]
-    edges = np.unique(np.concatenate([[0.0, 1.0], np.cumsum(np.abs(weights)) / total * count % 1.0]))
-    drawn = [trice.subsample(np.abs(weights), np.sign(weights), count, u) for u in (edges[:-1] + edges[1:]) / 2]
-    return [(e, np.bincount(i, w, minlength=len(weights))) for e, (i, w) in zip(np.diff(edges), drawn, strict=True)]
+    edges = np.unique(
+        np.concatenate([[0.0, 1.0], np.cumsum(np.abs(weights)) / total * count % 1.0])
+    )
+    drawn = [
+        trice.subsample(np.abs(weights), np.sign(weights), count, u)
+        for u in (edges[:-1] + edges[1:]) / 2
+    ]
+    return [
+        (e, np.bincount(i, w, minlength=len(weights)))
+        for e, (i, w) in zip(np.diff(edges), drawn, strict=True)
+    ]
 
 
 def of_group(q: Question, n: int, weigh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -136,7 +154,12 @@ def of_group(q: Question, n: int, weigh: Callable[[np.ndarray], np.ndarray]) -> 
     for k in range(n + 1):
         correct = np.arange(n) < k
         w = weigh(correct)
-        mean += math.comb(n, k) * p**k * (1 - p) ** (n - k) * (w[correct].sum() * good + w[~correct].sum() * bad)
+        mean += (
+            math.comb(n, k)
+            * p**k
+            * (1 - p) ** (n - k)
+            * (w[correct].sum() * good + w[~correct].sum() * bad)
+        )
     return mean
 
 
@@ -169,7 +192,15 @@ def of_softmax(shift: float = 0.0) -> list[Question]:
 # ---- a transformer -------------------------------------------------------------------------------------------------------
 
 TOK = Characters(("a", "b", "c"))
-CFG = decoder.ModelConfig(vocab_size=TOK.vocab_size, width=8, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4, mlp_dim=16)
+CFG = decoder.ModelConfig(
+    vocab_size=TOK.vocab_size,
+    width=8,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    mlp_dim=16,
+)
 EXAMPLES = [Example(i, question, question[-1]) for i, question in enumerate(("a", "ab", "c"))]
 
 
@@ -178,7 +209,11 @@ def grade(text: str, example: Example) -> str:
     return UNPARSED if not text else WRONG if text[-1] == example.answer else CORRECT
 
 
-TASK = SimpleNamespace(prompt=lambda e, hint=None: e.question + (hint or ""), target=lambda e, direct: e.answer, grade=grade)
+TASK = SimpleNamespace(
+    prompt=lambda e, hint=None: e.question + (hint or ""),
+    target=lambda e, direct: e.answer,
+    grade=grade,
+)
 
 
 @functools.cache
@@ -191,20 +226,32 @@ def completions(limit: int) -> list[np.ndarray]:
 
 def verdicts(example: Example, limit: int) -> np.ndarray:
     """Which completions are correct, [K] bool: a cut off one never is."""
-    return np.array([z[-1] == TOK.eos_id and grade(TOK.decode(z), example) == CORRECT for z in completions(limit)])
+    return np.array(
+        [
+            z[-1] == TOK.eos_id and grade(TOK.decode(z), example) == CORRECT
+            for z in completions(limit)
+        ]
+    )
 
 
 @functools.cache
 def listed(limit: int) -> dict[str, np.ndarray]:
     """The batch [M * K, S] of every question with every completion, one a row."""
-    rows = [([TOK.bos_id, *TOK.encode(e.question)], z) for e in EXAMPLES for z in completions(limit)]
+    rows = [
+        ([TOK.bos_id, *TOK.encode(e.question)], z) for e in EXAMPLES for z in completions(limit)
+    ]
     tokens, weights = np.zeros((2, len(rows), max(len(x) + len(z) for x, z in rows)), np.int32)
     for n, (x, z) in enumerate(rows):
         tokens[n, : len(x) + len(z)] = [*x, *z]
         weights[n, len(x) : len(x) + len(z)] = 1
     ends = np.array([len(x) + len(z) for x, z in rows])[:, None]
     positions = np.arange(tokens.shape[1]) * np.ones_like(tokens)
-    return {"tokens": tokens, "positions": positions, "segment_ids": (positions < ends).astype(np.int32), "weights": weights}
+    return {
+        "tokens": tokens,
+        "positions": positions,
+        "segment_ids": (positions < ends).astype(np.int32),
+        "weights": weights,
+    }
 
 
 @jax.jit
@@ -242,7 +289,9 @@ def params(seed: int = 0) -> decoder.Params:
     """Random ones with the shapes of ``decoder.init``, by numpy: compiling that takes seconds."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), CFG))
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * CFG.width**-0.5, jnp.float32), shapes)
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=x.shape) * CFG.width**-0.5, jnp.float32), shapes
+    )
 
 
 @functools.partial(jax.jit, static_argnames="limit")

@@ -24,13 +24,29 @@ class Scripted(Rollout):
 
     def attempt(self, e: Example, index: int, hint: bool) -> Sample:
         verdict = self.script[e.id][hint]
-        worked = addition.target(Example(e.id, e.question, e.answer, addition.scratchpad(*map(int, e.question.split("+")))))
+        worked = addition.target(
+            Example(
+                e.id, e.question, e.answer, addition.scratchpad(*map(int, e.question.split("+")))
+            )
+        )
         # A truncated one reads as if it were right; an unparsed one ends before the answer.
-        text = {CORRECT: worked, TRUNCATED: worked, WRONG: f"{worked}1", UNPARSED: "<scratch>"}[verdict.split()[0]]
-        tokens = np.asarray([*TOK.encode(text), *([] if verdict == TRUNCATED else [TOK.eos_id])], np.int32)
+        text = {CORRECT: worked, TRUNCATED: worked, WRONG: f"{worked}1", UNPARSED: "<scratch>"}[
+            verdict.split()[0]
+        ]
+        tokens = np.asarray(
+            [*TOK.encode(text), *([] if verdict == TRUNCATED else [TOK.eos_id])], np.int32
+        )
         line = 1 if verdict.endswith("by luck") else None
         return Sample(
-            e, index, hint, tokens, -np.ones(len(tokens), np.float32), text, addition.extract(text), verdict.split()[0], line
+            e,
+            index,
+            hint,
+            tokens,
+            -np.ones(len(tokens), np.float32),
+            text,
+            addition.extract(text),
+            verdict.split()[0],
+            line,
         )
 
 

@@ -7,7 +7,15 @@ from collections.abc import Callable
 import beartype
 import jaxtyping
 
-MODULES = ["reasoning_jax.model", "reasoning_jax.sampling", "reasoning_jax.training.losses"]
+MODULES = [  # those whose annotations have shapes
+    "reasoning_jax.model.attention",
+    "reasoning_jax.model.decoder",
+    "reasoning_jax.model.linear",
+    "reasoning_jax.model.logprobs",
+    "reasoning_jax.model.transformer",
+    "reasoning_jax.sampling",
+    "reasoning_jax.training.losses",
+]
 
 
 def install() -> None:

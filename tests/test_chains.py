@@ -31,10 +31,29 @@ def same(a, b):
 
 def test_the_first_states_are_the_guides_in_any_order():
     found = begun()
-    assert found.ids.tolist() == [10, 11, 12, 13, 14] and found.correct.tolist() == [True, False, True, False, True]
-    assert [found.state(n).tolist() for n in range(5)] == [[n + 3, 2] for n in range(5)]  # wrong ones are states too
-    assert found.tokens.shape == (5, T) and not found.tokens[:, 2:].any() and found.lengths.tolist() == [2] * 5
-    for counts in (found.ages, found.visits, found.accepted, found.distinct, found.recent, found.sums):
+    assert found.ids.tolist() == [10, 11, 12, 13, 14] and found.correct.tolist() == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert [found.state(n).tolist() for n in range(5)] == [
+        [n + 3, 2] for n in range(5)
+    ]  # wrong ones are states too
+    assert (
+        found.tokens.shape == (5, T)
+        and not found.tokens[:, 2:].any()
+        and found.lengths.tolist() == [2] * 5
+    )
+    for counts in (
+        found.ages,
+        found.visits,
+        found.accepted,
+        found.distinct,
+        found.recent,
+        found.sums,
+    ):
         assert not counts.any()
     assert same(found, begun([3, 1, 4, 0, 2]))
     assert all(isinstance(x, np.ndarray) for x in found)  # a checkpoint holds arrays
@@ -47,18 +66,36 @@ def test_the_first_states_are_the_guides_in_any_order():
 def test_visits_by_hand():
     """Chain 1, wrong at first: refused, accepted, the same again, refused, another; chain 4 once; the others never."""
     found, at = begun(), np.array([1])
-    proposals = [sample(9, correct=False), sample(8, 7, 2), sample(8, 7, 2), sample(6, correct=False), sample(5, 2)]
+    proposals = [
+        sample(9, correct=False),
+        sample(8, 7, 2),
+        sample(8, 7, 2),
+        sample(6, correct=False),
+        sample(5, 2),
+    ]
     for proposal in proposals:
         found = chains.visit(found, at, [proposal], np.array([proposal.correct]))
     found = chains.visit(found, np.array([4]), [sample(1, correct=False)], np.array([False]))
-    assert found.state(1).tolist() == [5, 2] and found.correct[1] and found.tokens[1].tolist() == [5, 2, 0, 0, 0, 0]
+    assert (
+        found.state(1).tolist() == [5, 2]
+        and found.correct[1]
+        and found.tokens[1].tolist() == [5, 2, 0, 0, 0, 0]
+    )
     counts = [found.ages, found.visits, found.accepted, found.distinct]
     assert [c[1] for c in counts] == [0, 5, 3, 2] and [c[4] for c in counts] == [1, 1, 0, 0]
     f = chains.FORGET
-    np.testing.assert_allclose(found.recent[1], [f**3 + f**2 + 1, f**4 + f**3 + f**2 + f + 1], rtol=1e-6)
+    np.testing.assert_allclose(
+        found.recent[1], [f**3 + f**2 + 1, f**4 + f**3 + f**2 + f + 1], rtol=1e-6
+    )
     np.testing.assert_allclose(found.recent[4], [0, 1])
-    assert found.state(4).tolist() == [7, 2] and found.correct[4]  # a refused proposal leaves the state
-    assert found.state(0).tolist() == [3, 2] and not any(c[[0, 2, 3]].any() for c in counts) and not found.recent[0].any()
+    assert (
+        found.state(4).tolist() == [7, 2] and found.correct[4]
+    )  # a refused proposal leaves the state
+    assert (
+        found.state(0).tolist() == [3, 2]
+        and not any(c[[0, 2, 3]].any() for c in counts)
+        and not found.recent[0].any()
+    )
     assert found.recent.dtype == np.float32 and {c.dtype for c in counts} == {np.dtype(np.int32)}
 
 
@@ -90,7 +127,13 @@ def test_chains_are_found_by_their_examples():
     other_answer = SimpleNamespace(id=10, question=EXAMPLES[0].question, answer="1")
     in_other_order = [example(10 + i, 24 - i, 44 - i) for i in range(5)]
     sentence = r"^The memory of 5 chains belongs to other data.*no chain of example \d+, '\d+\+\d+'"
-    for others in ([other_answer], in_other_order, [example(15)], [example(9)], [example(15, 24, 44)]):
+    for others in (
+        [other_answer],
+        in_other_order,
+        [example(15)],
+        [example(9)],
+        [example(15, 24, 44)],
+    ):
         with pytest.raises(ValueError, match=sentence):
             chains.find(begun(), others)
     with pytest.raises(ValueError, match="distinct examples"):
@@ -104,7 +147,9 @@ def test_a_report_shows_the_same_few_chains():
     guide = sample(*TOK.encode(text), TOK.eos_id, correct=False)
     examples = [example(i, 10 + i, 50) for i in range(49)]
     found = chains.begin(chains.empty(49, T), examples, [guide] * 49)
-    found = chains.visit(found, np.array([48]), [sample(*TOK.encode("98"), TOK.eos_id)], np.array([True]))
+    found = chains.visit(
+        found, np.array([48]), [sample(*TOK.encode("98"), TOK.eos_id)], np.array([True])
+    )
     lines = chains.show(found, examples[::-1], addition, TOK)
     ids = [line["id"] for line in lines]
     assert len(ids) == chains.SHOWN and ids == sorted(set(ids)) and ids[0] == 0 and ids[-1] == 48

@@ -42,13 +42,21 @@ def test_what_a_config_names_is_there(name, arg):
     tasks.get(cfg.task.name), algorithms.get(cfg.algorithm.name)
     presets.model_config(cfg.model, vocab_size=32), optim.make(cfg.optim)
     methods.make_rule(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
-    assert cfg.batch_size % cfg.micro_batches == 0 and cfg.sampling.max_new_tokens < cfg.sequence_length
+    assert (
+        cfg.batch_size % cfg.micro_batches == 0
+        and cfg.sampling.max_new_tokens < cfg.sequence_length
+    )
     if cfg.task.name == "addition":
         assert cfg.base.num_updates == 0 or sum(cfg.task.given) > 0
         assert len(cfg.task.given) <= cfg.task.max_digits
         tok, task = tokenizer.make(cfg.tokenizer, tasks.get("addition")), tasks.get("addition")
         longest = task.load(cfg.task, "test")[-1]
-        worked = tasks.Example(0, longest.question, longest.answer, task.scratchpad(*map(int, longest.question.split("+"))))
+        worked = tasks.Example(
+            0,
+            longest.question,
+            longest.answer,
+            task.scratchpad(*map(int, longest.question.split("+"))),
+        )
         completion = len(tok.encode(task.target(worked))) + 1
         assert completion <= cfg.sampling.max_new_tokens  # or the longest sums could never be right
         hinted = 1 + len(tok.encode(task.prompt(worked, hint=worked.answer)))

@@ -67,7 +67,12 @@ def texts(row):
     out = []
     for part in (0, 1):
         tokens, weights = row["tokens"][row["part"] == part], row["weights"][row["part"] == part]
-        assert tokens[0] == TOK.bos_id and tokens[-1] == TOK.eos_id and weights[0] == 0 and weights[-1] == 1
+        assert (
+            tokens[0] == TOK.bos_id
+            and tokens[-1] == TOK.eos_id
+            and weights[0] == 0
+            and weights[-1] == 1
+        )
         out += [TOK.decode(tokens[weights == 0]), TOK.decode(tokens[weights == 1])]
     return tuple(out)
 
@@ -77,10 +82,20 @@ def texts(row):
 
 def test_a_file_becomes_pairs(settings):
     rows, memory, report, _ = collect(settings(PAIRS))
-    assert [texts(r) for r in rows] == [(p["prompt"], p["chosen"], p["prompt"], p["rejected"]) for p in PAIRS]
-    assert memory.tolist() == [[-11, -11], [-11, -18], [-18, -11]]  # places 5, 6 (and 7) are the completion and its end
+    assert [texts(r) for r in rows] == [
+        (p["prompt"], p["chosen"], p["prompt"], p["rejected"]) for p in PAIRS
+    ]
+    assert memory.tolist() == [
+        [-11, -11],
+        [-11, -18],
+        [-18, -11],
+    ]  # places 5, 6 (and 7) are the completion and its end
     assert [r["ref"][r["ref"] != 0].tolist() for r in rows] == memory.tolist()
-    assert report.values == {"kept_rows": 3, "kept": 1} and report.warnings == [] and report.samples == []
+    assert (
+        report.values == {"kept_rows": 3, "kept": 1}
+        and report.warnings == []
+        and report.samples == []
+    )
 
 
 def test_the_reference_is_read_in_round_1_only(settings):
@@ -89,22 +104,34 @@ def test_the_reference_is_read_in_round_1_only(settings):
     first, memory, _, kind = collect(cfg)
     later, kept, _, silent = collect(cfg, memory, round=2)
     assert kind.calls == [3] and silent.calls == [] and np.array_equal(kept, memory)
-    assert all(np.array_equal(a[key], b[key]) for a, b in zip(first, later, strict=True) for key in a)
+    assert all(
+        np.array_equal(a[key], b[key]) for a, b in zip(first, later, strict=True) for key in a
+    )
 
 
 def test_sides_that_repeat_the_prompt(settings):
     whole = [p | {side: p["prompt"] + p[side] for side in ("chosen", "rejected")} for p in PAIRS]
-    for a, b in zip(collect(settings(PAIRS))[0], collect(settings(whole, whole_text=True))[0], strict=True):
+    for a, b in zip(
+        collect(settings(PAIRS))[0], collect(settings(whole, whole_text=True))[0], strict=True
+    ):
         assert all(np.array_equal(a[key], b[key]) for key in a)
 
 
 def test_verdicts_for_kto(settings):
     """Each with the next completion that belongs to another prompt, and what it is on its own half's last token."""
     rows, memory, _, _ = collect(settings(VERDICTS, preference="kto"))
-    assert [texts(r)[1::2] for r in rows] == [("3", "7"), ("4", "7"), ("7", "12"), ("12", "5"), ("5", "7")]
+    assert [texts(r)[1::2] for r in rows] == [
+        ("3", "7"),
+        ("4", "7"),
+        ("7", "12"),
+        ("12", "5"),
+        ("5", "7"),
+    ]
     assert all(texts(r)[0] == texts(r)[2] for r in rows) and memory.shape == (5, 2)
     for row, verdict in zip(rows, VERDICTS, strict=True):
-        assert np.flatnonzero(row["desirable"]).tolist() == ([(row["part"] == 0).sum() - 1] if verdict["label"] else [])
+        assert np.flatnonzero(row["desirable"]).tolist() == (
+            [(row["part"] == 0).sum() - 1] if verdict["label"] else []
+        )
     with pytest.raises(ValueError, match="more than one prompt"):
         dpo.load(settings(VERDICTS[:2], preference="kto"))
 
@@ -117,7 +144,9 @@ def test_tfds(tmp_path):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            kinds = {key: np.bool_ if key == "label" else tfds.features.Text() for key in self.rows[0]}
+            kinds = {
+                key: np.bool_ if key == "label" else tfds.features.Text() for key in self.rows[0]
+            }
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(kinds))
 
         def _split_generators(self, manager):
@@ -135,7 +164,9 @@ def test_tfds(tmp_path):
     assert [p.sides for p in part] == [p.sides for p in found[1:]]
     assert part[0].where.endswith("train[1:], row 1"), "a row keeps its number in a slice"
     verdicts, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:verdicts:train", preference="kto"))
-    assert {(p.prompt, p.sides[0], p.desirable) for p in verdicts} == {tuple(row.values()) for row in VERDICTS}
+    assert {(p.prompt, p.sides[0], p.desirable) for p in verdicts} == {
+        tuple(row.values()) for row in VERDICTS
+    }
     with pytest.raises(ValueError, match=r"row 0: the key 'completion' is missing"):
         dpo.load(config(pairs=f"tfds:{tmp_path}:hh:train", preference="kto"))
     with pytest.raises(ValueError, match="is not tfds:FOLDER:NAME:SPLIT"):
@@ -149,10 +180,26 @@ BAD = [
     ({"prompt": "1+2\n", "chosen": "4", "rejected": " \n"}, "a side is empty", {}),
     ({"prompt": "1+2\n", "chosen": "3", "rejected": "3"}, "the sides are equal", {}),
     ({"prompt": "1+2\n", "chosen": 3, "rejected": "4"}, "a value is not text", {}),
-    ({"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+3\n4"}, "the prompt is no prefix", {"whole_text": True}),
-    ({"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+2\n"}, "a side is empty", {"whole_text": True}),
-    ({"prompt": "1+2\n", "completion": "", "label": True}, "a side is empty", {"preference": "kto"}),
-    ({"prompt": "1+2\n", "completion": "3", "label": "yes"}, "the label is neither", {"preference": "kto"}),
+    (
+        {"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+3\n4"},
+        "the prompt is no prefix",
+        {"whole_text": True},
+    ),
+    (
+        {"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+2\n"},
+        "a side is empty",
+        {"whole_text": True},
+    ),
+    (
+        {"prompt": "1+2\n", "completion": "", "label": True},
+        "a side is empty",
+        {"preference": "kto"},
+    ),
+    (
+        {"prompt": "1+2\n", "completion": "3", "label": "yes"},
+        "the label is neither",
+        {"preference": "kto"},
+    ),
 ]
 
 
@@ -162,13 +209,19 @@ def test_a_bad_row_is_a_sentence_or_is_counted(settings, row, message, changes):
     if "whole_text" in changes:
         good = [p | {side: p["prompt"] + p[side] for side in ("chosen", "rejected")} for p in PAIRS]
     rows = [*good[:2], row, *good[2:], row]
-    with pytest.raises(ValueError, match=rf"pairs\.jsonl, line 3: {message}.*skip_bad=True") as error:
+    with pytest.raises(
+        ValueError, match=rf"pairs\.jsonl, line 3: {message}.*skip_bad=True"
+    ) as error:
         dpo.init_memory(settings(rows, **changes), 9)
     assert "\n" not in str(error.value)
     records, _, report, _ = collect(settings(rows, skip_bad=True, **changes))
     assert len(records) == len(good) and report.values["kept"] == len(good) / (len(good) + 2)
     (warning,) = report.warnings
-    assert warning.startswith(f"2 rows are left out, as {message}") and "line 3; " in warning and "jsonl, line" in warning
+    assert (
+        warning.startswith(f"2 rows are left out, as {message}")
+        and "line 3; " in warning
+        and "jsonl, line" in warning
+    )
 
 
 def test_pairs_over_the_limit(settings):
@@ -180,8 +233,15 @@ def test_pairs_over_the_limit(settings):
     with pytest.raises(ValueError, match=r"line 1: it is longer than config\.sequence_length"):
         collect(settings(rows[:2]), max_length=limit)
     records, memory, report, kind = collect(settings(rows, skip_bad=True), max_length=limit)
-    assert [texts(r)[0] for r in records] == ["1+2\n"] and memory.tolist() == [[0, 0], [-11, -11]] and kind.calls == [1]
-    assert report.values == pytest.approx({"kept_rows": 1, "kept": 1 / 3}) and len(report.warnings) == 2
+    assert (
+        [texts(r)[0] for r in records] == ["1+2\n"]
+        and memory.tolist() == [[0, 0], [-11, -11]]
+        and kind.calls == [1]
+    )
+    assert (
+        report.values == pytest.approx({"kept_rows": 1, "kept": 1 / 3})
+        and len(report.warnings) == 2
+    )
 
 
 def test_other_errors(settings, tmp_path):
@@ -193,7 +253,9 @@ def test_other_errors(settings, tmp_path):
         dpo.init_memory(settings([{"prompt": "1", "chosen": "2"}]), 9)
     with pytest.raises(ValueError, match="no row is a preference"):
         dpo.init_memory(settings([PAIRS[0] | {"chosen": ""}], skip_bad=True), 9)
-    with pytest.raises(ValueError, match=r"pairs\.jsonl, line 2: The character 'x' is not in the alphabet"):
+    with pytest.raises(
+        ValueError, match=r"pairs\.jsonl, line 2: The character 'x' is not in the alphabet"
+    ):
         collect(settings([PAIRS[0], PAIRS[1] | {"chosen": "x"}]))
     with pytest.raises(ValueError, match=r"config\.algorithm\.beta"):
         dpo.init_memory(settings(PAIRS, beta=0.0), 9)
@@ -206,8 +268,12 @@ def test_other_errors(settings, tmp_path):
 def test_updates_of_a_model_from_its_own_reference(tiny, settings, preference):
     """ln 2 (KTO: a half) at step 0, from references that the same model computed one pair a row; then it falls."""
     model_cfg, params = tiny
-    cfg = settings(VERDICTS if preference == "kto" else PAIRS, preference=preference, start_updates=7, beta=0.5)
-    roll = Rollout(params, model_cfg, TOK, addition, (), methods.Greedy(), 8, 8, 48, None, jax.random.key(0))
+    cfg = settings(
+        VERDICTS if preference == "kto" else PAIRS, preference=preference, start_updates=7, beta=0.5
+    )
+    roll = Rollout(
+        params, model_cfg, TOK, addition, (), methods.Greedy(), 8, 8, 48, None, jax.random.key(0)
+    )
     rows, memory, _ = dpo.collect(roll, [], dpo.init_memory(cfg, 9), 1, cfg)
     assert (memory < -1).all() and dpo.num_updates(3, len(rows), cfg) == 7
     batch = packing.pack(rows, multiple=2, length=48)
@@ -219,11 +285,15 @@ def test_updates_of_a_model_from_its_own_reference(tiny, settings, preference):
     train_state = jax.jit(lambda p: state.fresh(p, optim.make(cfg.optim)))(params)
     losses, margins = [], []
     for _ in range(6):
-        train_state, metrics = step(train_state, {k: v[None] for k, v in batch.items()}, np.float32(0.01))
+        train_state, metrics = step(
+            train_state, {k: v[None] for k, v in batch.items()}, np.float32(0.01)
+        )
         losses.append(float(metrics["loss"]))
         margins.append(float(metrics["reward" if preference == "kto" else "margin"]))
     assert losses[0] == pytest.approx(start, abs=1e-5) and losses[-1] < 0.7 * start
-    assert abs(margins[0]) < 1e-4 and (preference == "kto" or (margins[-1] > 0.5 and float(metrics["accuracy"]) == 1))
+    assert abs(margins[0]) < 1e-4 and (
+        preference == "kto" or (margins[-1] > 0.5 and float(metrics["accuracy"]) == 1)
+    )
 
 
 def test_the_pairs_of_the_config():
@@ -235,5 +305,8 @@ def test_the_pairs_of_the_config():
     for p in found:
         a, b = p.prompt.split("+")
         e = Example(0, p.prompt.strip(), str(int(a) + int(b)))
-        assert p.prompt == addition.prompt(e) and [addition.grade(side, e) for side in p.sides] == [CORRECT, WRONG]
+        assert p.prompt == addition.prompt(e) and [addition.grade(side, e) for side in p.sides] == [
+            CORRECT,
+            WRONG,
+        ]
         assert addition.wrong_line(p.sides[0], e) is None

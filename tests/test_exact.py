@@ -58,8 +58,13 @@ def test_the_lists_are_complete(toys):
         assert abs(q.p.sum() - 1) < 1e-6 and np.abs(q.p @ q.score).max() < 1e-5
         assert 0 < pi(q) < 1 and q.correct.sum() >= 1 and abs(q.p[1:].sum() - 1) > 1e-5
     finished = [z for z in exact.completions(3) if z[-1] == exact.TOK.eos_id]
-    assert len({tuple(z) for z in exact.completions(3)}) == 1 + 5 + 5**2 + 5**3 and len(finished) == 31
-    assert not exact.verdicts(exact.EXAMPLES[0], 3)[31:].any() and exact.verdicts(exact.EXAMPLES[0], 3)[:31].sum() == 16
+    assert (
+        len({tuple(z) for z in exact.completions(3)}) == 1 + 5 + 5**2 + 5**3 and len(finished) == 31
+    )
+    assert (
+        not exact.verdicts(exact.EXAMPLES[0], 3)[31:].any()
+        and exact.verdicts(exact.EXAMPLES[0], 3)[:31].sum() == 16
+    )
 
 
 def test_the_score_is_the_gradient(toys):
@@ -68,7 +73,9 @@ def test_the_score_is_the_gradient(toys):
     direction = np.random.default_rng(0).normal(size=flat.shape) * 1e-3
     middle, after, before = (of_model(unravel(flat + step * direction)) for step in (0, 1, -1))
     for q, high, low in zip(middle, after, before, strict=True):
-        assert gradient(q) @ direction == pytest.approx((math.log(pi(high)) - math.log(pi(low))) / 2, rel=2e-2)
+        assert gradient(q) @ direction == pytest.approx(
+            (math.log(pi(high)) - math.log(pi(low))) / 2, rel=2e-2
+        )
 
 
 def test_the_sum_over_booleans_is_the_sum_over_everything():
@@ -78,12 +85,21 @@ def test_the_sum_over_booleans_is_the_sum_over_everything():
         mean, square = 0.0, 0.0
         for zs in itertools.product(range(4), repeat=6):
             memory, proposal = zs[:3], zs[3:]
-            chance = math.prod(posterior(q)[z] * q.p[w] for q, z, w in zip(questions, memory, proposal, strict=True))
-            new, old = (np.array([q.correct[z] for q, z in zip(questions, zs, strict=True)]) for zs in (proposal, memory))
+            chance = math.prod(
+                posterior(q)[z] * q.p[w]
+                for q, z, w in zip(questions, memory, proposal, strict=True)
+            )
+            new, old = (
+                np.array([q.correct[z] for q, z in zip(questions, zs, strict=True)])
+                for zs in (proposal, memory)
+            )
             if not chance:
                 continue
             _, _, w_state, w_proposal, n = trice.plan(new, old)
-            state = [q.score[w if a else z] for q, z, w, a in zip(questions, memory, proposal, new, strict=True)]
+            state = [
+                q.score[w if a else z]
+                for q, z, w, a in zip(questions, memory, proposal, new, strict=True)
+            ]
             terms = np.array(state + [q.score[w] for q, w in zip(questions, proposal, strict=True)])
             for u in (np.arange(60) + 0.5) / 60 if count else [0.5]:
                 weights = np.concatenate([w_state, -w_proposal])
@@ -104,7 +120,10 @@ def test_the_sum_over_booleans_is_the_sum_over_everything():
 def transitions(q):
     """T[z, z'] [K, K]: one visit of K chains, each in another state, for every proposal."""
     K = len(q.p)
-    samples = [exact.SimpleNamespace(tokens=np.array([z], np.int32), correct=c) for z, c in enumerate(q.correct)]
+    samples = [
+        exact.SimpleNamespace(tokens=np.array([z], np.int32), correct=c)
+        for z, c in enumerate(q.correct)
+    ]
     start = chains.write(chains.empty(K, 1), np.arange(K), samples)
     T = np.zeros((K, K))
     for sample, p in zip(samples, q.p / q.p.sum(), strict=True):
@@ -117,14 +136,18 @@ def test_the_posterior_is_invariant_and_reached_at_the_rate_of_acceptance(toys):
     for q in itertools.chain(*toys):
         T, K, rate = transitions(q), len(q.p), pi(q)
         np.testing.assert_allclose(posterior(q) @ T, posterior(q), atol=1e-6)
-        np.testing.assert_allclose(np.sort(np.linalg.eigvals(T).real), [1 - rate] * (K - 1) + [1], atol=1e-6)
+        np.testing.assert_allclose(
+            np.sort(np.linalg.eigvals(T).real), [1 - rate] * (K - 1) + [1], atol=1e-6
+        )
         for right in (False, True):
             law = np.eye(K)[np.flatnonzero(q.correct == right)[0]]
             for t in range(1, 8):
                 law = law @ T
                 distance = np.abs(law - posterior(q)).sum() / 2
                 assert distance <= (1 - rate) ** t + 1e-5
-                assert right or distance == pytest.approx((1 - rate) ** t, abs=1e-5)  # from a wrong state it is all of that
+                assert right or distance == pytest.approx(
+                    (1 - rate) ** t, abs=1e-5
+                )  # from a wrong state it is all of that
 
 
 # ---- TRICE: the mean -----------------------------------------------------------------------------------------------------
@@ -142,12 +165,17 @@ def test_trice_is_unbiased(toys):
         for beta in (np.zeros(3), None, 0.7 * numbers(questions)[0], np.array([0.1, 0.9, 0.4])):
             np.testing.assert_allclose(of_trice(questions, beta)[0], truth, atol=3e-6)
         np.testing.assert_allclose(of_trice(questions, subsample=2)[0], truth, atol=3e-6)
-        np.testing.assert_allclose(of_trice(questions, 0.7 * numbers(questions)[0], subsample=5)[0], truth, atol=3e-6)
+        np.testing.assert_allclose(
+            of_trice(questions, 0.7 * numbers(questions)[0], subsample=5)[0], truth, atol=3e-6
+        )
 
 
 def fixed(questions, right):
     """Memories that are a certain right or wrong rationale each."""
-    return [np.eye(len(q.p))[np.flatnonzero(q.correct == r)[-1 if r else 0]] for q, r in zip(questions, right, strict=True)]
+    return [
+        np.eye(len(q.p))[np.flatnonzero(q.correct == r)[-1 if r else 0]]
+        for q, r in zip(questions, right, strict=True)
+    ]
 
 
 def test_right_memories_leave_the_control_variate_without_a_mean(toys):
@@ -182,7 +210,12 @@ def test_a_rate_that_looks_at_its_own_proposal_is_biased(toys):
 def test_two_forms_of_the_update():
     """(1 - beta) on a right proposal; the memory up and the proposal down by beta on a wrong one."""
     valid, beta, state, proposal, _ = trice.plan([True, False], [True, True], np.array([0.25, 0.5]))
-    assert valid.all() and state.tolist() == [0.75, 1.0] and proposal.tolist() == [0.0, 0.5] and beta.tolist() == [0.25, 0.5]
+    assert (
+        valid.all()
+        and state.tolist() == [0.75, 1.0]
+        and proposal.tolist() == [0.0, 0.5]
+        and beta.tolist() == [0.25, 0.5]
+    )
 
 
 # ---- TRICE: the variance -------------------------------------------------------------------------------------------------
@@ -193,7 +226,9 @@ def test_the_variance_of_one_question(toys):
     for q in itertools.chain(*toys):
         p, V, F = pi(q), *spread(q)
         for b in (0.0, 0.3, p, p * V / F, 1.0):
-            assert of_trice([q], np.array([b]))[1] == pytest.approx((1 - 2 * b * p) * V + b**2 * F, rel=1e-5)
+            assert of_trice([q], np.array([b]))[1] == pytest.approx(
+                (1 - 2 * b * p) * V + b**2 * F, rel=1e-5
+            )
         best = of_trice([q], np.array([p * V / F]))[1]
         assert all(of_trice([q], np.array([p * V / F + e]))[1] > best for e in (-0.05, 0.05))
         assert (of_trice([q], np.array([p]))[1] < V) == (F < 2 * V)
@@ -208,7 +243,11 @@ def test_the_table_of_the_notes(shift, rate, basic, paper, norm):
     _, with_it = of_trice(questions)
     digits = {0.0125: 4, 0.0017: 4}.get(norm, 3)
     assert round(np.mean([pi(q) for q in questions]), 4) == rate
-    assert (round(without, 4), round(with_it, 4), round(np.linalg.norm(mean), digits)) == (basic, paper, norm)
+    assert (round(without, 4), round(with_it, 4), round(np.linalg.norm(mean), digits)) == (
+        basic,
+        paper,
+        norm,
+    )
     assert (with_it < without) == (shift >= 4)
 
 
@@ -217,7 +256,10 @@ def test_certain_answers_have_no_variance_but_the_basic_one():
     questions = of_softmax(20.0)
     rates, V, F = numbers(questions)
     np.testing.assert_allclose(F, V, atol=1e-6)
-    assert of_trice(questions)[1] < 1e-6 and of_trice(questions, rates)[1] < 1e-6 < 0.1 < of_trice(questions, np.zeros(3))[1]
+    assert (
+        of_trice(questions)[1] < 1e-6
+        and of_trice(questions, rates)[1] < 1e-6 < 0.1 < of_trice(questions, np.zeros(3))[1]
+    )
     assert np.linalg.norm(mean_gradient(questions)) < 1e-6
 
 
@@ -248,7 +290,9 @@ def ours(questions, visits: int | None = None) -> tuple[float, float]:
         law = rates[:, None] ** accepted * (1 - rates[:, None]) ** (visits - accepted)
     first, second = (own * law).sum(1), (own**2 * law).sum(1)
     rho = exact.rho(questions, first, second)
-    return rho, float(((1 - 2 * rho * first * rates) * V + rho**2 * second * F).sum() / len(rates) ** 2)
+    return rho, float(
+        ((1 - 2 * rho * first * rates) * V + rho**2 * second * F).sum() / len(rates) ** 2
+    )
 
 
 def test_ours_is_never_worse(sweep):
@@ -261,7 +305,10 @@ def test_ours_is_never_worse(sweep):
         assert of_trice(questions, rho * rates)[1] == pytest.approx(variance, rel=1e-4)
         for visits in (None, 0, 1, 3, 8):
             assert ours(questions, visits)[1] <= min(basic, paper) * (1 + 1e-6), (rates, visits)
-    assert min(numbers(q)[0].mean() for q in sweep) < 0.05 and max(numbers(q)[0].mean() for q in sweep) > 0.998
+    assert (
+        min(numbers(q)[0].mean() for q in sweep) < 0.05
+        and max(numbers(q)[0].mean() for q in sweep) > 0.998
+    )
 
 
 # Variance over the basic estimator's, of a minibatch of three: the paper's, of beta = own, of own^2, and ours; own is pi.
@@ -345,7 +392,9 @@ def test_coefficients_of_the_methods(toys):
         mean, _ = of_trice([q], np.array([0.4]))
         np.testing.assert_allclose(mean, gradient(q), atol=1e-5)
         for n in (4, 8):
-            assert coefficient(q, n, grpo) == pytest.approx(coefficient(binary(pi(q)), n, grpo), rel=1e-4)
+            assert coefficient(q, n, grpo) == pytest.approx(
+                coefficient(binary(pi(q)), n, grpo), rel=1e-4
+            )
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,9 @@ SCRIPT = {0: [WRONG, CORRECT, CORRECT, TRUNCATED], 1: [CORRECT] * 4, 2: [WRONG, 
 # ---- pairs ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("winners, losers, count", [(1, 3, 10), (3, 1, 2), (4, 6, 10), (2, 2, 5), (29, 1, 10)])
+@pytest.mark.parametrize(
+    "winners, losers, count", [(1, 3, 10), (3, 1, 2), (4, 6, 10), (2, 2, 5), (29, 1, 10)]
+)
 def test_both_lists_are_walked_through(winners, losers, count):
     pairs = irpo.zipped(range(winners), range(losers), count)
     assert pairs == [(k % winners, k % losers) for k in range(count)]
@@ -80,16 +82,35 @@ def test_the_pairs_of_a_round():
     rows, report, _ = collect(SCRIPT, pairs_per_question=3)
     found = [sides(row) for row in rows]
     assert [prompt for prompt, _, _ in found] == ["10+40\n"] * 3 + ["13+40\n"] * 3
-    assert [(index(won), index(lost)) for _, won, lost in found] == [(1, 0), (2, 3), (1, 0), (3, 0), (3, 1), (3, 2)]
+    assert [(index(won), index(lost)) for _, won, lost in found] == [
+        (1, 0),
+        (2, 3),
+        (1, 0),
+        (3, 0),
+        (3, 1),
+        (3, 2),
+    ]
     for prompt, won, lost in found:
-        assert addition.extract(won) == str(eval(prompt)) and (addition.extract(lost) != str(eval(prompt)) or index(lost) == 3)
+        assert addition.extract(won) == str(eval(prompt)) and (
+            addition.extract(lost) != str(eval(prompt)) or index(lost) == 3
+        )
     for row in rows:
         ends = row["tokens"][[(row["part"] == 0).sum() - 1, -1]]
         assert ends[0] == TOK.eos_id  # scored; but a sample that was cut off has none
         assert (ends[1] == TOK.eos_id) == (index(sides(row)[2]) != 3 or sides(row)[0] != "10+40\n")
-    assert report.kept == {(0, 1, False), (0, 2, False), (3, 3, False)} and len(report.samples) == 16
+    assert (
+        report.kept == {(0, 1, False), (0, 2, False), (3, 3, False)} and len(report.samples) == 16
+    )
     assert report.values == pytest.approx(
-        {"kept_rows": 6, "kept": 0.5, "all_right": 0.25, "all_wrong": 0.25, "gold": 0, "pairs_too_long": 0, "temperature": 0.7}
+        {
+            "kept_rows": 6,
+            "kept": 0.5,
+            "all_right": 0.25,
+            "all_wrong": 0.25,
+            "gold": 0,
+            "pairs_too_long": 0,
+            "temperature": 0.7,
+        }
     )
     assert report.warnings == []
 
@@ -99,14 +120,20 @@ def test_the_reference_is_the_model_that_sampled():
     for row in collect(SCRIPT)[0]:
         scored = -0.5 * np.arange(len(row["tokens"])) * row["weights"]
         lengths = [(row["part"] == 0).sum(), len(row["tokens"])]
-        assert row["ref"][[n - 1 for n in lengths]].tolist() == [scored[: lengths[0]].sum(), scored[lengths[0] :].sum()]
+        assert row["ref"][[n - 1 for n in lengths]].tolist() == [
+            scored[: lengths[0]].sum(),
+            scored[lengths[0] :].sum(),
+        ]
         assert np.count_nonzero(row["ref"]) == 2
 
 
 def test_a_worked_rationale_wins_where_nothing_was_right():
     worked = [example(i, 10 + i, 40, worked=i > 0) for i in SCRIPT]
     rows, report, _ = collect(SCRIPT, examples=worked, pairs_per_question=2)
-    assert [(sides(row)[0], index(sides(row)[2])) for row in rows[2:4]] == [("12+40\n", 0), ("12+40\n", 1)]
+    assert [(sides(row)[0], index(sides(row)[2])) for row in rows[2:4]] == [
+        ("12+40\n", 0),
+        ("12+40\n", 1),
+    ]
     assert {sides(row)[1] for row in rows[2:4]} == {addition.target(worked[2])}
     assert rows[2]["tokens"][(rows[2]["part"] == 0).sum() - 1] == TOK.eos_id
     assert report.values["gold"] == 0.25 and report.values["kept"] == 0.75
@@ -131,7 +158,10 @@ def test_the_temperature_of_a_round(round, heat):
 
 
 def test_settings():
-    assert [irpo.num_updates(n, 9, config(schedule="linear", start_updates=70, increment=5)) for n in (1, 3)] == [70, 80]
+    assert [
+        irpo.num_updates(n, 9, config(schedule="linear", start_updates=70, increment=5))
+        for n in (1, 3)
+    ] == [70, 80]
     for changes, key in (
         ({"restart": True}, r"config\.algorithm\.restart"),
         ({"preference": "kto"}, r"config\.algorithm\.preference"),
@@ -155,10 +185,14 @@ def test_without_dpo_it_is_fine_tuning_on_the_chosen_side():
     batch = packing.pack(rows, multiple=2, length=256)
     lp = jnp.full(batch["tokens"].shape, -0.7)
     found = jax.grad(lambda x: irpo.loss(x, batch, config(dpo_weight=0.0, alpha=1.0))[0])(lp)
-    chosen = [row | {"weights": (row["weights"] * (row["part"] == 0)).astype(np.float32)} for row in rows]
+    chosen = [
+        row | {"weights": (row["weights"] * (row["part"] == 0)).astype(np.float32)} for row in rows
+    ]
     chosen = [row | {"weights": row["weights"] / row["weights"].sum()} for row in chosen]
     alone = packing.pack(chosen, multiple=2, length=256)
-    np.testing.assert_allclose(found, jax.grad(lambda x: losses.weighted_nll(x, alone)[0])(lp), rtol=1e-5)
+    np.testing.assert_allclose(
+        found, jax.grad(lambda x: losses.weighted_nll(x, alone)[0])(lp), rtol=1e-5
+    )
 
 
 def descend(alpha, steps=200):

@@ -31,7 +31,13 @@ STAR = "star_addition.py:smoke", {
     "checkpoint.every": 3,
     "log_every": 1,
 }  # fmt: skip
-EASY = {"base.num_updates": 250, "task.max_digits": 1, "task.given": (40,), "task.num_eval": 8, "log_every": 1}
+EASY = {
+    "base.num_updates": 250,
+    "task.max_digits": 1,
+    "task.given": (40,),
+    "task.num_eval": 8,
+    "log_every": 1,
+}
 
 
 def config(run):
@@ -47,10 +53,18 @@ def play(directory, run, moment=None):
     """Runs the command as a user types it, on one device, to its end or until ``moment(line, directory)``, when it is killed.
     Returns its output and its exit code."""
     name, changes = run
-    command = [sys.executable, "-m", "reasoning_jax.main", f"--workdir={directory}", f"--config=configs/{name}"]
+    command = [
+        sys.executable,
+        "-m",
+        "reasoning_jax.main",
+        f"--workdir={directory}",
+        f"--config=configs/{name}",
+    ]
     command += [f"--config.{key}={value}" for key, value in changes.items()]
     env = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     output = []
     for line in process.stdout:
         output.append(line)
@@ -82,7 +96,10 @@ def end(directory, run):
     cfg = config(run)
     exp = experiment.make(cfg)
     abstract, method = exp.abstract_state(), algorithms.get(cfg.algorithm.name)
-    rest = {"state": abstract.replace(params=()), "memory": method.init_memory(cfg, len(exp.load(cfg.algorithm.split)))}
+    rest = {
+        "state": abstract.replace(params=()),
+        "memory": method.init_memory(cfg, len(exp.load(cfg.algorithm.split))),
+    }
     params, rest, meta = checkpoint.restore(directory / "checkpoints", abstract.params, rest)
     return jax.device_get((params, rest)), meta
 
@@ -94,14 +111,19 @@ def log(directory):
 
 
 def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def check_same_end(whole, broken, run):
     (arrays, meta), (others, other_meta) = end(whole, run), end(broken, run)
     assert same(arrays, others)
     assert meta["finished"] and meta["samples"] == other_meta["samples"]
-    assert (meta["best_round"], meta["best_accuracy"]) == (other_meta["best_round"], other_meta["best_accuracy"])
+    assert (meta["best_round"], meta["best_accuracy"]) == (
+        other_meta["best_round"],
+        other_meta["best_accuracy"],
+    )
     assert log(whole) == log(broken)
     return arrays, meta
 
@@ -145,25 +167,41 @@ def test_star_killed_in_every_phase(tmp_path):
     ])  # fmt: skip
     check_same_end(whole, broken, STAR)
     for n in (1, 2):
-        mine, theirs = (workdir.read_rows(d / f"rounds/000{n}/rows.npz", ())[0] for d in (whole, broken))
-        assert len(mine) == len(theirs) and all(same(a, b) for a, b in zip(mine, theirs, strict=True))
+        mine, theirs = (
+            workdir.read_rows(d / f"rounds/000{n}/rows.npz", ())[0] for d in (whole, broken)
+        )
+        assert len(mine) == len(theirs) and all(
+            same(a, b) for a, b in zip(mine, theirs, strict=True)
+        )
 
 
 def test_trice_with_rounds_that_are_not_written_out(tmp_path):
     """They are collected again, from the parameters and the memory of the last checkpoint."""
-    run = "trice_addition.py:online,smoke", EASY | {"algorithm.measure_every": 1, "checkpoint.every": 1000}
+    run = (
+        "trice_addition.py:online,smoke",
+        EASY | {"algorithm.measure_every": 1, "checkpoint.every": 1000},
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     output, code = play(whole, run)
     assert code == 0, output
-    play_broken(broken, run, [says("round 1 rationalize: 0/"), says("round 4 evaluate"), amid_rounds])
+    play_broken(
+        broken, run, [says("round 1 rationalize: 0/"), says("round 4 evaluate"), amid_rounds]
+    )
     (_, rest), meta = check_same_end(whole, broken, run)
     assert meta["samples"] == 2 * 64 + 8 * 16 - 64
     chains = rest["memory"]
-    assert chains.visits.sum() == 8 * 16 and 0 < chains.accepted.sum() < 8 * 16 and chains.sums[3] > 0
+    assert (
+        chains.visits.sum() == 8 * 16 and 0 < chains.accepted.sum() < 8 * 16 and chains.sums[3] > 0
+    )
     assert len(log(whole)) > 8
 
 
-SMALL = EASY | {"base.num_updates": 60, "sequence_length": 128, "algorithm.start_updates": 8, "checkpoint.every": 3}
+SMALL = EASY | {
+    "base.num_updates": 60,
+    "sequence_length": 128,
+    "algorithm.start_updates": 8,
+    "checkpoint.every": 3,
+}
 PREFERENCES = {
     # The reference's log-likelihoods are read in round 1 alone, and are the memory.
     "dpo": ("dpo_jsonl.py:smoke", SMALL, ["round 1 update: 0/", "round 2 update: 0/"]),

@@ -45,7 +45,9 @@ def final_params(directory):
 
 
 def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +83,36 @@ def test_a_run_writes_what_it_promises(run):
     assert all(a["step"] <= b["step"] for a, b in zip(lines, lines[1:], strict=False))
     collected = [m for m in lines if m["phase"] == "collect" and m["round"]]
     for line in collected:
-        for key in ("correct", "kept", "kept_rows", "rationalized", "hinted_accuracy", "unparsed", "truncated", "true_lines"):
+        for key in (
+            "correct",
+            "kept",
+            "kept_rows",
+            "rationalized",
+            "hinted_accuracy",
+            "unparsed",
+            "truncated",
+            "true_lines",
+        ):
             assert f"collect/{key}" in line
     for n in (1, 2):
-        samples = [json.loads(s) for s in (directory / f"rounds/000{n}/samples.jsonl").read_text().splitlines()]
+        samples = [
+            json.loads(s)
+            for s in (directory / f"rounds/000{n}/samples.jsonl").read_text().splitlines()
+        ]
         rows, _ = workdir.read_rows(directory / f"rounds/000{n}/rows.npz", ())
-        assert len(rows) == sum(s["kept"] for s in samples) == collected[n - 1]["collect/kept_rows"] > 0
+        assert (
+            len(rows)
+            == sum(s["kept"] for s in samples)
+            == collected[n - 1]["collect/kept_rows"]
+            > 0
+        )
         assert all(s["verdict"] == "correct" for s in samples if s["kept"])
     assert (directory / "report.html").stat().st_size > 10_000
     assert any(p.name.startswith("events.out.tfevents") for p in directory.iterdir())
-    assert len([p for p in (directory / "checkpoints").iterdir() if p.name.isdigit()]) <= config().checkpoint.keep
+    assert (
+        len([p for p in (directory / "checkpoints").iterdir() if p.name.isdigit()])
+        <= config().checkpoint.keep
+    )
 
 
 def test_every_round_starts_from_the_base_with_a_fresh_optimiser(run):
@@ -109,7 +131,10 @@ def test_no_hint_and_no_failure_in_what_is_trained_on(run):
     for n in (1, 2):
         rows, _ = workdir.read_rows(directory / f"rounds/000{n}/rows.npz", ())
         for row in rows:
-            assert np.sum(row["tokens"] == exp.tokenizer.bos_id) == 1 and row["tokens"][0] == exp.tokenizer.bos_id
+            assert (
+                np.sum(row["tokens"] == exp.tokenizer.bos_id) == 1
+                and row["tokens"][0] == exp.tokenizer.bos_id
+            )
             prompt = exp.tokenizer.decode(row["tokens"][row["weights"] == 0].tolist())
             completion = exp.tokenizer.decode(row["tokens"][row["weights"] == 1].tolist())
             a, b = map(int, prompt.removesuffix("\n").split("+"))  # the question and no more
@@ -135,11 +160,23 @@ def test_any_number_of_devices_collects_the_same_and_learns_the_same(run, tmp_pa
 
     step = loop.update.make_update(star, exp.model_cfg, loop.optim.make(cfg.optim), cfg)
     shardings = jax.tree.map(lambda x: x.sharding, exp.abstract_state())
-    begun = jax.jit(lambda p: state.fresh(p, loop.optim.make(cfg.optim)), out_shardings=shardings)(params)
-    batches = iter(loop.data.batches(kept, batch_size=cfg.batch_size, length=cfg.sequence_length, seed=cfg.seed * 4096 + 1))
-    theirs = [m["update/loss"] for m in metrics.read(directory) if m["phase"] == "update" and m["round"] == 1]
+    begun = jax.jit(lambda p: state.fresh(p, loop.optim.make(cfg.optim)), out_shardings=shardings)(
+        params
+    )
+    batches = iter(
+        loop.data.batches(
+            kept, batch_size=cfg.batch_size, length=cfg.sequence_length, seed=cfg.seed * 4096 + 1
+        )
+    )
+    theirs = [
+        m["update/loss"]
+        for m in metrics.read(directory)
+        if m["phase"] == "update" and m["round"] == 1
+    ]
     for update in range(3):
-        batch = loop.sharding.put({k: v[None] for k, v in next(batches).items()}, exp.mesh, None, "batch", None)
+        batch = loop.sharding.put(
+            {k: v[None] for k, v in next(batches).items()}, exp.mesh, None, "batch", None
+        )
         rate = np.float32(loop.optim.learning_rate(cfg.optim, cfg.optim.learning_rate, update, 7))
         begun, measured = step(begun, batch, rate)
         assert float(measured["loss"]) == pytest.approx(theirs[update], rel=2e-5)

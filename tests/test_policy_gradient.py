@@ -52,7 +52,9 @@ def test_the_two_standard_deviations():
     for G, k in itertools.product((2, 3, 8), range(1, 8)):
         if k < G:
             p, gain = k / G, pg.advantages((np.arange(G) < k)[None] * 1.0, "grpo")[0]
-            np.testing.assert_allclose([gain[0], gain[-1]], [math.sqrt((1 - p) / p), -math.sqrt(p / (1 - p))])
+            np.testing.assert_allclose(
+                [gain[0], gain[-1]], [math.sqrt((1 - p) / p), -math.sqrt(p / (1 - p))]
+            )
 
 
 def test_each_sample_is_compared_with_the_others_of_its_own_group():
@@ -60,10 +62,14 @@ def test_each_sample_is_compared_with_the_others_of_its_own_group():
     others = (some.sum(1, keepdims=True) - some) / 5
     np.testing.assert_allclose(pg.advantages(some, "rloo"), some - others)
     np.testing.assert_allclose(pg.advantages(some, "rloo"), pg.advantages(some, "dr_grpo") * 6 / 5)
-    np.testing.assert_allclose(pg.advantages(some, "dapo"), pg.advantages(3 * some + 7, "grpo"))  # rewards of +-1 are as 0, 1
+    np.testing.assert_allclose(
+        pg.advantages(some, "dapo"), pg.advantages(3 * some + 7, "grpo")
+    )  # rewards of +-1 are as 0, 1
     for kind in pg.KINDS:
         whole = pg.advantages(some, kind)
-        np.testing.assert_allclose(whole, np.concatenate([pg.advantages(row[None], kind) for row in some]))
+        np.testing.assert_allclose(
+            whole, np.concatenate([pg.advantages(row[None], kind) for row in some])
+        )
         np.testing.assert_allclose(whole.sum(1), 0, atol=1e-12)
 
 
@@ -97,10 +103,16 @@ def coefficient(q, G, kind):
 @pytest.mark.parametrize("p", TABLE)
 def test_the_expected_coefficients(p):
     """RLOO's is p(correct): the gradient of p(y | x) itself. GRPO's tends to sqrt(p / (1 - p)), far from it. TRICE's is 1."""
-    q = exact.Question(np.array([p / 3, 2 * p / 3, 1 - p]), np.zeros((3, 3)), np.array([True, True, False]))
+    q = exact.Question(
+        np.array([p / 3, 2 * p / 3, 1 - p]), np.zeros((3, 3)), np.array([True, True, False])
+    )
     q = q._replace(score=np.eye(3) - q.p)
     for G, c in zip((4, 8, 16, 64), TABLE[p], strict=True):
-        assert coefficient(q, G, "grpo") == coefficient(q, G, "dapo") == pytest.approx(c, rel=4e-4, abs=6e-5)
+        assert (
+            coefficient(q, G, "grpo")
+            == coefficient(q, G, "dapo")
+            == pytest.approx(c, rel=4e-4, abs=6e-5)
+        )
         assert coefficient(q, G, "rloo") == pytest.approx(p, rel=1e-9)
         assert coefficient(q, G, "dr_grpo") == pytest.approx(p * (G - 1) / G, rel=1e-9)
     assert abs(coefficient(q, 800, "grpo") / math.sqrt(p / (1 - p)) - 1) < 0.05
@@ -128,7 +140,13 @@ def test_the_gradients_of_the_kl_terms():
 
     def term(x, kind):
         """The mean over samples of p, whose law is not differentiated: what a loss sees."""
-        batch = {"weights": p[None], "share": p[None], "advantage": np.zeros((1, 5)), "old": jnp.log(p)[None], "ref": ref[None]}
+        batch = {
+            "weights": p[None],
+            "share": p[None],
+            "advantage": np.zeros((1, 5)),
+            "old": jnp.log(p)[None],
+            "ref": ref[None],
+        }
         total, metrics = pg.loss(jax.nn.log_softmax(x)[None], batch, config(kl=1.0, kl_kind=kind))
         return total, metrics["kl"]
 
@@ -136,12 +154,20 @@ def test_the_gradients_of_the_kl_terms():
     np.testing.assert_allclose(grads["k2"][0], jax.grad(forward)(logits), atol=1e-6)
     np.testing.assert_allclose(grads["k3"][0], jax.grad(backward)(logits), atol=1e-6)
     assert np.abs(jax.grad(backward)(logits) - jax.grad(forward)(logits)).max() > 0.05
-    assert float(grads["k3"][1]) == pytest.approx(float(forward(logits)), rel=1e-5) and float(grads["k2"][1]) > 0
+    assert (
+        float(grads["k3"][1]) == pytest.approx(float(forward(logits)), rel=1e-5)
+        and float(grads["k2"][1]) > 0
+    )
     d = np.asarray(jax.nn.log_softmax(logits) - ref)
     np.testing.assert_allclose(-(p * d) @ (np.eye(5) - p), -jax.grad(forward)(logits), atol=1e-6)
     mean = 0.0  # RLOO of two samples, exactly
     for pair in itertools.product(range(5), repeat=2):
-        mean += p[[*pair]].prod() * pg.advantages(-d[None, pair], "rloo")[0] @ (np.eye(5) - p)[[*pair]] / 2
+        mean += (
+            p[[*pair]].prod()
+            * pg.advantages(-d[None, pair], "rloo")[0]
+            @ (np.eye(5) - p)[[*pair]]
+            / 2
+        )
     np.testing.assert_allclose(mean, -jax.grad(forward)(logits), atol=1e-6)
 
 
@@ -150,7 +176,12 @@ def test_the_gradients_of_the_kl_terms():
 
 def one(log_p, old=-1.0, gain=1.0, weight=1.0, share=1.0):
     """A batch of one token (NaN elsewhere, where nothing counts), and its log-probability."""
-    batch = {"weights": [[0, weight]], "share": [[0, share]], "advantage": [[0, gain]], "old": [[np.nan, old]]}
+    batch = {
+        "weights": [[0, weight]],
+        "share": [[0, share]],
+        "advantage": [[0, gain]],
+        "old": [[np.nan, old]],
+    }
     return jnp.array([[np.nan, log_p]]), {k: jnp.array(v, jnp.float32) for k, v in batch.items()}
 
 
@@ -169,10 +200,15 @@ def one(log_p, old=-1.0, gain=1.0, weight=1.0, share=1.0):
 def test_clipping_by_hand(ratio, gain, value, slope, clipped):
     cfg = config(clip_low=0.2, clip_high=0.28)
     log_p, batch = one(-1.0 + math.log(ratio), gain=gain)
-    (total, metrics), grad = jax.value_and_grad(lambda x: pg.loss(x, batch, cfg), has_aux=True)(log_p)
+    (total, metrics), grad = jax.value_and_grad(lambda x: pg.loss(x, batch, cfg), has_aux=True)(
+        log_p
+    )
     assert float(total) == pytest.approx(-value, rel=1e-5) and metrics["loss"] == total
     assert grad[0].tolist() == [0.0, pytest.approx(-slope, rel=1e-5)]
-    assert float(metrics["ratio_max"]) == pytest.approx(ratio, rel=1e-5) and float(metrics["clip_fraction"]) == clipped
+    assert (
+        float(metrics["ratio_max"]) == pytest.approx(ratio, rel=1e-5)
+        and float(metrics["clip_fraction"]) == clipped
+    )
     assert float(metrics["kl_old"]) == pytest.approx(ratio - 1 - math.log(ratio), abs=1e-6)
 
 
@@ -183,16 +219,25 @@ def test_a_large_number_clips_nothing():
 
 
 def test_the_kl_from_the_base_model_by_hand():
-    for kind, kl, slope in (("k3", math.exp(0.5) - 0.5 - 1, 1 - math.exp(0.5)), ("k2", 0.125, -0.5)):
+    for kind, kl, slope in (
+        ("k3", math.exp(0.5) - 0.5 - 1, 1 - math.exp(0.5)),
+        ("k2", 0.125, -0.5),
+    ):
         log_p, batch = one(-1.0, gain=0.0, weight=2.0)
         batch["ref"] = jnp.array([[np.nan, -0.5]])
         cfg = config(kl=0.1, kl_kind=kind)
-        (total, metrics), grad = jax.value_and_grad(lambda x: pg.loss(x, batch, cfg), has_aux=True)(log_p)  # noqa: B023
-        assert float(total) == pytest.approx(0.2 * kl, rel=1e-5) and float(metrics["kl"]) == pytest.approx(kl, rel=1e-5)
+        (total, metrics), grad = jax.value_and_grad(lambda x: pg.loss(x, batch, cfg), has_aux=True)(
+            log_p
+        )  # noqa: B023
+        assert float(total) == pytest.approx(0.2 * kl, rel=1e-5) and float(
+            metrics["kl"]
+        ) == pytest.approx(kl, rel=1e-5)
         assert grad[0].tolist() == [0.0, pytest.approx(0.2 * slope, rel=1e-5)]
 
 
-@pytest.mark.parametrize("kind, theirs", [("grpo", "grpo"), ("dr_grpo", "dr_grpo"), ("dapo", "bnpo")])
+@pytest.mark.parametrize(
+    "kind, theirs", [("grpo", "grpo"), ("dr_grpo", "dr_grpo"), ("dapo", "bnpo")]
+)
 @pytest.mark.parametrize("kl", [0.0, 0.3])
 def test_the_loss_against_trl(kind, theirs, kl):
     """Value, gradient at every log-prob, KL, on random log-probs of one group; TRL's bnpo is dapo's mean over all tokens."""
@@ -222,10 +267,19 @@ def test_the_loss_against_trl(kind, theirs, kl):
     peer.backward()
 
     weights = mask * pg.token_weights(lengths, kind, 12)[0][:, None] * G
-    batch = {"weights": weights, "share": mask / lengths[0][:, None], "advantage": mask * gain[0][:, None], "old": old}
-    batch = {k: jnp.asarray(v, jnp.float32) for k, v in (batch | ({"ref": ref} if kl else {})).items()}
+    batch = {
+        "weights": weights,
+        "share": mask / lengths[0][:, None],
+        "advantage": mask * gain[0][:, None],
+        "old": old,
+    }
+    batch = {
+        k: jnp.asarray(v, jnp.float32) for k, v in (batch | ({"ref": ref} if kl else {})).items()
+    }
     cfg = config(clip_low=0.2, clip_high=0.28, kl=kl)
-    (value, figures), grad = jax.value_and_grad(lambda x: pg.loss(x, batch, cfg), has_aux=True)(jnp.asarray(log_p, jnp.float32))
+    (value, figures), grad = jax.value_and_grad(lambda x: pg.loss(x, batch, cfg), has_aux=True)(
+        jnp.asarray(log_p, jnp.float32)
+    )
     assert figures["weight"] == pytest.approx(G) and 0 < figures["clip_fraction"] < 1
     assert float(value) / G == pytest.approx(peer.item(), rel=1e-4, abs=1e-7)
     np.testing.assert_allclose(np.asarray(grad) / G, x.grad.numpy(), rtol=1e-4, atol=1e-7)
@@ -235,14 +289,20 @@ def test_a_maximum_is_not_summed_over_micro_batches():
     """Two parts of one batch: ratio_max is the larger one, all else is divided by the weight of both."""
     parts = [one(-1.0 + math.log(r))[1] | {"log_p": one(-1.0 + math.log(r))[0]} for r in (1.2, 1.1)]
     batch = {k: jnp.stack([part[k] for part in parts]) for k in parts[0]}
-    method = SimpleNamespace(forward=lambda params, batch, cfg: batch["log_p"] + params * 0, loss=pg.loss)
+    method = SimpleNamespace(
+        forward=lambda params, batch, cfg: batch["log_p"] + params * 0, loss=pg.loss
+    )
     optimizer = SimpleNamespace(update=lambda grads, *_: (grads, ()))
-    state = train_step.TrainState(*(jnp.zeros(()) for _ in range(2)), (), jnp.zeros((), int), jnp.zeros((), int))
+    state = train_step.TrainState(
+        *(jnp.zeros(()) for _ in range(2)), (), jnp.zeros((), int), jnp.zeros((), int)
+    )
     for order in ([0, 1], [1, 0]):
         fresh = jax.tree.map(jnp.copy, state)
         parts = {k: v[jnp.array(order)] for k, v in batch.items()}
         _, metrics = train_step.make_update(method, None, optimizer, config())(fresh, parts, 0.0)
-        assert float(metrics["ratio_max"]) == pytest.approx(1.2, rel=1e-5) and metrics["weight"] == 2
+        assert (
+            float(metrics["ratio_max"]) == pytest.approx(1.2, rel=1e-5) and metrics["weight"] == 2
+        )
         assert float(metrics["loss"]) == pytest.approx(-(1.2 + 1.1) / 2, rel=1e-5)
 
 
@@ -263,7 +323,9 @@ class Groups(scripted.Scripted):
 
 def collect(script, **changes):
     kind = type("Script", (Groups,), {"script": script, "calls": []})
-    roll = kind(None, None, TOK, addition, (), None, 8, 64, 256, None, None, reference=lambda: "base")
+    roll = kind(
+        None, None, TOK, addition, (), None, 8, 64, 256, None, None, reference=lambda: "base"
+    )
     cfg = config(**{"num_samples": len(script[0]), "online": True, "restart": False, **changes})
     rows, memory, report = pg.collect(roll, [example(i, 10 + i, 40) for i in script], (), 1, cfg)
     assert memory == ()
@@ -275,13 +337,19 @@ def total_gradient(rows, cfg):
     grads, weight = [], 0.0
     for row in rows:
         batch = {k: jnp.asarray(v)[None] for k, v in row.items()}
-        grad, metrics = jax.grad(lambda x, batch=batch: pg.loss(x, batch, cfg), has_aux=True)(batch["old"])
+        grad, metrics = jax.grad(lambda x, batch=batch: pg.loss(x, batch, cfg), has_aux=True)(
+            batch["old"]
+        )
         weight += float(metrics["weight"])
         grads.append(-np.asarray(grad[0]))
     return [g / weight for g in grads], weight
 
 
-SCRIPT = {0: [CORRECT, WRONG, UNPARSED, TRUNCATED], 1: [WRONG] * 4, 2: [CORRECT, CORRECT, WRONG, CORRECT]}
+SCRIPT = {
+    0: [CORRECT, WRONG, UNPARSED, TRUNCATED],
+    1: [WRONG] * 4,
+    2: [CORRECT, CORRECT, WRONG, CORRECT],
+}
 
 
 @pytest.mark.parametrize("kind", pg.KINDS)
@@ -291,16 +359,27 @@ def test_the_gradient_of_a_round_is_the_formulas(kind, kl):
     rows, report, _ = collect(SCRIPT, kind=kind, kl=kl)
     cfg = config(kind=kind, kl=kl)
     grads, weight = total_gradient(rows, cfg)
-    assert weight == pytest.approx(12) and len(rows) == (12 if kl else 8) == report.values["kept_rows"]
+    assert (
+        weight == pytest.approx(12) and len(rows) == (12 if kl else 8) == report.values["kept_rows"]
+    )
     samples = [s for s in report.samples if (s.example.id, s.index, False) in report.kept]
     earned = np.array([[v == CORRECT for v in SCRIPT[i]] for i in range(3)], float)
     lengths = np.array([len(s.tokens) for s in report.samples]).reshape(3, 4)
-    expected = pg.advantages(earned, kind) * pg.token_weights(lengths, kind, cfg.sampling.max_new_tokens) / 3
+    expected = (
+        pg.advantages(earned, kind)
+        * pg.token_weights(lengths, kind, cfg.sampling.max_new_tokens)
+        / 3
+    )
     for s, row, grad in zip(samples, rows, grads, strict=True):
         prompt = len(row["tokens"]) - len(s.tokens)
         assert TOK.decode(row["tokens"][:prompt]) == f"{s.example.question}\n"
-        assert not any(row[k][:prompt].any() for k in ("weights", "advantage", "old", "share")) and not grad[:prompt].any()
-        np.testing.assert_allclose(grad[prompt:], expected[s.example.id, s.index], rtol=1e-5, atol=1e-8)
+        assert (
+            not any(row[k][:prompt].any() for k in ("weights", "advantage", "old", "share"))
+            and not grad[:prompt].any()
+        )
+        np.testing.assert_allclose(
+            grad[prompt:], expected[s.example.id, s.index], rtol=1e-5, atol=1e-8
+        )
         assert (row["old"][prompt:] == s.logprobs).all()
         assert {v.dtype for k, v in row.items() if k != "tokens"} == {np.dtype(np.float32)}
 
@@ -317,14 +396,25 @@ def test_what_is_told_of_a_round():
 
 def test_new_questions_where_groups_are_all_right_or_all_wrong():
     mixed = [CORRECT, WRONG]
-    script = {0: [WRONG] * 2, 1: mixed, 2: [CORRECT] * 2, 3: mixed, 4: mixed, 5: [UNPARSED, TRUNCATED]}
+    script = {
+        0: [WRONG] * 2,
+        1: mixed,
+        2: [CORRECT] * 2,
+        3: mixed,
+        4: mixed,
+        5: [UNPARSED, TRUNCATED],
+    }
     rows, report, roll = collect(script, groups=2)
     assert roll.calls == [(False, [0, 1], 2), (False, [2, 3], 2)]  # and no more than needed
     assert {i for i, _, _ in report.kept} == {1, 3} and len(rows) == 4 and len(report.samples) == 8
     assert report.values["groups"] == 2 and report.values["zero_spread"] == 0.5
     assert total_gradient(rows, config())[1] == pytest.approx(4)
     rows, report, roll = collect(script, groups=5)  # there are only three
-    assert [ids for _, ids, _ in roll.calls] == [[0, 1, 2, 3, 4], [5]] and report.values["groups"] == 3 and len(rows) == 6
+    assert (
+        [ids for _, ids, _ in roll.calls] == [[0, 1, 2, 3, 4], [5]]
+        and report.values["groups"] == 3
+        and len(rows) == 6
+    )
     rows, report, _ = collect({0: [WRONG] * 2, 1: [CORRECT] * 2}, groups=1)
     assert rows == [] and report.values["groups"] == 0
 
@@ -334,10 +424,17 @@ def test_the_base_model_is_asked_only_where_it_matters():
     assert "ref" not in rows[0] and "kl" not in report.values
     rows, report, _ = collect(SCRIPT, kl=0.1)
     mean = np.mean([len(s.tokens) for s in report.samples])
-    assert len(rows) == 12 and report.values["kl"] == pytest.approx(0.5 * mean)  # of -1 and -1.5 a token
-    assert all((row["ref"][row["weights"] > 0] == -1.5).all() and not row["ref"][row["weights"] == 0].any() for row in rows)
+    assert len(rows) == 12 and report.values["kl"] == pytest.approx(
+        0.5 * mean
+    )  # of -1 and -1.5 a token
+    assert all(
+        (row["ref"][row["weights"] > 0] == -1.5).all() and not row["ref"][row["weights"] == 0].any()
+        for row in rows
+    )
     rows, report, _ = collect(SCRIPT, kl=0.1, kl_kind="k1", kind="rloo")
-    assert "ref" not in rows[0] and len(rows) == 8  # those of question 1 are all wrong, and all of one length
+    assert (
+        "ref" not in rows[0] and len(rows) == 8
+    )  # those of question 1 are all wrong, and all of one length
     earned = np.array([s.correct - 0.1 * 0.5 * len(s.tokens) for s in report.samples]).reshape(3, 4)
     found = np.array([row["advantage"][-1] for row in rows])
     np.testing.assert_allclose(found, pg.advantages(earned, "rloo")[[0, 2]].ravel(), rtol=1e-4)
@@ -378,13 +475,19 @@ def test_a_reward_is_a_sum_and_only_a_whole_right_answer_earns_one():
     cfg = config(format_reward=0.5, overlong=0.25, overlong_tokens=10)
     cfg.sampling.max_new_tokens = len(of.tokens) + 5
     assert rewards.of_sample(of, cfg) == pytest.approx(1 - 0.25 * 0.5)
-    tagged = dataclasses.replace(of, text="<think>a</think><answer>b</answer>", tokens=of.tokens[:3])
+    tagged = dataclasses.replace(
+        of, text="<think>a</think><answer>b</answer>", tokens=of.tokens[:3]
+    )
     assert rewards.of_sample(tagged, cfg) == 1.5
     for verdict in (WRONG, UNPARSED, TRUNCATED):
         assert rewards.of_sample(dataclasses.replace(tagged, verdict=verdict), cfg) == 0.5
         assert rewards.of_sample(dataclasses.replace(of, verdict=verdict), config()) == 0.0
-    with pytest.raises(ValueError, match=r"^Example 7, sample 2: its reward nan is not a number\.$"):
-        rewards.of_sample(dataclasses.replace(of, example=example(7), index=2), config(overlong=math.nan))
+    with pytest.raises(
+        ValueError, match=r"^Example 7, sample 2: its reward nan is not a number\.$"
+    ):
+        rewards.of_sample(
+            dataclasses.replace(of, example=example(7), index=2), config(overlong=math.nan)
+        )
 
 
 # ---- the config ----------------------------------------------------------------------------------------------------------
@@ -408,7 +511,9 @@ def test_a_config_that_cannot_be_is_refused_before_anything_is_compiled(key, val
     cfg = grpo_addition.get_config()
     assert pg.init_memory(cfg, 5) == ()
     cfg.algorithm[key] = value
-    with pytest.raises(ValueError, match=rf"^config\.algorithm\.[^\n]*{key}[^\n]*: [^\n]*{says}[^\n]*\.$"):
+    with pytest.raises(
+        ValueError, match=rf"^config\.algorithm\.[^\n]*{key}[^\n]*: [^\n]*{says}[^\n]*\.$"
+    ):
         pg.init_memory(cfg, 5)
 
 
@@ -422,9 +527,16 @@ def test_samples_must_be_of_the_policys_own_law():
 
 def test_updates():
     assert pg.num_updates(3, 100, config(online=True, epochs=4)) == 4
-    assert pg.num_updates(3, 100, config(online=False, schedule="linear", start_updates=70, increment=20)) == 110
+    assert (
+        pg.num_updates(
+            3, 100, config(online=False, schedule="linear", start_updates=70, increment=20)
+        )
+        == 110
+    )
     dapo = grpo_addition.get_config("dapo")
-    assert pg.init_memory(dapo, 5) == () and dapo.algorithm.groups * dapo.algorithm.num_samples == 64
+    assert (
+        pg.init_memory(dapo, 5) == () and dapo.algorithm.groups * dapo.algorithm.num_samples == 64
+    )
 
 
 # ---- a run ---------------------------------------------------------------------------------------------------------------
@@ -446,10 +558,21 @@ def test_a_run_is_on_policy_at_its_first_update_only(tmp_path):
     assert [m["round"] for m in lines] == [1, 1, 2, 2]
     first, second = lines[0::2], lines[1::2]
     for m in first:
-        assert m["update/ratio_max"] == pytest.approx(1, abs=1e-4) and m["update/clip_fraction"] == 0
+        assert (
+            m["update/ratio_max"] == pytest.approx(1, abs=1e-4) and m["update/clip_fraction"] == 0
+        )
         assert abs(m["update/kl_old"]) < 1e-6 and m["update/weight"] == pytest.approx(32)
     assert all(m["update/ratio_max"] > 1.001 and m["update/kl_old"] > 1e-7 for m in second)
-    assert abs(first[0]["update/kl"]) < 1e-6 < second[0]["update/kl"] and first[1]["update/kl"] > 1e-6
-    collected = [m for m in metrics.read(tmp_path / "run") if m["phase"] == "collect" and m["round"]]
+    assert (
+        abs(first[0]["update/kl"]) < 1e-6 < second[0]["update/kl"] and first[1]["update/kl"] > 1e-6
+    )
+    collected = [
+        m for m in metrics.read(tmp_path / "run") if m["phase"] == "collect" and m["round"]
+    ]
     assert abs(collected[0]["collect/kl"]) < 1e-3 and collected[1]["collect/kl"] != 0
-    assert {"collect/zero_spread", "collect/truncated", "collect/unparsed", "collect/reward"} <= set(collected[0])
+    assert {
+        "collect/zero_spread",
+        "collect/truncated",
+        "collect/unparsed",
+        "collect/reward",
+    } <= set(collected[0])

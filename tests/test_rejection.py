@@ -22,7 +22,11 @@ class Groups(scripted.Scripted):
     def attempt(self, e, index, hint):
         verdict = self.script[e.id][index]
         found = scripted.rollout({e.id: (verdict, verdict)}).attempt(e, index, hint)
-        return dataclasses.replace(found, text=f"{found.text}{' ' * index}") if found.correct else found
+        return (
+            dataclasses.replace(found, text=f"{found.text}{' ' * index}")
+            if found.correct
+            else found
+        )
 
 
 def collect(script, **changes):
@@ -39,32 +43,51 @@ def of(text, correct=True, wrong_line=None):
     return SimpleNamespace(text=text, correct=correct, wrong_line=wrong_line)
 
 
-SCRIPT = {0: [WRONG, CORRECT, CORRECT, TRUNCATED], 1: [WRONG, UNPARSED, WRONG, TRUNCATED], 2: [CORRECT] * 4}
+SCRIPT = {
+    0: [WRONG, CORRECT, CORRECT, TRUNCATED],
+    1: [WRONG, UNPARSED, WRONG, TRUNCATED],
+    2: [CORRECT] * 4,
+}
 
 
 @pytest.mark.parametrize("per_question", [False, True])
 def test_the_right_samples_and_their_weights(per_question):
     rows, report = collect(SCRIPT, per_question=per_question)
-    assert [TOK.decode(row["tokens"]).split("\n")[0] for row in rows] == ["10+40"] * 2 + ["12+40"] * 4
+    assert [TOK.decode(row["tokens"]).split("\n")[0] for row in rows] == ["10+40"] * 2 + [
+        "12+40"
+    ] * 4
     weights = [0.5, 0.5, 0.25, 0.25, 0.25, 0.25] if per_question else [1.0] * 6
     for row, weight in zip(rows, weights, strict=True):
         prompt = 1 + len("10+40\n")
         assert not row["weights"][:prompt].any() and (row["weights"][prompt:] == weight).all()
         assert row["share"].sum() == weight and row["tokens"][-1] == TOK.eos_id
-    assert report.kept == {(0, 1, False), (0, 2, False), *((2, i, False) for i in range(4))} and len(report.samples) == 12
-    assert report.values == pytest.approx({"kept_rows": 6, "kept": 0.5, "reached": 2 / 3, "distinct_paths": 2 / 3})
-    assert sum(row["share"].sum() for row in rows) == (2 if per_question else 6)  # what the gradient is divided by
+    assert (
+        report.kept == {(0, 1, False), (0, 2, False), *((2, i, False) for i in range(4))}
+        and len(report.samples) == 12
+    )
+    assert report.values == pytest.approx(
+        {"kept_rows": 6, "kept": 0.5, "reached": 2 / 3, "distinct_paths": 2 / 3}
+    )
+    assert sum(row["share"].sum() for row in rows) == (
+        2 if per_question else 6
+    )  # what the gradient is divided by
 
 
 def test_at_most_so_many_of_a_question():
     rows, report = collect(SCRIPT, max_kept=1, per_question=True)
-    assert report.kept == {(0, 1, False), (2, 0, False)} and [row["share"].sum() for row in rows] == [1, 1]
+    assert report.kept == {(0, 1, False), (2, 0, False)} and [
+        row["share"].sum() for row in rows
+    ] == [1, 1]
     assert len(collect(SCRIPT, max_kept=3)[0]) == 5
 
 
 def test_nothing_right_is_no_rows():
     rows, report = collect({0: [WRONG, TRUNCATED], 1: [UNPARSED, WRONG]})
-    assert rows == [] and report.kept == set() and report.values["reached"] == report.values["kept"] == 0
+    assert (
+        rows == []
+        and report.kept == set()
+        and report.values["reached"] == report.values["kept"] == 0
+    )
 
 
 def test_one_sample_of_each_path():
@@ -74,8 +97,14 @@ def test_one_sample_of_each_path():
     false, wrong = of("9-4=5", wrong_line=0), of("1+4=5", correct=False)
     chosen = rejection.choose([wrong, *first, false, *second], distinct=True, max_kept=0)
     assert chosen[0] is first[1] and len(chosen) == 2 and chosen[1] in second
-    assert rejection.choose([*second, *first], True, 1)[0] in second  # in the order that they were drawn
-    assert rejection.choose([wrong, *first, false, *second], distinct=False, max_kept=0) == [*first, false, *second]
+    assert (
+        rejection.choose([*second, *first], True, 1)[0] in second
+    )  # in the order that they were drawn
+    assert rejection.choose([wrong, *first, false, *second], distinct=False, max_kept=0) == [
+        *first,
+        false,
+        *second,
+    ]
     assert rejection.choose([wrong], True, 0) == rejection.choose([], True, 0) == []
     same = [of("a a"), of("a  a"), of("b")]  # without equations: the text, but for its blanks
     assert len(rejection.choose(same, True, 0)) == 2
@@ -98,7 +127,11 @@ def test_equations(text, found):
 
 
 def test_the_order_of_operands_makes_another_path():
-    assert rejection.equations("2+3=5") != rejection.equations("3+2=5") == rejection.equations("3 + 2 = 5, fine")
+    assert (
+        rejection.equations("2+3=5")
+        != rejection.equations("3+2=5")
+        == rejection.equations("3 + 2 = 5, fine")
+    )
 
 
 def test_updates_and_errors():
@@ -115,7 +148,9 @@ def test_the_loss_is_weighted_and_divided_by_the_shares():
     weights, share = [[1, 1, 0], [0.5, 0, 0.5]], [[0, 1, 0], [0, 0, 0.5]]
     batch = {"weights": np.array(weights, np.float32), "share": np.array(share, np.float32)}
     total, metrics = rejection.loss(logprobs, batch, config())
-    assert float(total) == 1 + 2 + 2 + 8 == float(metrics["loss"]) and float(metrics["weight"]) == 1.5
+    assert (
+        float(total) == 1 + 2 + 2 + 8 == float(metrics["loss"]) and float(metrics["weight"]) == 1.5
+    )
 
 
 @pytest.mark.parametrize("n", [1, 4])
@@ -123,13 +158,17 @@ def test_the_mean_gradient(n):
     """(1 - (1 - pi)^n) grad log p(y | x) for a question that weighs 1, n pi of it where each right sample does."""
 
     def weigh(correct, per_question):
-        rows, _ = collect({0: [CORRECT if c else WRONG for c in correct]}, per_question=per_question)
+        rows, _ = collect(
+            {0: [CORRECT if c else WRONG for c in correct]}, per_question=per_question
+        )
         weights = np.zeros(n)
         weights[correct] = [row["weights"][-1] for row in rows]
         return weights
 
     for q in exact.of_softmax():
         for per_question, c in ((True, 1 - (1 - exact.pi(q)) ** n), (False, n * exact.pi(q))):
-            mean = exact.of_group(q, n, lambda correct, per_question=per_question: weigh(correct, per_question))
+            mean = exact.of_group(
+                q, n, lambda correct, per_question=per_question: weigh(correct, per_question)
+            )
             np.testing.assert_allclose(mean, c * exact.gradient(q), atol=1e-7)
             assert math.hypot(*mean) > 0.02

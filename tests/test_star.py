@@ -36,7 +36,12 @@ def test_only_failures_are_rationalized(collected):
     failed = [i for i in SCRIPT if i not in PLAIN]
     assert roll.calls == [(False, list(SCRIPT), 1), (True, failed, 1)]
     kept = {hinted: {i for i, _, h in report.kept if h == hinted} for hinted in (False, True)}
-    assert kept[False] == PLAIN and kept[True] == HINTED and not PLAIN & HINTED and HINTED <= set(failed)
+    assert (
+        kept[False] == PLAIN
+        and kept[True] == HINTED
+        and not PLAIN & HINTED
+        and HINTED <= set(failed)
+    )
     assert len(rows) == len(report.kept) == len(PLAIN) + len(HINTED) <= len(EXAMPLES)
     assert memory == () and star.init_memory(config(), 5) == ()
 
@@ -50,7 +55,11 @@ def test_rows_are_the_correct_samples_without_a_hint(collected):
         sample = next(s for s in report.samples if s.example is e and s.correct)
         assert text == f"{e.question}\n{sample.text}"
         assert addition.prompt(e, hint=e.answer) not in text
-        assert row["tokens"][0] == TOK.bos_id and row["tokens"][-1] == TOK.eos_id and row["weights"][-1] == 1
+        assert (
+            row["tokens"][0] == TOK.bos_id
+            and row["tokens"][-1] == TOK.eos_id
+            and row["weights"][-1] == 1
+        )
         prompt = len(roll.prompt_ids(e))
         assert not row["weights"][:prompt].any() and row["weights"][prompt:].all()
 
@@ -63,14 +72,22 @@ def test_the_report_by_hand(collected):
         "hinted_accuracy": len(HINTED) / failed, "hinted_true_lines": (len(HINTED) - 1) / len(HINTED),
     }  # fmt: skip
     assert (len(PLAIN), len(HINTED), n) == (5, 4, 18)
-    assert len(report.samples) == n + failed and [s.hinted for s in report.samples] == [False] * n + [True] * failed
+    assert (
+        len(report.samples) == n + failed
+        and [s.hinted for s in report.samples] == [False] * n + [True] * failed
+    )
 
 
 def test_without_rationalization_nothing_is_hinted():
     roll = scripted.rollout(SCRIPT)
     rows, _, report = star.collect(roll, EXAMPLES, (), 1, config(rationalize=False))
     assert [hint for hint, *_ in roll.calls] == [False] and len(rows) == len(PLAIN)
-    assert report.values["rationalized"] == report.values["hinted_accuracy"] == report.values["hinted_true_lines"] == 0
+    assert (
+        report.values["rationalized"]
+        == report.values["hinted_accuracy"]
+        == report.values["hinted_true_lines"]
+        == 0
+    )
     assert not any(hinted for *_, hinted in report.kept)
 
 
@@ -78,8 +95,14 @@ def test_nothing_failed_and_nothing_succeeded():
     roll = scripted.rollout(dict.fromkeys(SCRIPT, (CORRECT, WRONG)))
     rows, _, report = star.collect(roll, EXAMPLES, (), 1, config())
     assert len(roll.calls) == 1 and len(rows) == len(EXAMPLES) and report.values["kept"] == 1
-    rows, _, report = star.collect(scripted.rollout(dict.fromkeys(SCRIPT, (WRONG, TRUNCATED))), EXAMPLES, (), 1, config())
-    assert rows == [] and report.kept == set() and report.values["kept"] == report.values["hinted_accuracy"] == 0
+    rows, _, report = star.collect(
+        scripted.rollout(dict.fromkeys(SCRIPT, (WRONG, TRUNCATED))), EXAMPLES, (), 1, config()
+    )
+    assert (
+        rows == []
+        and report.kept == set()
+        and report.values["kept"] == report.values["hinted_accuracy"] == 0
+    )
 
 
 # The schedule
@@ -89,7 +112,10 @@ def test_twenty_percent_more_updates_each_round():
     """The released code's 40, 48, 57 ...; the paper's GSM8K run ends its 30th round with 7,912 updates."""
     cfg = config(schedule="exponential", start_updates=40, growth=1.2)
     updates = [star.num_updates(n, 1000, cfg) for n in range(1, 31)]
-    assert updates[:12] == [40, 48, 57, 69, 82, 99, 119, 143, 171, 206, 247, 297] and updates[29] == 7912
+    assert (
+        updates[:12] == [40, 48, 57, 69, 82, 99, 119, 143, 171, 206, 247, 297]
+        and updates[29] == 7912
+    )
 
 
 def test_linear_schedule_of_arithmetic():
@@ -106,12 +132,17 @@ def test_the_filtered_gradient_is_pi_grad_log_pi():
     """E[1(y = y*) grad log p(z, y)] = grad pi = pi grad log pi, by listing all six completions of a toy softmax:
     three rationales, two answers, the second of which is right."""
     rng = np.random.default_rng(0)
-    theta = {"rationale": jnp.asarray(rng.normal(size=3)), "answer": jnp.asarray(rng.normal(size=(3, 2)))}
+    theta = {
+        "rationale": jnp.asarray(rng.normal(size=3)),
+        "answer": jnp.asarray(rng.normal(size=(3, 2))),
+    }
     e = example(0, 1, 1)
     cfg = config(rationalize=False)
 
     def logps(theta, z, y):  # of the two tokens of a completion
-        return jnp.stack([jax.nn.log_softmax(theta["rationale"])[z], jax.nn.log_softmax(theta["answer"][z])[y]])
+        return jnp.stack(
+            [jax.nn.log_softmax(theta["rationale"])[z], jax.nn.log_softmax(theta["answer"][z])[y]]
+        )
 
     def pi(theta):
         return sum(jnp.exp(logps(theta, z, 1).sum()) for z in range(3))
@@ -124,10 +155,14 @@ def test_the_filtered_gradient_is_pi_grad_log_pi():
             weights = rows[0]["weights"][-2:]
 
             def loss(theta, z=z, y=y, weights=weights):
-                return star.loss(logps(theta, z, y)[None], {"weights": jnp.asarray(weights)[None]}, cfg)[0]
+                return star.loss(
+                    logps(theta, z, y)[None], {"weights": jnp.asarray(weights)[None]}, cfg
+                )[0]
 
             p = jnp.exp(logps(theta, z, y).sum())
-            expected = jax.tree.map(lambda total, g, p=p: total - p * g, expected, jax.grad(loss)(theta))
+            expected = jax.tree.map(
+                lambda total, g, p=p: total - p * g, expected, jax.grad(loss)(theta)
+            )
     value, gradient = jax.value_and_grad(lambda t: jnp.log(pi(t)))(theta)
     for name in theta:
         np.testing.assert_allclose(expected[name], jnp.exp(value) * gradient[name], atol=1e-6)
@@ -137,5 +172,8 @@ def test_the_filtered_gradient_is_pi_grad_log_pi():
 
 def test_algorithms_are_found_by_the_names_of_their_files():
     assert algorithms.get("star") is star
-    with pytest.raises(ValueError, match=r"^config\.algorithm\.name: there is no algorithm 'stra'; they are .*sft.*star"):
+    with pytest.raises(
+        ValueError,
+        match=r"^config\.algorithm\.name: there is no algorithm 'stra'; they are .*sft.*star",
+    ):
         algorithms.get("stra")

@@ -73,21 +73,30 @@ def test_systematic_resampling(count):
     for u in (0.0, 0.123, 0.5, 0.987, np.nextafter(1, 0)):
         indices, weights = trice.subsample(WEIGHTS, SIGNS, count, u)
         times = np.bincount(indices, minlength=7)
-        assert len(indices) == len(weights) == count == times.sum() and not times[WEIGHTS == 0].any()
-        assert (times >= np.floor(expected - 1e-9)).all() and (times <= np.ceil(expected + 1e-9)).all()
+        assert (
+            len(indices) == len(weights) == count == times.sum() and not times[WEIGHTS == 0].any()
+        )
+        assert (times >= np.floor(expected - 1e-9)).all() and (
+            times <= np.ceil(expected + 1e-9)
+        ).all()
         np.testing.assert_allclose(weights, SIGNS[indices] * WEIGHTS.sum() / count)
 
 
 def test_the_public_notebook_draws_with_other_probabilities():
     """It gives the weights to a softmax (log_softmax as the resampler's log-probabilities) and is biased by that."""
-    soft = np.exp(WEIGHTS) / np.exp(WEIGHTS).sum() * WEIGHTS.sum()  # drawn so, and weighing W / L all the same
+    soft = (
+        np.exp(WEIGHTS) / np.exp(WEIGHTS).sum() * WEIGHTS.sum()
+    )  # drawn so, and weighing W / L all the same
     assert np.abs(mean_of(5, soft) - WEIGHTS * SIGNS).max() > 0.1
     np.testing.assert_allclose(np.abs(mean_of(5, soft)), soft, atol=1e-12)
 
 
 def test_nothing_to_draw_from():
     indices, weights = trice.subsample(np.zeros(4), np.ones(4), 3, 0.5)
-    assert len(indices) == len(weights) == 0 and np.bincount(indices, weights, minlength=4).tolist() == [0] * 4
+    assert (
+        len(indices) == len(weights) == 0
+        and np.bincount(indices, weights, minlength=4).tolist() == [0] * 4
+    )
 
 
 # ---- a minibatch ---------------------------------------------------------------------------------------------------------
@@ -100,11 +109,18 @@ class Chained(scripted.Scripted):
         sample = super().attempt(e, index, hint)
         if not (hint and sample.correct):
             return sample
-        return dataclasses.replace(sample, tokens=np.asarray([*TOK.encode(e.answer), TOK.eos_id], np.int32), text=e.answer)
+        return dataclasses.replace(
+            sample, tokens=np.asarray([*TOK.encode(e.answer), TOK.eos_id], np.int32), text=e.answer
+        )
 
     def scores(self, examples, tokens):
         self.calls.append(("scores", [e.id for e in examples], [len(t) for t in tokens]))
-        return np.array([[np.sin(e.id), np.cos(t.sum()), len(t) / 10] for e, t in zip(examples, tokens, strict=True)])
+        return np.array(
+            [
+                [np.sin(e.id), np.cos(t.sum()), len(t) / 10]
+                for e, t in zip(examples, tokens, strict=True)
+            ]
+        )
 
 
 def rollout(script):
@@ -123,7 +139,9 @@ def begin(script, cfg):
     """The rollout, its examples, and their chains after the hinted guides."""
     roll, examples = rollout(script), [example(i, 10 + i, 40 + 3 * i) for i in script]
     chains, guides = trice.begin(roll, examples, trice.init_memory(cfg, len(examples)), cfg)
-    assert roll.calls == [(True, list(script), 1)] and [s.hinted for s in guides] == [True] * len(examples)
+    assert roll.calls == [(True, list(script), 1)] and [s.hinted for s in guides] == [True] * len(
+        examples
+    )
     roll.calls.clear()
     return roll, examples, chains
 
@@ -135,8 +153,13 @@ def read(rows):
         question, _, completion = TOK.decode(row["tokens"]).partition("\n")
         prompt = 1 + len(question) + 1
         weights = set(row["weights"][prompt:].tolist())
-        assert len(weights) == 1 and not row["weights"][:prompt].any() and not row["share"][:-1].any()
-        assert row["tokens"][0] == TOK.bos_id and row["weights"].dtype == row["share"].dtype == np.float32
+        assert (
+            len(weights) == 1 and not row["weights"][:prompt].any() and not row["share"][:-1].any()
+        )
+        assert (
+            row["tokens"][0] == TOK.bos_id
+            and row["weights"].dtype == row["share"].dtype == np.float32
+        )
         found.append((question, completion, weights.pop(), float(row["share"][-1])))
     return found
 
@@ -151,7 +174,9 @@ def test_the_first_states():
     _, examples, chains = begin(SCRIPT, settings())
     assert (chains.correct == GUIDE).all() and chains.ids.tolist() == list(SCRIPT)
     states = [TOK.decode(chains.state(n)) for n in range(8)]
-    assert [s == e.answer for s, e in zip(states, examples, strict=True)] == GUIDE.tolist() and all(states)
+    assert [s == e.answer for s, e in zip(states, examples, strict=True)] == GUIDE.tolist() and all(
+        states
+    )
     truncated = begin({0: (WRONG, TRUNCATED)}, settings())[2]
     assert not truncated.correct[0] and truncated.lengths[0] > 0  # it reads as if it were right
 
@@ -165,18 +190,30 @@ def test_one_round():
     assert roll.calls == [(False, list(SCRIPT), 1)]  # one plain proposal each, no hint
     # valid: 0 and 1 by their proposals, 2, 4 and 6 by their guides; beta: 1 of 4 others for the accepted, 2 of 4 for the rest.
     proposals = {s.example.id: s.text for s in report.samples}
-    expected = [(0, proposals[0], 0.75), (1, proposals[1], 0.75), *((n, examples[n].answer, 1.0) for n in (2, 4, 6))]
+    expected = [
+        (0, proposals[0], 0.75),
+        (1, proposals[1], 0.75),
+        *((n, examples[n].answer, 1.0) for n in (2, 4, 6)),
+    ]
     expected += [(n, proposals[n], -0.5) for n in (2, 4, 6)]
-    assert [r[:3] for r in read(rows)] == [(examples[n].question, text, weight) for n, text, weight in expected]
+    assert [r[:3] for r in read(rows)] == [
+        (examples[n].question, text, weight) for n, text, weight in expected
+    ]
     assert sum(r[3] for r in read(rows)) == 5 and trice.num_updates(1, len(rows), cfg) == 1
-    assert not rows[-1]["tokens"][-1] == TOK.eos_id and rows[0]["tokens"][-1] == TOK.eos_id  # the last one was cut off
+    assert (
+        not rows[-1]["tokens"][-1] == TOK.eos_id and rows[0]["tokens"][-1] == TOK.eos_id
+    )  # the last one was cut off
     assert (after.correct == (GUIDE | NEW)).all()
     for n, e in enumerate(examples):
         kept = proposals[n] if NEW[n] else TOK.decode(chains.state(n))
-        assert TOK.decode(after.state(n)) == kept and (not after.correct[n] or kept.endswith(e.answer))
+        assert TOK.decode(after.state(n)) == kept and (
+            not after.correct[n] or kept.endswith(e.answer)
+        )
     assert after.ages.tolist() == [0, 0] + [1] * 6 and after.visits.tolist() == [1] * 8
     assert after.accepted.tolist() == after.distinct.tolist() == [1, 1] + [0] * 6
-    assert all((a == b).all() for a, b in zip(before, chains, strict=True))  # what it was given stays
+    assert all(
+        (a == b).all() for a, b in zip(before, chains, strict=True)
+    )  # what it was given stays
     assert report.kept == {(0, 0, False), (1, 0, False)} and len(report.samples) == 8
     assert report.values == pytest.approx({
         "valid": 5 / 8, "accepted": 2 / 8, "beta": (2 * 0.25 + 3 * 0.5) / 5, "age_mean": 6 / 8, "age_max": 1, "distinct": 2,
@@ -204,11 +241,28 @@ def test_an_accepted_proposal_is_the_state_of_the_next_round():
     roll.script[1] = (WRONG, WRONG)
     rows, chains, report = trice.collect(roll, [examples[1]], chains, 2, cfg)
     question, completion, weight, share = read(rows)[0]
-    assert len(rows) == 1 and weight == share == 1 and completion == addition.target(worked(examples[1]))
-    assert chains.ages.tolist() == [0, 1, 1, 0, 0, 1, 0, 0] and chains.visits.tolist() == [0, 2, 1, 0, 0, 1, 0, 0]
+    assert (
+        len(rows) == 1
+        and weight == share == 1
+        and completion == addition.target(worked(examples[1]))
+    )
+    assert chains.ages.tolist() == [0, 1, 1, 0, 0, 1, 0, 0] and chains.visits.tolist() == [
+        0,
+        2,
+        1,
+        0,
+        0,
+        1,
+        0,
+        0,
+    ]
     roll.script[1] = (CORRECT, WRONG)
     _, chains, _ = trice.collect(roll, [examples[1]], chains, 3, cfg)
-    assert (chains.accepted[1], chains.distinct[1], chains.ages[1]) == (2, 1, 0)  # the same text again
+    assert (chains.accepted[1], chains.distinct[1], chains.ages[1]) == (
+        2,
+        1,
+        0,
+    )  # the same text again
 
 
 def worked(e):
@@ -220,8 +274,15 @@ def test_nothing_valid_is_no_rows():
         cfg = settings(**changes)
         roll, examples, chains = begin({0: (WRONG, WRONG), 1: (TRUNCATED, UNPARSED)}, cfg)
         rows, chains, report = trice.collect(roll, examples, chains, 1, cfg)
-        assert rows == [] and report.values["valid"] == report.values["beta"] == 0 and report.values["unreached"] == 1
-        assert all(np.isfinite(v) for v in report.values.values()) and chains.ages.tolist() == [1, 1]
+        assert (
+            rows == []
+            and report.values["valid"] == report.values["beta"] == 0
+            and report.values["unreached"] == 1
+        )
+        assert all(np.isfinite(v) for v in report.values.values()) and chains.ages.tolist() == [
+            1,
+            1,
+        ]
 
 
 def test_one_valid_chain_has_no_others_to_learn_from():
@@ -241,7 +302,11 @@ def test_old_states_are_left_out():
         counts.append([r[0] for r in read(rows)])
         expired.append(report.values["expired"])
     young, old = [e.question for e in examples], [examples[1].question]
-    assert counts == [young, young, old, old] and chains.ages.tolist() == [4, 0] and expired == [0, 0.5, 0.5, 0.5]
+    assert (
+        counts == [young, young, old, old]
+        and chains.ages.tolist() == [4, 0]
+        and expired == [0, 0.5, 0.5, 0.5]
+    )
     assert chains.correct.all()  # the memory itself is as right as before
     roll.script[0] = (CORRECT, CORRECT)
     rows, chains, _ = trice.collect(roll, examples, chains, 5, cfg)
@@ -253,13 +318,28 @@ def test_a_part_of_the_minibatch_gets_proposals():
     cfg = settings(refresh=6)
     roll, examples, chains = begin(SCRIPT, cfg)
     rows, after, report = trice.collect(roll, examples, chains, 1, cfg)
-    assert roll.calls == [(False, [1, 3, 5, 7, 0, 2], 1)] and [s.example.id for s in report.samples] == [1, 3, 5, 7, 0, 2]
-    assert after.visits.tolist() == [1, 1, 1, 1, 0, 1, 0, 1] and after.ages.tolist() == [0, 0, 1, 1, 0, 1, 0, 1]
+    assert roll.calls == [(False, [1, 3, 5, 7, 0, 2], 1)] and [
+        s.example.id for s in report.samples
+    ] == [1, 3, 5, 7, 0, 2]
+    assert after.visits.tolist() == [1, 1, 1, 1, 0, 1, 0, 1] and after.ages.tolist() == [
+        0,
+        0,
+        1,
+        1,
+        0,
+        1,
+        0,
+        1,
+    ]
     # Valid with a proposal: 0 and 1, which accept it, and 2; 4 and 6 are valid, and stay.
     weights = [(0, 0.5), (1, 0.5), (2, 1.0), (2, -1.0), (4, 1.0), (6, 1.0)]
-    assert {(r[0], r[2]) for r in read(rows)} == {(examples[n].question, weight) for n, weight in weights} and len(rows) == 6
+    assert {(r[0], r[2]) for r in read(rows)} == {
+        (examples[n].question, weight) for n, weight in weights
+    } and len(rows) == 6
     assert sum(r[3] for r in read(rows)) == pytest.approx(5)
-    reordered, whole = (trice.collect(*begin(SCRIPT, cfg), 1, settings(refresh=n))[0] for n in (8, 0))
+    reordered, whole = (
+        trice.collect(*begin(SCRIPT, cfg), 1, settings(refresh=n))[0] for n in (8, 0)
+    )
     assert sorted(read(reordered)) == sorted(read(whole))
 
 
@@ -271,21 +351,32 @@ def test_subsampled_rows():
         cfg = settings(subsample=count if round else 0)
         roll, examples, chains = begin(SCRIPT, cfg)
         rows, _, report = trice.collect(roll, examples, chains, round, cfg)
-        found = {(question, completion): (weight, share) for question, completion, weight, share in read(rows)}
-        assert len(found) == len(rows) == report.values["kept_rows"] and sum(s for _, s in found.values()) == pytest.approx(5)
+        found = {
+            (question, completion): (weight, share)
+            for question, completion, weight, share in read(rows)
+        }
+        assert len(found) == len(rows) == report.values["kept_rows"] and sum(
+            s for _, s in found.values()
+        ) == pytest.approx(5)
         if not round:
             full = {key: weight for key, (weight, _) in found.items()}
             continue
         unit = sum(map(abs, full.values())) / count
-        times = np.array([weight / np.copysign(unit, full[key]) for key, (weight, _) in found.items()])
+        times = np.array(
+            [weight / np.copysign(unit, full[key]) for key, (weight, _) in found.items()]
+        )
         np.testing.assert_allclose(times, np.rint(times), atol=1e-6)
         assert times.sum() == pytest.approx(count) and times.min() > 0.5
         mean = mean + np.array([found.get(key, (0.0,))[0] for key in full]) / rounds
     np.testing.assert_allclose(mean, list(full.values()), atol=0.15)
-    again = [trice.collect(*begin(SCRIPT, cfg), 7, cfg)[0] for cfg in [settings(subsample=count)] * 2]
+    again = [
+        trice.collect(*begin(SCRIPT, cfg), 7, cfg)[0] for cfg in [settings(subsample=count)] * 2
+    ]
     assert str(again[0]) == str(again[1])  # a function of seed and round
     many, _, _ = trice.collect(*begin(SCRIPT, cfg), 7, settings(subsample=50))
-    assert {r[:2] for r in read(many)} == set(full) and sum(r[3] for r in read(many)) == pytest.approx(5)
+    assert {r[:2] for r in read(many)} == set(full) and sum(
+        r[3] for r in read(many)
+    ) == pytest.approx(5)
 
 
 # ---- ours: what the past tells -------------------------------------------------------------------------------------------
@@ -295,26 +386,45 @@ def test_rates_and_rho_of_the_past():
     recent, sums = np.array([[0, 0], [3, 4], [0, 4]], np.float32), np.array([20, 40, 6, 8.0])
     chains = mcmc.empty(3, 4)._replace(recent=recent, sums=sums)
     assert cv.PRIOR == 2 and cv.rho(chains) == 0.75
-    np.testing.assert_allclose(cv.own_rate(chains, np.array([2, 0, 1])), [1 / 6, 0.5, 4 / 6])  # 2 visits at the data's half
+    np.testing.assert_allclose(
+        cv.own_rate(chains, np.array([2, 0, 1])), [1 / 6, 0.5, 4 / 6]
+    )  # 2 visits at the data's half
     for product, square, expected in ((9, 8, 1), (-1, 8, 0), (0, 0, 0)):
         assert cv.rho(chains._replace(sums=np.array([20, 40, product, square]))) == expected
-    assert cv.own_rate(mcmc.empty(3, 4), np.arange(3)).tolist() == [0, 0, 0] and cv.rho(mcmc.empty(3, 4)) == 0
+    assert (
+        cv.own_rate(mcmc.empty(3, 4), np.arange(3)).tolist() == [0, 0, 0]
+        and cv.rho(mcmc.empty(3, 4)) == 0
+    )
 
 
 def test_a_measurement():
     """Variances of the three estimators and the sums of the least squares, by hand from the scores; beta is of the past."""
     cfg = settings(control_variate="history", measure_every=2)
-    script = {0: (CORRECT, CORRECT), 1: (WRONG, CORRECT), 2: (WRONG, WRONG), 3: (CORRECT, WRONG), 4: (TRUNCATED, CORRECT)}
+    script = {
+        0: (CORRECT, CORRECT),
+        1: (WRONG, CORRECT),
+        2: (WRONG, WRONG),
+        3: (CORRECT, WRONG),
+        4: (TRUNCATED, CORRECT),
+    }
     roll, examples, chains = begin(script, cfg)
     past = np.array([6.0, 10, 3, 4])
-    chains = chains._replace(recent=np.array([[1, 2]] * 5, np.float32) * [[0, 1]] + [[1.8, 0]], sums=past)
+    chains = chains._replace(
+        recent=np.array([[1, 2]] * 5, np.float32) * [[0, 1]] + [[1.8, 0]], sums=past
+    )
     own, rho = np.full(5, (1.8 + 2 * 0.6) / 4), 0.75
-    rows, after, report = trice.collect(roll, examples, chains, 1, cfg)  # a round without a measurement
-    assert not any(call[0] == "scores" for call in roll.calls) and "variance_ours" not in report.values
+    rows, after, report = trice.collect(
+        roll, examples, chains, 1, cfg
+    )  # a round without a measurement
+    assert (
+        not any(call[0] == "scores" for call in roll.calls) and "variance_ours" not in report.values
+    )
     np.testing.assert_allclose(after.sums, [0.9 * 6 + 2, 0.9 * 10 + 5, 3, 4])
     beta = rho * own[0]
     by_text = [(0, 1 - beta), (1, 1), (3, 1 - beta), (4, 1), (1, -beta), (4, -beta)]
-    assert [(r[0], r[2]) for r in read(rows)] == [(examples[n].question, pytest.approx(w)) for n, w in by_text]
+    assert [(r[0], r[2]) for r in read(rows)] == [
+        (examples[n].question, pytest.approx(w)) for n, w in by_text
+    ]
 
     roll.calls.clear()
     _, after, report = trice.collect(roll, examples, chains, 2, cfg)
@@ -326,9 +436,13 @@ def test_a_measurement():
     loo = (2 - new) / 3
     for name, b in (("basic", np.zeros(4)), ("paper", loo), ("ours", np.full(4, beta))):
         g = state - b[:, None] * proposal
-        assert report.values[f"variance_{name}"] == pytest.approx(((g - g.mean(0)) ** 2).sum() / 3 / 4)
+        assert report.values[f"variance_{name}"] == pytest.approx(
+            ((g - g.mean(0)) ** 2).sum() / 3 / 4
+        )
     product, square = 0.75 * (state * proposal).sum(), 0.75**2 * (proposal**2).sum()
-    np.testing.assert_allclose(after.sums, [0.9 * 6 + 2, 0.9 * 10 + 5, 0.9 * 3 + product, 0.9 * 4 + square])
+    np.testing.assert_allclose(
+        after.sums, [0.9 * 6 + 2, 0.9 * 10 + 5, 0.9 * 3 + product, 0.9 * 4 + square]
+    )
 
 
 def test_beta_knows_nothing_of_this_rounds_proposals():
@@ -344,20 +458,31 @@ def test_beta_knows_nothing_of_this_rounds_proposals():
 # ---- mistakes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key, value", [("temperature", 0.7), ("temperature", 0.0), ("top_k", 40), ("top_p", 0.9)])
+@pytest.mark.parametrize(
+    "key, value", [("temperature", 0.7), ("temperature", 0.0), ("top_k", 40), ("top_p", 0.9)]
+)
 def test_proposals_must_be_the_models_own_law(key, value):
     cfg = settings()
     cfg.sampling[key] = value
-    with pytest.raises(ValueError, match=r"^config\.sampling: .*temperature 1, top_k 0, top_p 1\.$"):
+    with pytest.raises(
+        ValueError, match=r"^config\.sampling: .*temperature 1, top_k 0, top_p 1\.$"
+    ):
         trice.init_memory(cfg, 5)
 
 
 def test_control_variates_by_name_and_when():
-    with pytest.raises(ValueError, match=r"^config\.algorithm\.control_variate: 'papers' is not none, batch or history\.$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^config\.algorithm\.control_variate: 'papers' is not none, batch or history\.$",
+    ):
         trice.init_memory(settings(control_variate="papers"), 5)
-    with pytest.raises(ValueError, match=r"^config\.algorithm\.control_variate: .* only 'none' is unbiased\.$"):
+    with pytest.raises(
+        ValueError, match=r"^config\.algorithm\.control_variate: .* only 'none' is unbiased\.$"
+    ):
         trice.init_memory(settings(control_variate="history", online=False), 5)
-    offline = settings(control_variate="none", online=False, schedule="linear", start_updates=7, increment=2)
+    offline = settings(
+        control_variate="none", online=False, schedule="linear", start_updates=7, increment=2
+    )
     assert len(trice.init_memory(offline, 5).ids) == 5
     assert [trice.num_updates(3, 10, cfg) for cfg in (offline, settings())] == [11, 1]
 
@@ -389,7 +514,9 @@ class Listed(Rollout):
 
     def sample(self, e, k, hint=False):
         tokens, right = exact.completions(LIMIT)[k], exact.verdicts(e, LIMIT)[k]
-        return Sample(e, 0, hint, tokens, np.zeros(len(tokens)), "", None, CORRECT if right else WRONG, None)
+        return Sample(
+            e, 0, hint, tokens, np.zeros(len(tokens)), "", None, CORRECT if right else WRONG, None
+        )
 
 
 @pytest.fixture(scope="module")
@@ -402,8 +529,12 @@ def tiny():
 
 def chains_at(roll, cfg, states):
     """Chains in these states, with a past in which rho is 0.8 and the chains' own rates differ."""
-    chains, _ = trice.begin(dataclasses.replace(roll, draw=dict(enumerate(states))), TWO, trice.init_memory(cfg, 2), cfg)
-    return chains._replace(recent=np.array([[1, 2], [3, 4]], np.float32), sums=np.array([5.0, 10, 0.8, 1]))
+    chains, _ = trice.begin(
+        dataclasses.replace(roll, draw=dict(enumerate(states))), TWO, trice.init_memory(cfg, 2), cfg
+    )
+    return chains._replace(
+        recent=np.array([[1, 2], [3, 4]], np.float32), sums=np.array([5.0, 10, 0.8, 1])
+    )
 
 
 BETAS = {"none": np.zeros(2), "batch": None, "history": 0.8 * np.array([2 / 4, 4 / 6])}
@@ -417,23 +548,35 @@ def test_the_expected_rows_are_grad_log_p(tiny, control_variate):
     cfg = settings(control_variate=control_variate)
     cfg.sampling.max_new_tokens = LIMIT
     K = len(exact.completions(LIMIT))
-    number = {(e.id, *map(int, z)): (e.id, k) for e in TWO for k, z in enumerate(exact.completions(LIMIT))}
+    number = {
+        (e.id, *map(int, z)): (e.id, k) for e in TWO for k, z in enumerate(exact.completions(LIMIT))
+    }
     total = np.zeros((2, K))
     for states in itertools.product(*(np.flatnonzero(q.correct) for q in questions)):
         chains = chains_at(roll, cfg, states)
         here = np.zeros((2, K))
         for draws in itertools.product(range(K), repeat=2):
-            rows, _, _ = trice.collect(dataclasses.replace(roll, draw=dict(enumerate(draws))), TWO, chains, 1, cfg)
+            rows, _, _ = trice.collect(
+                dataclasses.replace(roll, draw=dict(enumerate(draws))), TWO, chains, 1, cfg
+            )
             chance = questions[0].p[draws[0]] * questions[1].p[draws[1]]
             divisor = sum(row["share"].sum() for row in rows)
             for row in rows:
                 prompt = int(np.argmax(row["weights"] != 0))
-                at = number[(int(prompt == len(roll.prompt_ids(TWO[1]))), *row["tokens"][prompt:].tolist())]
+                at = number[
+                    (int(prompt == len(roll.prompt_ids(TWO[1]))), *row["tokens"][prompt:].tolist())
+                ]
                 here[at] += chance * row["weights"][-1] / divisor
         mean = here[0] @ questions[0].score + here[1] @ questions[1].score
         memory = [np.eye(K)[z] for z in states]
-        np.testing.assert_allclose(mean, exact.of_trice(questions, BETAS[control_variate], memory)[0], atol=1e-5)
-        total += here * exact.posterior(questions[0])[states[0]] * exact.posterior(questions[1])[states[1]]
+        np.testing.assert_allclose(
+            mean, exact.of_trice(questions, BETAS[control_variate], memory)[0], atol=1e-5
+        )
+        total += (
+            here
+            * exact.posterior(questions[0])[states[0]]
+            * exact.posterior(questions[1])[states[1]]
+        )
     mean = total[0] @ questions[0].score + total[1] @ questions[1].score
     truth = (exact.gradient(questions[0]) + exact.gradient(questions[1])) / 2
     np.testing.assert_allclose(mean, truth, atol=1e-5)
@@ -448,7 +591,9 @@ def test_the_loss_of_a_packed_batch(tiny):
     wrong, right = np.flatnonzero(~questions[0].correct)[7], np.flatnonzero(questions[1].correct)[1]
     states = [np.flatnonzero(q.correct)[0] for q in questions]
     chains = chains_at(roll, cfg, states)
-    rows, _, _ = trice.collect(dataclasses.replace(roll, draw={0: wrong, 1: right}), TWO, chains, 1, cfg)
+    rows, _, _ = trice.collect(
+        dataclasses.replace(roll, draw={0: wrong, 1: right}), TWO, chains, 1, cfg
+    )
     # Leave-one-out: the first's beta is 1, the other's accepted proposal; the second's is 0.
     assert [row["weights"][-1] for row in rows] == [1, 1, -1]
     batch = packing.pack(rows, multiple=1, length=8)

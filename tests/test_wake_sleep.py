@@ -14,10 +14,17 @@ EXAMPLES = [example(i, 10 + i, 40 + i) for i in range(3)]
 
 
 def test_weights_by_hand():
-    log_p, log_q = np.log([[0.2, 0.1, 0.3], [0.5, 0.5, 0.5]]), np.log([[0.1, 0.1, 0.1], [0.1, 0.2, 0.3]])
+    log_p, log_q = (
+        np.log([[0.2, 0.1, 0.3], [0.5, 0.5, 0.5]]),
+        np.log([[0.1, 0.1, 0.1], [0.1, 0.2, 0.3]]),
+    )
     correct = np.array([[True, True, False], [False, False, False]])
-    np.testing.assert_allclose(wake_sleep.weigh(log_p, log_q, correct), [[2 / 3, 1 / 3, 0], [0, 0, 0]])
-    far = wake_sleep.weigh(log_p - [[900.0], [0]], log_q, correct)  # whole sequences are this unlikely
+    np.testing.assert_allclose(
+        wake_sleep.weigh(log_p, log_q, correct), [[2 / 3, 1 / 3, 0], [0, 0, 0]]
+    )
+    far = wake_sleep.weigh(
+        log_p - [[900.0], [0]], log_q, correct
+    )  # whole sequences are this unlikely
     np.testing.assert_allclose(far[0], [2 / 3, 1 / 3, 0])
 
 
@@ -31,7 +38,11 @@ def test_a_guide_that_is_the_model_makes_it_rejection_sampling():
 def test_many_particles_give_the_posterior():
     """Weighted samples of any guide have the law p(z | x, y) in the limit."""
     rng = np.random.default_rng(0)
-    p, q, right = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6)), np.array([1, 0, 1, 1, 0, 0], bool)
+    p, q, right = (
+        rng.dirichlet(np.ones(6)),
+        rng.dirichlet(np.ones(6)),
+        np.array([1, 0, 1, 1, 0, 0], bool),
+    )
     z = rng.choice(6, 200_000, p=q)
     weights = wake_sleep.weigh(np.log(p[z])[None], np.log(q[z])[None], right[z][None])[0]
     np.testing.assert_allclose(np.bincount(z, weights, 6), p * right / (p @ right), atol=0.01)
@@ -42,13 +53,22 @@ def test_rows_are_the_correct_hinted_samples_without_their_hint():
     cfg.sampling.temperature = 1.0
     wake_sleep.init_memory(cfg, 3)
     roll = scripted.rollout({0: (WRONG, CORRECT), 1: (CORRECT, WRONG), 2: (WRONG, CORRECT)})
-    object.__setattr__(roll, "logprobs", lambda examples, tokens: [-2.0 * np.ones(len(t)) for t in tokens])
+    object.__setattr__(
+        roll, "logprobs", lambda examples, tokens: [-2.0 * np.ones(len(t)) for t in tokens]
+    )
     rows, memory, report = wake_sleep.collect(roll, EXAMPLES, (), 1, cfg)
     assert roll.calls == [(True, [0, 1, 2], 2)] and memory == ()
-    assert len(rows) == 4 and report.values["reached"] == pytest.approx(2 / 3) and report.values["effective"] == 2.0
+    assert (
+        len(rows) == 4
+        and report.values["reached"] == pytest.approx(2 / 3)
+        and report.values["effective"] == 2.0
+    )
     for row, e in zip(rows, [EXAMPLES[0]] * 2 + [EXAMPLES[2]] * 2, strict=True):
         text = TOK.decode(row["tokens"])
-        assert text.startswith(f"{e.question}\n<scratch>") and roll.task.prompt(e, e.answer) not in text
+        assert (
+            text.startswith(f"{e.question}\n<scratch>")
+            and roll.task.prompt(e, e.answer) not in text
+        )
         assert set(row["weights"].tolist()) == {0.0, 0.5} and row["share"].sum() == 0.5
 
 

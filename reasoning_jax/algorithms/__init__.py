@@ -11,7 +11,6 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -21,13 +20,11 @@ from reasoning_jax import contracts
 from reasoning_jax.charts import Chart
 from reasoning_jax.errors import UserError
 from reasoning_jax.rollout import Rollout, Sample
-from reasoning_jax.tasks import Example
+from reasoning_jax.tasks import Example, Task
+from reasoning_jax.tokenizer import Tokenizer
 from reasoning_jax.training.data import examples_for_round
 from reasoning_jax.training.losses import Loss
 from reasoning_jax.training.rows import Row
-
-if TYPE_CHECKING:
-    from reasoning_jax.experiment import Experiment
 
 # Arrays that live through the run: a NamedTuple of them, one, or () where a method has none.
 Memory = tuple[np.ndarray, ...] | np.ndarray
@@ -68,7 +65,7 @@ Collect = Callable[[Rollout, Sequence[Example], Memory, int, ConfigDict], Collec
 Begin = Callable[[Rollout, Sequence[Example], Memory, ConfigDict], Collected]
 Examples = Callable[[Sequence[Example], Memory, int, ConfigDict], list[Example]]
 LossFunction = Callable[[jax.Array, Mapping[str, jax.Array], ConfigDict], Loss]
-Show = Callable[[Memory, Sequence[Example], "Experiment"], dict[str, list[Record]]]
+Show = Callable[[Memory, Sequence[Example], Task, Tokenizer], dict[str, list[Record]]]
 
 
 def no_check(cfg: ConfigDict) -> None:
@@ -112,7 +109,7 @@ class Algorithm:
     examples(source, memory, round, cfg)  what a round is asked
     begin(rollout, examples, memory, cfg) -> Collected, before round 1, with all the examples
     side_model(round, cfg) -> SideModel or None
-    show(memory, examples, experiment) -> {NAME: records}, written as rounds/*/NAME.jsonl
+    show(memory, examples, task, tokenizer) -> {NAME: records}, written as rounds/*/NAME.jsonl
     """
 
     name: str

@@ -156,7 +156,7 @@ def parameter_specs(tree: PyTree, mesh: Mesh) -> PyTree:
     rule.
     """
 
-    def leaf(path: tuple, x: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
+    def leaf(path: tuple, x: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> NamedSharding:
         names = _parameter_names(path, x.ndim) if x.ndim else ()
         return NamedSharding(mesh, spec(x.shape, names, mesh))
 

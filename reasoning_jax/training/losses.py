@@ -54,14 +54,14 @@ class Loss(NamedTuple):
 # ---- sums over what counts ---------------------------------------------------------------------
 
 
-def masked_sum(x: Num[Array, "..."] | Bool[Array, "..."], weights: jax.Array) -> Float[Array, ""]:
+def masked_sum(x: Num[Array, " ..."] | Bool[Array, " ..."], weights: jax.Array) -> Float[Array, ""]:
     """sum(weights * x) in float32 over all dimensions; where the weight is 0, x does not matter."""
     counted = weights != 0  # where() before the product: 0 * NaN is NaN
     products = jnp.where(counted, x, 0).astype(jnp.float32) * weights.astype(jnp.float32)
     return jnp.sum(products)
 
 
-def masked_mean(x: Num[Array, "..."], weights: jax.Array) -> Float[Array, ""]:
+def masked_mean(x: Num[Array, " ..."], weights: jax.Array) -> Float[Array, ""]:
     """masked_sum / sum(weights); 0 where nothing counts."""
     total = jnp.sum(weights.astype(jnp.float32))
     return masked_sum(x, weights) / jnp.where(total == 0, 1.0, total)
@@ -77,7 +77,7 @@ def weighted_nll(logprobs: Float[Array, "B S"], batch: Batch) -> Loss:
     """
     weights = batch["weights"]
     total = -masked_sum(logprobs, weights)
-    return Loss(total, jnp.sum((weights != 0).astype(jnp.float32)))
+    return Loss(total=total, weight=jnp.sum((weights != 0).astype(jnp.float32)))
 
 
 def sequence_nll(logprobs: Float[Array, "B S"], batch: Batch) -> Loss:
@@ -86,7 +86,8 @@ def sequence_nll(logprobs: Float[Array, "B S"], batch: Batch) -> Loss:
     batch: ``weights`` [B, S] and ``normaliser`` [B, S], whose sum divides: what the rows count for,
     for example 1 a question.
     """
-    return Loss(-masked_sum(logprobs, batch["weights"]), jnp.sum(batch["normaliser"]))
+    total = -masked_sum(logprobs, batch["weights"])
+    return Loss(total=total, weight=jnp.sum(batch["normaliser"]))
 
 
 # ---- preferences -------------------------------------------------------------------------------
@@ -109,26 +110,26 @@ def side_sums(values: Num[Array, "B S"], batch: Batch) -> Float[Array, "B P 2"]:
 
 
 def dpo(
-    log_ratio: Float[Array, "..."], beta: float, label_smoothing: float = 0.0
-) -> Float[Array, "..."]:
+    log_ratio: Float[Array, " ..."], beta: float, label_smoothing: float = 0.0
+) -> Float[Array, " ..."]:
     """DPO's loss of each pair from its log-ratio h (arXiv 2305.18290, eq. 7)."""
     preferred = jax.nn.log_sigmoid(beta * log_ratio)
     flipped = jax.nn.log_sigmoid(-beta * log_ratio)
     return -(1 - label_smoothing) * preferred - label_smoothing * flipped
 
 
-def ipo(log_ratio: Float[Array, "..."], beta: float) -> Float[Array, "..."]:
+def ipo(log_ratio: Float[Array, " ..."], beta: float) -> Float[Array, " ..."]:
     """IPO's loss of each pair from its log-ratio h (arXiv 2310.12036, eq. 17)."""
     return jnp.square(log_ratio - 1 / (2 * beta))
 
 
 def kto(
-    log_ratio: Float[Array, "..."],
+    log_ratio: Float[Array, " ..."],
     z0: Float[Array, ""],
-    desirable: Bool[Array, "..."],
+    desirable: Bool[Array, " ..."],
     beta: float,
     weights: tuple[float, float],
-) -> Float[Array, "..."]:
+) -> Float[Array, " ..."]:
     """KTO's loss of each completion from its log-ratio r (arXiv 2402.01306, eq. 8).
 
     weights: lambda of desirable and of undesirable completions.
@@ -204,4 +205,4 @@ def verdict_loss(logprobs: Float[Array, "B S"], batch: Batch, cfg: ConfigDict) -
 def _sum_over_pairs(loss: jax.Array, figures: dict[str, jax.Array], exists: jax.Array) -> Loss:
     means = {name: masked_sum(figure, exists) for name, figure in figures.items()}
     weight = jnp.sum(exists.astype(jnp.float32))
-    return Loss(masked_sum(loss, exists), weight, means)
+    return Loss(total=masked_sum(loss, exists), weight=weight, means=means)

@@ -59,6 +59,6 @@ def attach(row: Row, key: str, values: Sequence[float] | np.ndarray) -> Row:
     ``losses.side_sums`` reads it again.
     """
     array = np.zeros(len(row["tokens"]), np.float32)
-    last_of_first = np.count_nonzero(row["side"] == 0) - 1
+    last_of_first = int(np.count_nonzero(row["side"] == 0)) - 1
     array[[last_of_first, -1]] = values
     return row | {key: array}

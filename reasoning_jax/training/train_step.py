@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +19,22 @@ from reasoning_jax.model.attention import CausalMask
 from reasoning_jax.training.losses import Loss, masked_sum
 from reasoning_jax.training.state import TrainState
 
-if TYPE_CHECKING:  # methods are above this floor
-    from reasoning_jax.algorithms import Algorithm
-
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+
+class HasLoss(Protocol):
+    """A method (algorithms.Algorithm), as far as an update needs it."""
+
+    @property
+    def loss(self) -> Callable[[jax.Array, Batch, ConfigDict], Loss]: ...
+
+
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    algorithm: Algorithm,
+    algorithm: HasLoss,
     model_cfg: decoder.ModelConfig,
     optimizer: optax.GradientTransformation,
     cfg: ConfigDict,

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -43,12 +42,10 @@ from reasoning_jax.algorithms.trice.gradient import coefficients
 from reasoning_jax.errors import UserError
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.sampling.methods import check_untruncated
-from reasoning_jax.tasks import Example
+from reasoning_jax.tasks import Example, Task
+from reasoning_jax.tokenizer import Tokenizer
 from reasoning_jax.training.losses import Loss, sequence_nll
 from reasoning_jax.training.rows import completion_row
-
-if TYPE_CHECKING:
-    from reasoning_jax.experiment import Experiment
 
 __all__ = ["BATCH", "CHARTS", "Config"]
 BATCH = ("weights", "normaliser")
@@ -204,11 +201,10 @@ def _score_vectors(
 
 
 def show(
-    chains: Chains, examples: Sequence[Example], experiment: Experiment
+    chains: Chains, examples: Sequence[Example], task: Task, tokenizer: Tokenizer
 ) -> dict[str, list[Record]]:
     """Some chains as they are now, for the report."""
-    records = mcmc.records(chains, examples, experiment.task, experiment.tokenizer)
-    return {"chains": records}
+    return {"chains": mcmc.records(chains, examples, task, tokenizer)}
 
 
 # ---- the M-step --------------------------------------------------------------------------------

@@ -42,7 +42,10 @@ def make_batch(seed=0, parts=1):
             tokens[b, at : at + n], positions[b, at : at + n] = rng.integers(0, 20, n), np.arange(n)
             segments[b, at : at + n], weights[b, at + prompt : at + n] = number, 1
             at += n
-    batch = {k: v.astype(np.int32) for k, v in (("tokens", tokens), ("positions", positions), ("segment_ids", segments))}
+    batch = {
+        k: v.astype(np.int32)
+        for k, v in (("tokens", tokens), ("positions", positions), ("segment_ids", segments))
+    }
     return {k: v.reshape(parts, B // parts, S) for k, v in (batch | {"weights": weights}).items()}
 
 
@@ -51,14 +54,18 @@ class Stepper:
 
     def __init__(self, tiny, dims=None, cfg=CFG, algorithm=sft):
         self.model_cfg, self.params = tiny
-        self.mesh = sharding.make_mesh(*dims, devices=jax.devices()[: int(np.prod(dims))]) if dims else None
+        self.mesh = (
+            sharding.make_mesh(*dims, devices=jax.devices()[: int(np.prod(dims))]) if dims else None
+        )
         self.optimizer = optim.make(cfg.optim)
         self.step = train_step.make_update(algorithm, self.model_cfg, self.optimizer, cfg)
 
     def fresh(self):
         params = jax.tree.map(jnp.copy, self.params)  # an update consumes them
         make = lambda p: state.fresh(p, self.optimizer)  # noqa: E731
-        shardings = sharding.parameter_specs(jax.eval_shape(make, params), self.mesh) if self.mesh else None
+        shardings = (
+            sharding.parameter_specs(jax.eval_shape(make, params), self.mesh) if self.mesh else None
+        )
         return jax.jit(make, out_shardings=shardings)(params)
 
     def __call__(self, train_state, batch):
@@ -93,11 +100,21 @@ def cube(tiny):
 def assert_close(found, expected, rtol):
     """Losses, gradient norms and parameters of two updates."""
     for a, b in zip(found[1:], expected[1:], strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=rtol) and a["grad_norm"] == pytest.approx(b["grad_norm"], rel=rtol)
+        assert a["loss"] == pytest.approx(b["loss"], rel=rtol) and a["grad_norm"] == pytest.approx(
+            b["grad_norm"], rel=rtol
+        )
         assert a["weight"] == b["weight"]
     # Adam divides by the root of the second moment: where a gradient is nearly 0 its rounding is magnified.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=RATE * 1e-2), found[0].params, expected[0].params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found[0].opt_state, expected[0].opt_state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=RATE * 1e-2),
+        found[0].params,
+        expected[0].params,
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        found[0].opt_state,
+        expected[0].opt_state,
+    )
     assert int(found[0].step) == 2
 
 
@@ -140,14 +157,25 @@ def test_a_state_is_sharded_from_birth_and_the_same_on_every_mesh(tiny):
         assert tree["embedding"].sharding.spec == P("tensor", "fsdp")
         assert tree["layers"]["query"].sharding.spec == P(None, "fsdp", "tensor", None, None)
         assert tree["layers"]["down"].sharding.spec == P(None, "tensor", "fsdp")
-        assert tree["layers"]["gate"].addressable_shards[0].data.shape == (2, cfg.width // 2, cfg.mlp_dim // 2)
+        assert tree["layers"]["gate"].addressable_shards[0].data.shape == (
+            2,
+            cfg.width // 2,
+            cfg.mlp_dim // 2,
+        )
     # The same numbers, whatever the mesh, and of the right size: each matrix multiplies to about 1.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *map(jax.device_get, made.values()))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        *map(jax.device_get, made.values()),
+    )
     assert np.std(cube.params["layers"]["query"]) == pytest.approx(cfg.width**-0.5, rel=0.1)
-    assert np.std(cube.params["layers"]["down"]) == pytest.approx((cfg.mlp_dim * 2 * cfg.num_layers) ** -0.5, rel=0.1)
+    assert np.std(cube.params["layers"]["down"]) == pytest.approx(
+        (cfg.mlp_dim * 2 * cfg.num_layers) ** -0.5, rel=0.1
+    )
     with jax.set_mesh(mesh):
         other = state.init(4, cfg, optimizer, mesh)
-    assert not np.allclose(np.asarray(other.params["embedding"]), np.asarray(cube.params["embedding"]))
+    assert not np.allclose(
+        np.asarray(other.params["embedding"]), np.asarray(cube.params["embedding"])
+    )
 
 
 def test_an_update_keeps_the_shardings_and_consumes_the_state(cube):
@@ -169,9 +197,12 @@ def test_two_hand_computed_adamw_steps_and_optax(tiny, plain):
 
     @jax.jit
     def gradient(params, batch):
-        return jax.grad(lambda p: sft.loss(logprobs.token_logprobs(p, batch, cfg), batch, CFG)[0] / batch["weights"].sum())(
-            params
-        )
+        return jax.grad(
+            lambda p: (
+                sft.loss(logprobs.token_logprobs(p, batch, cfg), batch, CFG)[0]
+                / batch["weights"].sum()
+            )
+        )(params)
 
     def decays(path, _=None):
         return not path[-1].key.endswith("norm")
@@ -183,7 +214,12 @@ def test_two_hand_computed_adamw_steps_and_optax(tiny, plain):
     whole = optax.chain(
         optax.clip_by_global_norm(o.clip_norm),
         optax.adamw(
-            float(RATE), o.b1, o.b2, o.eps, weight_decay=o.weight_decay, mask=jax.tree_util.tree_map_with_path(decays, params)
+            float(RATE),
+            o.b1,
+            o.b2,
+            o.eps,
+            weight_decay=o.weight_decay,
+            mask=jax.tree_util.tree_map_with_path(decays, params),
         ),
     )
     by_optax, moments = params, whole.init(params)
@@ -202,14 +238,22 @@ def test_two_hand_computed_adamw_steps_and_optax(tiny, plain):
         m = jax.tree.map(lambda m, g: o.b1 * m + (1 - o.b1) * g, m, clipped)
         v = jax.tree.map(lambda v, g: o.b2 * v + (1 - o.b2) * g**2, v, clipped)
         for moment, by_adam in ((m, train_state.opt_state[1].mu), (v, train_state.opt_state[1].nu)):
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-8), jax.device_get(by_adam), moment)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-8),
+                jax.device_get(by_adam),
+                moment,
+            )
         hand = jax.tree_util.tree_map_with_path(lambda *a, t=t: by_hand(*a, t), hand, m, v)
         changes, moments = whole.update(grads, moments, by_optax)
         by_optax = optax.apply_updates(by_optax, changes)
         after = jax.device_get(train_state.params)
         for other in (hand, by_optax):
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=RATE * 2e-2), after, other)
-        assert np.median(np.abs(after["layers"]["query"] - before["layers"]["query"])) > RATE / 3  # far above that tolerance
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, atol=RATE * 2e-2), after, other
+            )
+        assert (
+            np.median(np.abs(after["layers"]["query"] - before["layers"]["query"])) > RATE / 3
+        )  # far above that tolerance
 
 
 def test_the_loss_is_divided_once_by_the_weight_of_the_whole_batch(plain, expected):
@@ -219,7 +263,9 @@ def test_the_loss_is_divided_once_by_the_weight_of_the_whole_batch(plain, expect
     log_p = np.asarray(log_p, np.float64)
     count = batch["weights"].sum()
     assert float(expected[1]["weight"]) == count
-    assert float(expected[1]["loss"]) == pytest.approx(-log_p[batch["weights"] > 0].sum() / count, rel=1e-5)
+    assert float(expected[1]["loss"]) == pytest.approx(
+        -log_p[batch["weights"] > 0].sum() / count, rel=1e-5
+    )
 
 
 def test_only_completions_train_and_the_end_token_does():
@@ -231,7 +277,9 @@ def test_only_completions_train_and_the_end_token_does():
         assert np.array_equal(gradient, -batch["weights"])
     segments = batch["segment_ids"]
     last = (segments > 0) & (segments != np.pad(segments[:, 1:], ((0, 0), (0, 1))))
-    assert (np.asarray(gradient)[last] == -1).all() and (gradient[batch["positions"] == 0] == 0).all()
+    assert (np.asarray(gradient)[last] == -1).all() and (
+        gradient[batch["positions"] == 0] == 0
+    ).all()
 
 
 def test_prompt_tokens_get_no_gradient_through_the_model(tiny):
@@ -239,7 +287,9 @@ def test_prompt_tokens_get_no_gradient_through_the_model(tiny):
     padding, and not 0 where a completion's token follows, up to the one before the end token."""
     cfg, params = tiny
     batch = {k: v[0] for k, v in make_batch().items()}
-    hidden, _ = decoder.apply(params, batch["tokens"], batch["positions"], batch["segment_ids"], cfg=cfg)
+    hidden, _ = decoder.apply(
+        params, batch["tokens"], batch["positions"], batch["segment_ids"], cfg=cfg
+    )
 
     def loss(shift):
         log_p = logprobs.of_targets(params, (hidden + shift)[:, :-1], batch["tokens"][:, 1:], cfg)
@@ -266,7 +316,9 @@ def test_a_forward_of_the_method_replaces_the_models(tiny):
 
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan, 3e38])
-def test_a_batch_that_is_not_finite_is_skipped_and_counted_and_training_goes_on(plain, expected, bad):
+def test_a_batch_that_is_not_finite_is_skipped_and_counted_and_training_goes_on(
+    plain, expected, bad
+):
     """Parameters and moments stay as they were, bit for bit, and the next updates are those of an unharmed run."""
     train_state, _ = plain(plain.fresh(), make_batch(0))
     kept = jax.device_get((train_state.params, train_state.opt_state))
@@ -276,11 +328,22 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted_and_training_goes_on(
     for count in (1, 2):
         train_state, metrics = plain(train_state, batch)
         assert same_bits((train_state.params, train_state.opt_state), kept)
-        assert int(metrics["skipped"]) == int(metrics["skipped_in_a_row"]) == int(train_state.skipped) == count
+        assert (
+            int(metrics["skipped"])
+            == int(metrics["skipped_in_a_row"])
+            == int(train_state.skipped)
+            == count
+        )
         assert not np.isfinite(metrics["loss"]) or not np.isfinite(metrics["grad_norm"])
     train_state, metrics = plain(train_state, make_batch(1))
-    assert int(metrics["skipped"]) == 2 and int(metrics["skipped_in_a_row"]) == 0 and int(train_state.step) == 4
-    assert same_bits((train_state.params, train_state.opt_state), (expected[0].params, expected[0].opt_state))
+    assert (
+        int(metrics["skipped"]) == 2
+        and int(metrics["skipped_in_a_row"]) == 0
+        and int(train_state.step) == 4
+    )
+    assert same_bits(
+        (train_state.params, train_state.opt_state), (expected[0].params, expected[0].opt_state)
+    )
 
 
 @pytest.mark.parametrize("case", ["loss", "gradient"])
@@ -289,11 +352,15 @@ def test_either_of_loss_and_gradient_suffices(tiny, case):
 
     def forward(params, batch, cfg):
         x = params["final_norm"][0]
-        return (x + jnp.inf if case == "loss" else jnp.sqrt(x - jax.lax.stop_gradient(x))) * jnp.ones(batch["tokens"].shape)
+        return (
+            x + jnp.inf if case == "loss" else jnp.sqrt(x - jax.lax.stop_gradient(x))
+        ) * jnp.ones(batch["tokens"].shape)
 
     stepper = Stepper(tiny, algorithm=types.SimpleNamespace(forward=forward, loss=sft.loss))
     after, metrics = stepper(stepper.fresh(), make_batch())
-    assert np.isfinite(metrics["loss"]) == (case == "gradient") and np.isfinite(metrics["grad_norm"]) == (case == "loss")
+    assert np.isfinite(metrics["loss"]) == (case == "gradient") and np.isfinite(
+        metrics["grad_norm"]
+    ) == (case == "loss")
     assert int(metrics["skipped"]) == 1 and same_bits(after.params, tiny[1])
 
 
@@ -302,9 +369,17 @@ def test_a_batch_in_which_nothing_counts_changes_nothing_but_the_moments(plain):
     batch = make_batch()
     batch["weights"] *= 0
     after, metrics = plain(plain.fresh(), batch)
-    assert float(metrics["loss"]) == float(metrics["grad_norm"]) == float(metrics["weight"]) == int(metrics["skipped"]) == 0
+    assert (
+        float(metrics["loss"])
+        == float(metrics["grad_norm"])
+        == float(metrics["weight"])
+        == int(metrics["skipped"])
+        == 0
+    )
     assert np.array_equal(after.params["final_norm"], plain.params["final_norm"])
-    np.testing.assert_allclose(after.params["embedding"], plain.params["embedding"] * (1 - RATE * 0.1), rtol=1e-6)
+    np.testing.assert_allclose(
+        after.params["embedding"], plain.params["embedding"] * (1 - RATE * 0.1), rtol=1e-6
+    )
 
 
 # The rate
@@ -313,6 +388,8 @@ def test_a_batch_in_which_nothing_counts_changes_nothing_but_the_moments(plain):
 def test_learning_rate_by_hand():
     cfg = config(warmup=4, decay=0.5).optim
     rates = [optim.learning_rate(cfg, 8.0, u, 12) for u in range(12)]
-    np.testing.assert_allclose(rates, [2, 4, 6, 8, 8, 8, 8, 8 * 5 / 6, 8 * 4 / 6, 4, 8 * 2 / 6, 8 / 6])
+    np.testing.assert_allclose(
+        rates, [2, 4, 6, 8, 8, 8, 8, 8 * 5 / 6, 8 * 4 / 6, 4, 8 * 2 / 6, 8 / 6]
+    )
     cfg = config(warmup=0, decay=0.0).optim
     assert {optim.learning_rate(cfg, 8.0, u, 3) for u in range(3)} == {8.0}

@@ -36,7 +36,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax.algorithms import Collected, Memory, Programs
-from reasoning_jax.charts import Chart, Curve
+from reasoning_jax.algorithms.policy_gradient.advantages import KINDS, advantages, token_weights
+from reasoning_jax.algorithms.policy_gradient.charts import CHARTS
 from reasoning_jax.errors import UserError
 from reasoning_jax.rollout import Rollout, Sample, groups_of
 from reasoning_jax.sampling.methods import check_untruncated
@@ -44,30 +45,8 @@ from reasoning_jax.tasks import Example
 from reasoning_jax.training.losses import Loss, masked_sum
 from reasoning_jax.training.rows import Row, completion_row
 
-KINDS = ("rloo", "grpo", "dr_grpo", "dapo")
+__all__ = ["BATCH", "CHARTS", "Config"]
 BATCH = ("weights", "advantage", "old", "normaliser")
-CHARTS = (
-    Chart(
-        title="Groups and clipping",
-        note="groups whose samples all earn the same; tokens of an update",
-        curves=(
-            Curve("collect", "collect/zero_spread", "zero spread"),
-            Curve("update", "update/clip_fraction", "clipped"),
-        ),
-        fraction=True,
-    ),
-    Chart(
-        title="Largest ratio",
-        note="of the policy to the one that drew the samples",
-        curves=(Curve("update", "update/ratio_max", "largest ratio"),),
-        log=True,
-    ),
-    Chart(
-        title="KL divergence from the base model",
-        note="a token, mean over samples",
-        curves=(Curve("update", "update/kl", "KL"),),
-    ),
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,31 +84,6 @@ def check(cfg: ConfigDict) -> None:
 
 def _refuse(key: str, reason: str) -> None:
     raise UserError(f"config.{key}: {reason}.")
-
-
-def advantages(rewards: np.ndarray, kind: str) -> np.ndarray:
-    """[Q, G] from rewards [Q, G]."""
-    centred = rewards - rewards.mean(1, keepdims=True)
-    if kind == "dr_grpo":
-        return centred
-    if kind == "rloo":
-        return centred * (rewards.shape[1] / (rewards.shape[1] - 1))
-    spread = rewards.std(1, keepdims=True)
-    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-8)
-
-
-def token_weights(lengths: np.ndarray, kind: str, max_length: int) -> np.ndarray:
-    """[Q, G]: the weight of each token of a sample.
-
-    lengths: [Q, G] tokens of the samples, which are at most ``max_length``.
-    """
-    group = lengths.shape[1]
-    if kind == "grpo":
-        return 1 / (group * lengths)
-    if kind == "dapo":
-        return np.broadcast_to(1 / lengths.sum(1, keepdims=True), lengths.shape)
-    tokens = max_length if kind == "dr_grpo" else 1
-    return np.full(lengths.shape, 1 / (group * tokens))
 
 
 # ---- the E-step --------------------------------------------------------------------------------
