@@ -5,9 +5,9 @@ LIBTPU := .venv/libtpu
 STAMP := .venv/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-# Files of tests that compile little: those of a later floor of the package come last.
-QUICK := floors prng tokenizer metrics charts report masked data addition gsm8k bbh commonsense_qa \
-  prompts grading chains preferences rejection star sft wake_sleep command_line
+# The files of tests that compile little.
+QUICK := floors prng tokenizer workdir metrics charts report data prompts addition gsm8k bbh \
+  commonsense_qa chains rejection star sft wake_sleep
 
 .PHONY: demo quick test lint clean
 

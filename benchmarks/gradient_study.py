@@ -19,7 +19,7 @@ import study  # beside this file
 import trice_study  # beside this file
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import policy_gradient
+from reasoning_jax.algorithms.policy_gradient.advantages import advantages
 
 TRICE = trice_study.OURS
 KINDS = {"RLOO": "rloo", "GRPO": "grpo", "Dr. GRPO": "dr_grpo"}
@@ -52,9 +52,9 @@ def coefficient(kind: str, p: float, group: int) -> float:
     total = 0.0
     for right in range(group + 1):
         verdicts = np.array([[1.0] * right + [0.0] * (group - right)])
-        advantages = policy_gradient.advantages(verdicts, kind)[0]
-        of_right = advantages[:right].sum() / group
-        of_wrong = advantages[right:].sum() / group
+        of_samples = advantages(verdicts, kind)[0]
+        of_right = of_samples[:right].sum() / group
+        of_wrong = of_samples[right:].sum() / group
         probability = math.comb(group, right) * p**right * (1 - p) ** (group - right)
         total += probability * (of_right - of_wrong * p / (1 - p))
     return total

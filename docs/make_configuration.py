@@ -28,15 +28,15 @@ HEAD = """\
 
 Made by `python docs/make_configuration.py` from the comments in the code.
 
-An experiment (`configs/*.py`) calls `default.get_config(algorithm=..., task=...)` and changes what differs.
-Every key can be overridden on the command line, `--config.optim.learning_rate=3e-4`; a key that the experiment
-does not have is refused. `--config.algorithm.name=rejection` (or `task.name`, `grader.name`) puts another method's
-keys, with their defaults, in the place of the experiment's.
+An experiment (`configs/*.py`) calls `default.get_config(algorithm=..., task=...)` and changes what
+differs. Every key can be overridden on the command line, `--config.optim.learning_rate=3e-4`; a key
+that the experiment does not have is refused. `--config.algorithm.name=rejection` (or `task.name`,
+`grader.name`) puts another method's keys, with their defaults, in the place of the experiment's.
 """
 
 
 def comment_of(lines: list[str], number: int) -> str:
-    """The comment at the end of line ``number`` (from 1), after those on lines of their own above it."""
+    """The comment at the end of line ``number`` (from 1), after those on the lines above it."""
     above = []
     i = number - 2
     while i >= 0 and lines[i].strip().startswith("#"):

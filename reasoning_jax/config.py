@@ -166,8 +166,8 @@ def override(cfg: ConfigDict, arguments: list[str], known: flags.FlagValues) -> 
     value of another type.
     """
     before_dashes = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    for argument in before_dashes:
-        _choose_by_name(cfg, argument)
+    for section, name in _names_chosen(before_dashes):
+        _choose_by_name(cfg, section, name)
     defaults = workdir.flat(cfg.to_dict())
     for argument in before_dashes:
         match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
@@ -189,6 +189,10 @@ def override(cfg: ConfigDict, arguments: list[str], known: flags.FlagValues) -> 
 
 def change(cfg: ConfigDict, changes: Mapping[str, object]) -> None:
     """Sets values by dotted key; UserError for a key that the experiment does not have."""
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        if name == "name" and section in MAKE_SECTION:
+            _choose_by_name(cfg, section, str(value))
     for key, value in changes.items():
         _check_key(key, cfg)
         section, _, name = key.rpartition(".")
@@ -217,12 +221,21 @@ def parse_into(
         raise UserError(f"--{match[1]}={match[2]}: this must be {wanted}.") from None
 
 
-def _choose_by_name(cfg: ConfigDict, argument: str) -> None:
-    """Where an argument names another method, task or grader, its section gets that one's keys."""
-    match = re.match(r"--?config\.([\w.]+)\.name=(.*)", argument)
-    if not match or match[1] not in MAKE_SECTION:
-        return
-    section, name = match.groups()
+def _names_chosen(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """(section, name) of each --config.SECTION.name=NAME, or --config.SECTION.name NAME."""
+    names = []
+    for number, argument in enumerate(arguments):
+        match = re.fullmatch(r"--?config\.([\w.]+)\.name(?:=(.*))?", argument)
+        if not match or match[1] not in MAKE_SECTION:
+            continue
+        following = arguments[number + 1 : number + 2]
+        value = [match[2]] if match[2] is not None else following
+        names += [(match[1], name) for name in value]
+    return names
+
+
+def _choose_by_name(cfg: ConfigDict, section: str, name: str) -> None:
+    """Where this is another method, task or grader, the section gets that one's keys."""
     holder, _, last = section.rpartition(".")
     if _section_of(cfg, section).name == name:
         return

@@ -26,7 +26,9 @@ def collect(run: Run, quiet: bool) -> Generator[Event, None, CollectResult]:
     note_position(run)
     folder = _round_folder(run)
     if multihost.broadcast_from_process_0((folder / "rows.npz").exists):
-        rows = _read_collected(run, folder)
+        rows, event = _read_collected(run, folder)
+        if event:
+            yield event
         return rows, {}
     began = time.monotonic()
     first, collected = _ask_method(run, run.stage, quiet)
@@ -47,7 +49,8 @@ def _round_folder(run: Run) -> Path:
     return run.dir / "rounds" / f"{run.position.round:04d}"
 
 
-def _read_collected(run: Run, folder: Path) -> workdir.Rows:
+def _read_collected(run: Run, folder: Path) -> tuple[workdir.Rows, Event | None]:
+    """The rows on disk; and the event, where the collection is logged again."""
     position = run.position
     like = (run.memory, np.int64(0))
     rows, (run.memory, samples) = workdir.read_rows(folder / "rows.npz", like)
@@ -55,8 +58,8 @@ def _read_collected(run: Run, folder: Path) -> workdir.Rows:
     # The log has lost its line where no checkpoint came after it.
     path = folder / "collect.json"
     if position.update == 0 and path.exists():
-        log(run, "collect", json.loads(path.read_text()))
-    return rows
+        return rows, log(run, "collect", json.loads(path.read_text()))
+    return rows, None
 
 
 def _ask_method(run: Run, stage: Stage, quiet: bool) -> tuple[Collected | None, Collected]:

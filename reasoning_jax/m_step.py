@@ -37,22 +37,25 @@ def update(run: Run, rows: workdir.Rows, quiet: bool) -> Iterator[Event]:
         return
     stream = _batches(run, stage, rows)
     active = not quiet and multihost.is_process_0()
-    with Progress("update", total, n, start=position.update, active=active) as progress:
+    # Amid an update the old state is given away and the new one not yet there: Ctrl-C waits until
+    # both state and position are of one update.
+    with (
+        interrupts.defer_interrupts() as interrupted,
+        Progress("update", total, n, start=position.update, active=active) as progress,
+    ):
         update_log = _UpdateLog(run, progress, total)
-        while position.update < total:
-            # Amid an update the old state is given away and the new one not yet there: Ctrl-C waits
-            # until both state and position are of one update.
-            with interrupts.defer_interrupts() as interrupted:
-                logged = [update_log.follow(_one_update(run, stage, stream, total))]
-                preempted = interrupts.preempted()
-                stopping = preempted or interrupted.is_set()
-                save_now = position.update % run.cfg.checkpoint.every == 0
-                if stopping or (save_now and position.update < total):
-                    logged.append(update_log.catch_up())
-                    write_rows(run, rows)  # the rest of a round is of no use without them
-                    save(run)
-                if preempted:
-                    raise interrupts.Preempted
+        stopping = False
+        while position.update < total and not stopping:
+            logged = [update_log.follow(_one_update(run, stage, stream, total))]
+            preempted = interrupts.preempted()
+            stopping = preempted or interrupted.is_set()
+            save_now = position.update % run.cfg.checkpoint.every == 0
+            if stopping or (save_now and position.update < total):
+                logged.append(update_log.catch_up())
+                write_rows(run, rows)  # the rest of a round is of no use without them
+                save(run)
+            if preempted:
+                raise interrupts.Preempted
             yield from (event for event in logged if event)
         last = update_log.catch_up()
         if last:

@@ -20,7 +20,6 @@ from reasoning_jax.training import train_step
 from reasoning_jax.training.packing import fill
 from reasoning_jax.training.rows import Row
 
-
 RowsFunction = Callable[[decoder.Params, dict[str, jax.Array], decoder.ModelConfig], jax.Array]
 
 

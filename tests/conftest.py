@@ -1,4 +1,4 @@
-"""What every test shares: eight fake CPU devices, a compilation cache, and the folder of real data."""
+"""What every test shares: eight fake CPU devices, a compilation cache, the folder of real data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def data_dir() -> pathlib.Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def no_mesh():
-    """Each file of tests ends without a mesh: ``experiment.make`` sets one for the whole process."""
+    """Each file of tests ends without a mesh: ``experiment.make`` sets one for the process."""
     yield
     import jax
 
@@ -43,7 +43,7 @@ def no_mesh():
 
 @pytest.fixture(scope="module")
 def quick_compile():
-    """Compiles without LLVM's optimisations, in half the time: for files of tests that mostly compile."""
+    """Compiles without LLVM's optimisations, in half the time: for tests that mostly compile."""
     import jax
 
     before = jax.config.read("jax_disable_most_optimizations")

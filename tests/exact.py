@@ -1,8 +1,8 @@
-"""Estimators without sampling: two toys whose rationales can all be listed, and exact means and variances over them.
+"""Estimators without sampling: exact means and variances over toys whose rationales can be listed.
 
-K rationales a question, P parameters of all questions together. ``of_softmax`` is the toy of the paper notes: separate logits a
-question. ``Listed`` is a transformer of this package with a task of its own: every completion up to a limit of tokens, those
-that are cut off included.
+K rationales a question, P parameters of all questions together. ``of_softmax`` is a toy with
+separate logits a question. ``of_model`` is a transformer of this package with a task of its own:
+every completion up to a limit of tokens, those that are cut off included.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from reasoning_jax.algorithms.trice import gradient as trice_gradient
 from reasoning_jax.model import decoder, logprobs
-from reasoning_jax.algorithms import trice
-from reasoning_jax.training.losses import masked_sum
-from reasoning_jax.tasks import CORRECT, Example, UNPARSED, WRONG
+from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example
 from reasoning_jax.tokenizer import Characters
+from reasoning_jax.training.losses import masked_sum
 
 
 class Question(NamedTuple):
@@ -35,7 +35,7 @@ class Question(NamedTuple):
     correct: np.ndarray  # [K] bool, c(z, y)
 
 
-# ---- of one question ---------------------------------------------------------------------------------------------------
+# ---- of one question -----------------------------------------------------------------------------
 
 
 def pi(q: Question) -> float:
@@ -53,10 +53,10 @@ def gradient(q: Question) -> np.ndarray:
     return posterior(q) @ q.score
 
 
-def moments(law: np.ndarray, q: Question) -> tuple[np.ndarray, float]:
-    """Mean [P] and trace of the covariance of the score where z has this law [K]."""
-    mean = law @ q.score
-    return mean, float(law @ np.square(q.score).sum(1) - mean @ mean)
+def moments(distribution: np.ndarray, q: Question) -> tuple[np.ndarray, float]:
+    """Mean [P] and trace of the covariance of the score where z has this distribution [K]."""
+    mean = distribution @ q.score
+    return mean, float(distribution @ np.square(q.score).sum(1) - mean @ mean)
 
 
 def spread(q: Question) -> tuple[float, float]:
@@ -65,15 +65,20 @@ def spread(q: Question) -> tuple[float, float]:
 
 
 def rho(
-    questions: Sequence[Question], own: np.ndarray | None = None, square: np.ndarray | None = None
+    questions: Sequence[Question],
+    own: np.ndarray | None = None,
+    square: np.ndarray | None = None,
 ) -> float:
-    """What control_variate's least squares come to on average; own, square: the means [M] of own and own^2, None = of pi."""
+    """What control_variate's least squares come to on average.
+
+    own, square: the means [M] of own and own^2, None = of pi.
+    """
     rates, (V, F) = np.array([pi(q) for q in questions]), np.array([spread(q) for q in questions]).T
     own, square = rates if own is None else own, rates**2 if square is None else square
     return float(np.clip(own @ (rates * V) / (square @ F), 0.0, 1.0))
 
 
-# ---- of an estimator ---------------------------------------------------------------------------------------------------
+# ---- of an estimator -----------------------------------------------------------------------------
 
 
 def of_trice(
@@ -84,20 +89,22 @@ def of_trice(
 ) -> tuple[np.ndarray, float]:
     """Mean [P] and trace of the covariance of TRICE's gradient on a minibatch of these questions.
 
-    beta: as for ``trice.plan``, or a function of (proposal_correct, memory_correct) -> beta. memory: the law [K] of each
-    chain's state, None = the posterior. ``plan`` sees booleans only, and given them all draws are independent: so the sum goes
-    over the booleans, and adds up moments of one question at a time. (An accepted proposal has weight as z' alone.)
+    beta: as for ``coefficients``, or a function of (proposal_correct, memory_correct) -> beta.
+    memory: the distribution [K] of each chain's state, None = the posterior. ``coefficients`` sees
+    booleans only, and given them all draws are independent: so the sum goes over the booleans, and
+    adds up moments of one question at a time. (An accepted proposal has weight as z' alone.)
     """
     memory = [posterior(q) for q in questions] if memory is None else memory
-    cases = [_cases(q, law) for q, law in zip(questions, memory, strict=True)]
+    cases = [_cases(q, states) for q, states in zip(questions, memory, strict=True)]
     mean, square = 0.0, 0.0
     for case in itertools.product(*cases):
         chances, new, old, state, proposal = zip(*case, strict=True)
         b = beta(np.array(new), np.array(old)) if callable(beta) else beta
-        _, _, w_state, w_proposal, normaliser = trice.plan(new, old, b)
-        for share, weights in resampled(np.concatenate([w_state, -w_proposal]), subsample):
-            weights = weights / max(normaliser, 1)
-            chance = math.prod(chances) * share
+        terms = trice_gradient.coefficients(new, old, b)
+        signed = np.concatenate([terms.memory, -terms.proposal])
+        for probability, weights in resampled(signed, subsample):
+            weights = weights / max(terms.normaliser, 1)
+            chance = math.prod(chances) * probability
             means, variances = zip(*state, *proposal, strict=True)
             first = weights @ np.array(means)
             mean = mean + chance * first
@@ -106,47 +113,43 @@ def of_trice(
 
 
 def _cases(q: Question, memory: np.ndarray) -> list[tuple]:
-    """(probability, c(z~), c(z), moments of the score of z', of z~) of what can be true of one chain and its proposal."""
-    found = []
+    """What can be true of one chain and its proposal.
+
+    (probability, c(z~), c(z), moments of the score of z', of z~) of each case.
+    """
+    cases = []
     for new, old in itertools.product((False, True), repeat=2):
         proposal, state = q.p * (q.correct == new), memory * (q.correct == old)
         if chance := proposal.sum() * state.sum():
             at_proposal = moments(proposal / proposal.sum(), q)
-            found.append(
-                (
-                    chance,
-                    new,
-                    old,
-                    at_proposal if new else moments(state / state.sum(), q),
-                    at_proposal,
-                )
-            )
-    return found
+            at_state = at_proposal if new else moments(state / state.sum(), q)
+            cases.append((chance, new, old, at_state, at_proposal))
+    return cases
 
 
 def resampled(weights: np.ndarray, count: int) -> list[tuple[float, np.ndarray]]:
-    """(probability, weights) of every outcome of ``trice.subsample``, whose draws change at a few places of u only."""
+    """(probability, weights) of every outcome of ``subsample``.
+
+    Its draws change at a few places of u only.
+    """
     total = np.abs(weights).sum()
     if not count or not total:
         return [(1.0, weights)]
-    edges = np.unique(
-        np.concatenate([[0.0, 1.0], np.cumsum(np.abs(weights)) / total * count % 1.0])
-    )
-    drawn = [
-        trice.subsample(np.abs(weights), np.sign(weights), count, u)
-        for u in (edges[:-1] + edges[1:]) / 2
-    ]
-    return [
-        (e, np.bincount(i, w, minlength=len(weights)))
-        for e, (i, w) in zip(np.diff(edges), drawn, strict=True)
-    ]
+    jumps = np.cumsum(np.abs(weights)) / total * count % 1.0
+    edges = np.unique(np.concatenate([[0.0, 1.0], jumps]))
+    outcomes = []
+    for probability, u in zip(np.diff(edges), (edges[:-1] + edges[1:]) / 2, strict=True):
+        signs = np.sign(weights)
+        indices, drawn = trice_gradient.subsample(np.abs(weights), signs, count, u)
+        outcomes.append((probability, np.bincount(indices, drawn, minlength=len(weights))))
+    return outcomes
 
 
 def of_group(q: Question, n: int, weigh: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Mean [P] of sum_i weigh(correct)_i grad log p(z_i | x) over n independent samples of one question.
+    """Mean [P] of sum_i weigh(correct)_i grad log p(z_i | x) over n samples of one question.
 
-    ``weigh`` maps the booleans [n] to weights [n] and treats its samples alike, so that only their number of correct ones
-    matters.
+    The samples are independent. ``weigh`` maps the booleans [n] to weights [n] and treats its
+    samples alike, so that only their number of correct ones matters.
     """
     good, p = gradient(q), pi(q)
     bad = (q.p * ~q.correct) @ q.score / (1 - p)
@@ -154,18 +157,15 @@ def of_group(q: Question, n: int, weigh: Callable[[np.ndarray], np.ndarray]) -> 
     for k in range(n + 1):
         correct = np.arange(n) < k
         w = weigh(correct)
-        mean += (
-            math.comb(n, k)
-            * p**k
-            * (1 - p) ** (n - k)
-            * (w[correct].sum() * good + w[~correct].sum() * bad)
-        )
+        terms = w[correct].sum() * good + w[~correct].sum() * bad
+        mean += math.comb(n, k) * p**k * (1 - p) ** (n - k) * terms
     return mean
 
 
-# ---- the toy of the paper notes ------------------------------------------------------------------------------------------
+# ---- a toy of separate logits --------------------------------------------------------------------
 
-# Shift of the right ones' logits, mean pi, variance without and with the paper's control variate, norm of the mean gradient.
+# Shift of the right ones' logits, mean pi, variance without and with the paper's control variate,
+# norm of the mean gradient.
 TABLE = [
     (0, 0.2885, 0.1057, 0.1275, 0.470),
     (1, 0.4834, 0.1057, 0.1332, 0.370),
@@ -189,7 +189,7 @@ def of_softmax(shift: float = 0.0) -> list[Question]:
     return questions
 
 
-# ---- a transformer -------------------------------------------------------------------------------------------------------
+# ---- a transformer -------------------------------------------------------------------------------
 
 TOK = Characters(("a", "b", "c"))
 CFG = decoder.ModelConfig(
@@ -201,27 +201,37 @@ CFG = decoder.ModelConfig(
     head_dim=4,
     mlp_dim=16,
 )
-EXAMPLES = [Example(i, question, question[-1]) for i, question in enumerate(("a", "ab", "c"))]
+EXAMPLES = [
+    Example(id=i, question=question, answer=question[-1])
+    for i, question in enumerate(("a", "ab", "c"))
+]
 
 
 def grade(text: str, example: Example) -> str:
     """Right is every text that ends in another symbol than the question."""
-    return UNPARSED if not text else WRONG if text[-1] == example.answer else CORRECT
+    if not text:
+        return UNPARSED
+    return WRONG if text[-1] == example.answer else CORRECT
 
 
 TASK = SimpleNamespace(
-    prompt=lambda e, hint=None: e.question + (hint or ""),
-    target=lambda e, direct: e.answer,
-    grade=grade,
+    prompt=lambda example, cfg, hint=None: example.question + (hint or ""),
+    target=lambda example, direct: example.answer,
 )
 
 
 @functools.cache
 def completions(limit: int) -> list[np.ndarray]:
-    """Every sequence of tokens that a sample of at most ``limit`` tokens can be; the unfinished ones are cut off."""
+    """Every sequence of tokens that a sample of at most ``limit`` tokens can be.
+
+    The unfinished ones are cut off.
+    """
     others = [t for t in range(TOK.vocab_size) if t != TOK.eos_id]
-    finished = [(*z, TOK.eos_id) for n in range(limit) for z in itertools.product(others, repeat=n)]
-    return [np.array(z, np.int32) for z in (*finished, *itertools.product(others, repeat=limit))]
+    finished = [
+        (*z, TOK.eos_id) for n in range(limit) for z in itertools.product(others, repeat=n)
+    ]
+    cut_off = itertools.product(others, repeat=limit)
+    return [np.array(z, np.int32) for z in (*finished, *cut_off)]
 
 
 def verdicts(example: Example, limit: int) -> np.ndarray:
@@ -240,7 +250,8 @@ def listed(limit: int) -> dict[str, np.ndarray]:
     rows = [
         ([TOK.bos_id, *TOK.encode(e.question)], z) for e in EXAMPLES for z in completions(limit)
     ]
-    tokens, weights = np.zeros((2, len(rows), max(len(x) + len(z) for x, z in rows)), np.int32)
+    width = max(len(x) + len(z) for x, z in rows)
+    tokens, weights = np.zeros((2, len(rows), width), np.int32)
     for n, (x, z) in enumerate(rows):
         tokens[n, : len(x) + len(z)] = [*x, *z]
         weights[n, len(x) : len(x) + len(z)] = 1
@@ -279,24 +290,30 @@ def of_model(params: decoder.Params, limit: int = 3) -> list[Question]:
     """The three questions of EXAMPLES, all their completions listed."""
     log_p, score = (np.asarray(x, np.float64) for x in _scores(params, listed(limit)))
     K = len(completions(limit))
-    return [
-        Question(np.exp(log_p[m * K : (m + 1) * K]), score[m * K : (m + 1) * K], verdicts(e, limit))
-        for m, e in enumerate(EXAMPLES)
-    ]
+    questions = []
+    for m, e in enumerate(EXAMPLES):
+        own = slice(m * K, (m + 1) * K)
+        questions.append(Question(np.exp(log_p[own]), score[own], verdicts(e, limit)))
+    return questions
 
 
 def params(seed: int = 0) -> decoder.Params:
     """Random ones with the shapes of ``decoder.init``, by numpy: compiling that takes seconds."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), CFG))
-    return jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(size=x.shape) * CFG.width**-0.5, jnp.float32), shapes
-    )
+
+    def leaf(x: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.asarray(rng.normal(size=x.shape) * CFG.width**-0.5, jnp.float32)
+
+    return jax.tree.map(leaf, shapes)
 
 
 @functools.partial(jax.jit, static_argnames="limit")
 def reach(level: float, params: decoder.Params, limit: int = 3) -> decoder.Params:
-    """Parameters with about this mean p(correct), on the way of exact gradient ascent (or descent) of mean log p(correct)."""
+    """Parameters with about this mean p(correct).
+
+    They are on the way of exact gradient ascent (or descent) of mean log p(correct).
+    """
     right = jnp.asarray(np.stack([verdicts(e, limit) for e in EXAMPLES]))
 
     def mean_log_pi(params: decoder.Params) -> tuple[jax.Array, jax.Array]:

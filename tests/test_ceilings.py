@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from ml_collections import ConfigDict
 
 from reasoning_jax.model import presets
 from reasoning_jax.tpu import ceilings, chips, collectives
@@ -45,7 +46,7 @@ def test_a_wrong_name_lists_the_valid_ones(name):
 
 def published(name: str):
     """The ModelConfig of a published model."""
-    section = SimpleNamespace(preset=name, items=dict(dtype="bfloat16").items)
+    section = ConfigDict({"preset": name, "dtype": "bfloat16"})
     return presets.model_config(section, vocab_size=259)
 
 

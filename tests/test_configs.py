@@ -1,69 +1,98 @@
-"""Every experiment: built from the default's keys, locked, and fit for what its keys name."""
+"""Every experiment: the keys of what it names, locked, and fit for it."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import ast
 from pathlib import Path
 
 import pytest
 
-from configs import default
-from reasoning_jax import algorithms, tasks, tokenizer
-from reasoning_jax.training import optim
+from reasoning_jax import algorithms, config, default, experiment, graders, tasks, tokenizer
 from reasoning_jax.model import presets
 from reasoning_jax.sampling import methods
+from reasoning_jax.tasks import Example
+from reasoning_jax.training import optim
+from reasoning_jax.workdir import flat
 
-ROOT = Path(__file__).resolve().parent.parent
-NAMES = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
-CASES = [(name, arg) for name in NAMES for arg in ("", "smoke")]
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+MORE = {
+    "sft_addition": ["given"],
+    "rejection_addition": ["rft", "four_particles", "four_particles,smoke"],
+    "trice_addition": ["online", "online,smoke"],
+    "trice_bbh": ["navigate", "object_counting,smoke"],
+    "irpo_addition": ["dpo", "nll,smoke"],
+    "grpo_addition": ["dapo", "dapo,smoke"],
+}
+CASES = [(name, arg) for name in NAMES for arg in ("", "smoke", *MORE.get(name, ()))]
 
 
-def keys(section: dict, prefix: str = "") -> set[str]:
-    found = set()
-    for key, value in section.items():
-        found |= keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
-    return found
+def load(name, arg=""):
+    return config.load(f"{FOLDER / name}.py:{arg}")
 
 
-@pytest.mark.parametrize("name, arg", CASES)
+def test_the_experiments_are_seen():
+    assert {"star_addition", "star_gsm8k", "wake_sleep_addition"} <= set(NAMES)
+    assert set(MORE) <= set(NAMES)
+    trained = {load(name).algorithm.name for name in NAMES}
+    assert trained == set(algorithms.names())  # there is one for each method
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES)
 def test_a_config_is_locked_and_adds_no_keys(name, arg):
-    cfg = importlib.import_module(f"configs.{name}").get_config(arg)
-    assert keys(cfg.to_dict()) <= keys(default.get_config().to_dict())
-    assert cfg.is_locked and cfg.model.is_locked and cfg.task.is_locked
+    cfg = load(name, arg)
+    made = default.get_config(
+        algorithm=cfg.algorithm.name,
+        task=cfg.task.name,
+        grader=cfg.grader.name,
+        base=cfg.base.algorithm.name,
+    )
+    assert set(flat(cfg.to_dict())) == set(flat(made.to_dict()))
+    assert cfg.is_locked
+    for section in ("model", "task", "algorithm", "grader", "rounds"):
+        assert cfg[section].is_locked
     with pytest.raises(AttributeError, match="learning_rat"):
         cfg.optim.learning_rat = 1.0
 
 
-@pytest.mark.parametrize("name, arg", CASES)
+@pytest.mark.parametrize(("name", "arg"), CASES)
 def test_what_a_config_names_is_there(name, arg):
-    """Task, method, model, sampler and optimiser can be made from it; sizes agree with each other."""
-    cfg = importlib.import_module(f"configs.{name}").get_config(arg)
-    tasks.get(cfg.task.name), algorithms.get(cfg.algorithm.name)
-    presets.model_config(cfg.model, vocab_size=32), optim.make(cfg.optim)
-    methods.make_rule(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
-    assert (
-        cfg.batch_size % cfg.micro_batches == 0
-        and cfg.sampling.max_new_tokens < cfg.sequence_length
+    """Task, grader, method, model, sampler and optimiser can be made from it; sizes agree."""
+    cfg = load(name, arg)
+    task = tasks.get(cfg.task.name)
+    graders.make(cfg, task)
+    algorithms.get(cfg.algorithm.name).check(cfg)
+    presets.model_config(cfg.model, vocab_size=32)
+    optim.make(cfg.optim)
+    methods.make_method(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
+    experiment._check(cfg)
+    assert cfg.batch_size % cfg.micro_batches == 0
+    assert cfg.sampling.max_new_tokens < cfg.sequence_length
+
+
+@pytest.mark.parametrize(("name", "arg"), [case for case in CASES if "addition" in case[0]])
+def test_the_longest_sums_can_be_right(name, arg):
+    """Their workings fit into what is sampled, and into a sequence, with the hint too."""
+    cfg = load(name, arg)
+    task = tasks.get("addition")
+    assert cfg.base.num_updates == 0 or sum(cfg.task.given) > 0
+    assert len(cfg.task.given) <= cfg.task.max_digits
+    tok = tokenizer.make(cfg.tokenizer, task.ALPHABET, "addition")
+    longest = task.load(cfg.task, "test")[-1]
+    a, b = map(int, longest.question.split("+"))
+    worked = Example(
+        id=0,
+        question=longest.question,
+        answer=longest.answer,
+        rationale=tasks.addition.scratchpad(a, b),
     )
-    if cfg.task.name == "addition":
-        assert cfg.base.num_updates == 0 or sum(cfg.task.given) > 0
-        assert len(cfg.task.given) <= cfg.task.max_digits
-        tok, task = tokenizer.make(cfg.tokenizer, tasks.get("addition")), tasks.get("addition")
-        longest = task.load(cfg.task, "test")[-1]
-        worked = tasks.Example(
-            0,
-            longest.question,
-            longest.answer,
-            task.scratchpad(*map(int, longest.question.split("+"))),
-        )
-        completion = len(tok.encode(task.target(worked))) + 1
-        assert completion <= cfg.sampling.max_new_tokens  # or the longest sums could never be right
-        hinted = 1 + len(tok.encode(task.prompt(worked, hint=worked.answer)))
-        assert hinted + cfg.sampling.max_new_tokens <= cfg.sequence_length
+    completion = len(tok.encode(task.target(worked))) + 1
+    assert completion <= cfg.sampling.max_new_tokens
+    hinted = 1 + len(tok.encode(task.prompt(worked, cfg.task, hint=worked.answer)))
+    assert hinted + cfg.sampling.max_new_tokens <= cfg.sequence_length
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "default"])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_opens_with_its_command(name):
-    module = importlib.import_module(f"configs.{name}")
-    assert f"--config=configs/{name}.py" in inspect.getdoc(module)
+    text = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+    assert f"--config=configs/{name}.py" in text and "Arguments:" in text

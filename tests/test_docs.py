@@ -1,4 +1,4 @@
-"""The documentation: what a page says can be done is done, links lead somewhere, and pages made from code are new."""
+"""The documentation: what a page says is done, and links and keys lead somewhere."""
 
 from __future__ import annotations
 

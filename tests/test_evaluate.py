@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import types
 
 import numpy as np
 import pytest
 
-from reasoning_jax import estimators, evaluation, tasks
+from reasoning_jax import api, estimators, evaluate, evaluation, metrics, tasks
 from reasoning_jax.errors import UserError
 from reasoning_jax.rollout import Sample
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example
+from reasoning_jax.training import checkpoint
 
 ADDITION = tasks.get("addition")
 WITHOUT_DIFFICULTY = dataclasses.replace(ADDITION, difficulty=lambda example: None)
@@ -204,6 +206,62 @@ def test_a_verifier_ranks_the_samples():
     shuffled = {name: score[order] for name, score in scores.items()}
     assert evaluation.vote_metrics([samples[i] for i in order], 5, shuffled) == values
     assert not [name for name in evaluation.vote_metrics(samples, 5) if "best" in name]
+
+
+def test_what_a_verifier_scores(tmp_path, monkeypatch):
+    """Its log-likelihood of a completion, and that less the base model's.
+
+    What is cut off or has no answer comes last.
+    """
+    saved = {"verifier": -1.0, "base": -1.5}  # the parameters: log p of every token
+
+    def restore(folder, _):
+        if folder.name not in saved:
+            return None
+        return checkpoint.Restored(params=saved[folder.name], rest=None, meta={})
+
+    def policy(params):
+        def logprobs(rows):
+            return [np.full(len(row["tokens"]), params) for row in rows]
+
+        return types.SimpleNamespace(logprobs=logprobs)
+
+    def abstract_state():
+        return types.SimpleNamespace(params=None)
+
+    monkeypatch.setattr(checkpoint, "restore", restore)
+    monkeypatch.setattr(checkpoint, "load_params", lambda folder, _: (saved[folder.name], {}))
+    exp = types.SimpleNamespace(policy=policy, abstract_state=abstract_state)
+    run = api.SavedRun(tmp_path, cfg=None)
+    verdicts = (CORRECT, WRONG, TRUNCATED, UNPARSED)
+    samples = [sample(0, i, "2", v, length=2 + i) for i, v in enumerate(verdicts)]
+    scores = run._verifier_scores(samples, exp)
+    assert {name: score.tolist() for name, score in scores.items()} == {
+        "best_of": [-2.0, -3.0, -np.inf, -np.inf],
+        "best_of_ratio": [1.0, 1.5, -np.inf, -np.inf],
+    }
+    values = evaluation.vote_metrics(samples, 4, scores)
+    # The short one is right.
+    assert values["eval/best_of_4"] == 1.0 and values["eval/best_of_ratio_4"] == 0.0
+    del saved["verifier"]
+    assert run._verifier_scores(samples, exp) == {}
+
+
+def test_the_table_has_a_line_for_each_measure_and_k():
+    samples = []
+    for id, question in enumerate(("1+1", "11+11")):
+        for i in range(3):
+            samples.append(sample(id, i, str(i), CORRECT if i == 2 else WRONG, question))
+    scores = {name: np.arange(6.0) for name in ("best_of", "best_of_ratio")}
+    values = evaluation.accuracy_metrics(samples[::3], ADDITION)
+    values |= evaluation.vote_metrics(samples, 3, scores, ADDITION)
+    rows = dict(evaluate.table_rows(values))
+    measures = ("maj@", "pass@", "best-of-", "best-of-ratio-")
+    assert list(rows) == ["greedy", *(f"{name}{k}" for name in measures for k in (1, 2, 3))]
+    assert rows["pass@2"]["eval/accuracy"] == values["eval/pass_at_2"] == pytest.approx(2 / 3)
+    assert rows["best-of-3"]["eval/accuracy_digits_2"] == values["eval/best_of_3_digits_2"] == 1
+    table = metrics.accuracy_table([*rows.items()]).splitlines()
+    assert len(table) == 1 + len(rows) and "digits 1" in table[0] and "digits 2" in table[0]
 
 
 def test_votes_over_several_examples():

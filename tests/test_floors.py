@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import graphlib
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "reasoning_jax"
 
 # Lowest first. A file imports from lower floors and, on its own floor, from those named before it.
-# "tasks" is tasks/__init__.py; "tasks/*" is every file and folder of tasks/ that is not named.
+# "tasks" is tasks/__init__.py; "tasks/*" is every file and folder of tasks/ that is not named:
+# these do not import each other. The files of a method's own folder may.
 FLOORS = [
     """errors contracts prng discovery multihost interrupts killable equivalence workdir metrics
     progress tokenizer svg charts""",
@@ -22,11 +24,11 @@ FLOORS = [
     model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
-    training/preferences training/preference_files training/optim training/state training/train_step training/checkpoint""",
-    "tasks tasks/bbh_forms tasks/bbh_forms/* tasks/* prompts",
+    training/preferences training/preference_files training/optim training/state
+    training/train_step training/checkpoint""",
+    "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
-    """algorithms algorithms/trice/charts algorithms/trice/chains algorithms/trice/control_variate
-    algorithms/trice/gradient algorithms/trice/stochastic algorithms/*""",
+    "algorithms algorithms/*/* algorithms/*",
     """legacy default config estimators evaluation experiment report_samples report_histories
     report run_state events assessment e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
@@ -34,7 +36,8 @@ FLOORS = [
     "main evaluate ask plan",
 ]
 COLUMNS = 100
-LINES = {"tasks": 120, "algorithms": 150}  # of a file in this folder
+# 150 and 120 are the aim; the formatter's one argument a line takes more.
+LINES = {"tasks": 220, "algorithms": 240}  # of a file in this folder
 LINES_ELSEWHERE = 300
 LONGER: dict[str, tuple[int, str]] = {}  # file -> its own budget, and the reason for it
 FIELDS = 3  # more of them are given by keyword
@@ -63,7 +66,7 @@ def table_name(module: str) -> str:
     name = module.removesuffix("/__init__")
     if "/" not in name or any(name in floor.split() for floor in FLOORS):
         return name
-    return f"{name.rpartition('/')[0]}/*"
+    return "/".join([name.split("/")[0], *["*"] * name.count("/")])
 
 
 def floor_of(module: str) -> tuple[int, int]:
@@ -133,13 +136,22 @@ def test_the_package_is_seen():
     assert table_name("tasks/__init__") == "tasks" and table_name("tasks/addition") == "tasks/*"
     assert table_name("loop") == "loop" and table_name("model/linear") == "model/linear"
     assert table_name("algorithms/trice/__init__") == "algorithms/*"
+    assert table_name("algorithms/trice/chains") == "algorithms/*/*"
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m != "__init__"])
 def test_a_file_imports_from_below(module):
-    own = floor_of(module)
-    above = sorted(other for other in own_imports(module) if floor_of(other) >= own)
+    others = own_imports(module)
+    if table_name(module) == "algorithms/*/*":
+        folder = module.rpartition("/")[0]
+        others = {other for other in others if other.rpartition("/")[0] != folder}
+    above = sorted(other for other in others if floor_of(other) >= floor_of(module))
     assert not above, f"reasoning_jax/{module}.py imports {', '.join(above)}"
+
+
+def test_imports_form_no_cycle():
+    graph = {module: own_imports(module) for module in MODULES if module != "__init__"}
+    assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
 def test_every_name_of_the_table_is_a_file():

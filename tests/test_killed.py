@@ -1,4 +1,7 @@
-"""Killed with SIGKILL at any moment and started again, a run ends with the same bits as one that never was: every method."""
+"""Killed with SIGKILL at any moment and started again, a run ends with the bits of an unharmed one.
+
+Every kind of method is tried.
+"""
 
 import os
 import signal
@@ -16,21 +19,25 @@ from reasoning_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Each run: its config, what makes it smaller, and the moments at which it is killed, as words of its output.
-STAR = "star_addition.py:smoke", {
-    "task.num_eval": 8,
-    "base.num_updates": 80,
-    "base.hinted": 1.0,  # so that rationalization keeps something even of a model that has hardly begun
-    "algorithm.examples_per_round": 48,
-    "algorithm.start_updates": 7,
-    "algorithm.increment": 1,
-    "algorithm.min_kept_rows": 1,
-    "algorithm.patience": 0,
-    "sampling.max_new_tokens": 40,
-    "sampling.batch_size": 32,
-    "checkpoint.every": 3,
-    "log_every": 1,
-}  # fmt: skip
+# Each run: its config, and what makes it smaller.
+STAR = (
+    "star_addition.py:smoke",
+    {
+        "task.num_eval": 8,
+        "base.num_updates": 80,
+        # So that rationalization keeps something even of a model that has hardly begun.
+        "base.algorithm.hinted": 1.0,
+        "rounds.examples": 48,
+        "rounds.updates": 7,
+        "rounds.increment": 1,
+        "rounds.min_kept_rows": 1,
+        "rounds.patience": 0,
+        "sampling.max_new_tokens": 40,
+        "sampling.batch_size": 32,
+        "checkpoint.every": 3,
+        "log_every": 1,
+    },
+)
 EASY = {
     "base.num_updates": 250,
     "task.max_digits": 1,
@@ -40,26 +47,21 @@ EASY = {
 }
 
 
-def config(run):
+def config_of(run):
     name, changes = run
     cfg = config.load(str(ROOT / "configs" / name))
-    for key, value in changes.items():
-        section, _, last = key.rpartition(".")
-        (cfg[section] if section else cfg)[last] = value
+    config.change(cfg, changes)
     return cfg
 
 
 def play(directory, run, moment=None):
-    """Runs the command as a user types it, on one device, to its end or until ``moment(line, directory)``, when it is killed.
-    Returns its output and its exit code."""
+    """Runs the command as a user types it, on one device; returns its output and its exit code.
+
+    To its end, or until ``moment(line, directory)``, when it is killed.
+    """
     name, changes = run
-    command = [
-        sys.executable,
-        "-m",
-        "reasoning_jax.main",
-        f"--workdir={directory}",
-        f"--config=configs/{name}",
-    ]
+    command = [sys.executable, "-m", "reasoning_jax.main", f"--workdir={directory}"]
+    command.append(f"--config=configs/{name}")
     command += [f"--config.{key}={value}" for key, value in changes.items()]
     env = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
@@ -93,135 +95,131 @@ def play_broken(directory, run, moments):
 
 def end(directory, run):
     """All that a run ends with: parameters, optimiser and memory, and where it is."""
-    cfg = config(run)
+    cfg = config_of(run)
     exp = experiment.make(cfg)
     abstract, method = exp.abstract_state(), algorithms.get(cfg.algorithm.name)
-    rest = {
-        "state": abstract.replace(params=()),
-        "memory": method.init_memory(cfg, len(exp.load(cfg.algorithm.split))),
-    }
-    params, rest, meta = checkpoint.restore(directory / "checkpoints", abstract.params, rest)
-    return jax.device_get((params, rest)), meta
+    memory = method.init_memory(cfg, len(exp.load(cfg.rounds.split)))
+    rest = {"state": abstract.replace(params=()), "memory": memory}
+    restored = checkpoint.restore(directory / "checkpoints", abstract.params, rest)
+    return jax.device_get((restored.params, restored.rest)), restored.meta
 
 
 def log(directory):
     """Every update and every collection once, in order."""
-    return [(m["step"], m["round"], m.get("update/loss"), m.get("collect/correct"))
-            for m in metrics.read(directory) if m["phase"] != "eval"]  # fmt: skip
+    keys = ("step", "round", "update/loss", "collect/correct")
+    lines = [line for line in metrics.read(directory) if line["phase"] != "eval"]
+    return [tuple(line.get(key) for key in keys) for line in lines]
 
 
 def same(a, b):
-    return all(
-        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
 
 
 def check_same_end(whole, broken, run):
-    (arrays, meta), (others, other_meta) = end(whole, run), end(broken, run)
-    assert same(arrays, others)
-    assert meta["finished"] and meta["samples"] == other_meta["samples"]
-    assert (meta["best_round"], meta["best_accuracy"]) == (
-        other_meta["best_round"],
-        other_meta["best_accuracy"],
-    )
+    arrays, meta = end(whole, run)
+    other_arrays, other_meta = end(broken, run)
+    assert same(arrays, other_arrays)
+    assert meta["finished"]
+    for key in ("samples", "best_round", "best_accuracy"):
+        assert meta[key] == other_meta[key]
     assert log(whole) == log(broken)
     return arrays, meta
+
+
+def wait_until(condition, otherwise):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.0005)
+    raise AssertionError(otherwise)
 
 
 def saving(line, directory):
     """Waits for a checkpoint that is being written, once updates of round 2 have begun."""
     if "round 2 update: 0/" not in line:
         return False
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        folder = directory / "checkpoints"
-        if any("tmp" in p.name for p in folder.iterdir()):
-            return True
-        time.sleep(0.0005)
-    raise AssertionError("no save was seen")
+    folder = directory / "checkpoints"
+    return wait_until(lambda: any("tmp" in p.name for p in folder.iterdir()), "no save was seen")
 
 
 def amid_rounds(line, directory):
     """Waits, once round 4 is over, for updates of rounds that nothing is saved after."""
     if "round 4 validation accuracy" not in line:
         return False
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if any(m["round"] == 6 and m["phase"] == "update" for m in metrics.read(directory)):
-            return True
-        time.sleep(0.0005)
-    raise AssertionError("round 6 was not seen")
+
+    def in_round_6():
+        lines = metrics.read(directory)
+        return any(m["round"] == 6 and m["phase"] == "update" for m in lines)
+
+    return wait_until(in_round_6, "round 6 was not seen")
 
 
 def test_star_killed_in_every_phase(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     output, code = play(whole, STAR)
     assert code == 0, output
-    play_broken(broken, STAR, [
+    moments = [
         says("round 0 update: 0/"),
         says("round 0 evaluate test: 0/"),
         says("round 1 rationalize: 0/"),
         says("round 1 update: 0/"),
         saving,
         says("round 2 validation accuracy"),
-    ])  # fmt: skip
+    ]
+    play_broken(broken, STAR, moments)
     check_same_end(whole, broken, STAR)
     for n in (1, 2):
-        mine, theirs = (
-            workdir.read_rows(d / f"rounds/000{n}/rows.npz", ())[0] for d in (whole, broken)
-        )
-        assert len(mine) == len(theirs) and all(
-            same(a, b) for a, b in zip(mine, theirs, strict=True)
-        )
+        paths = [folder / f"rounds/000{n}/rows.npz" for folder in (whole, broken)]
+        mine, theirs = (workdir.read_rows(path, ())[0] for path in paths)
+        assert len(mine) == len(theirs)
+        assert all(same(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
 def test_trice_with_rounds_that_are_not_written_out(tmp_path):
     """They are collected again, from the parameters and the memory of the last checkpoint."""
-    run = (
-        "trice_addition.py:online,smoke",
-        EASY | {"algorithm.measure_every": 1, "checkpoint.every": 1000},
-    )
+    changes = EASY | {"algorithm.measure_every": 1, "checkpoint.every": 1000}
+    run = ("trice_addition.py:online,smoke", changes)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     output, code = play(whole, run)
     assert code == 0, output
-    play_broken(
-        broken, run, [says("round 1 rationalize: 0/"), says("round 4 evaluate"), amid_rounds]
-    )
+    moments = [says("round 1 rationalize: 0/"), says("round 4 evaluate"), amid_rounds]
+    play_broken(broken, run, moments)
     (_, rest), meta = check_same_end(whole, broken, run)
     assert meta["samples"] == 2 * 64 + 8 * 16 - 64
     chains = rest["memory"]
-    assert (
-        chains.visits.sum() == 8 * 16 and 0 < chains.accepted.sum() < 8 * 16 and chains.sums[3] > 0
-    )
+    assert chains.visits.sum() == 8 * 16
+    assert 0 < chains.accepted.sum() < 8 * 16
+    assert chains.sums[3] > 0
     assert len(log(whole)) > 8
 
 
 SMALL = EASY | {
     "base.num_updates": 60,
     "sequence_length": 128,
-    "algorithm.start_updates": 8,
+    "rounds.updates": 8,
     "checkpoint.every": 3,
 }
 PREFERENCES = {
     # The reference's log-likelihoods are read in round 1 alone, and are the memory.
-    "dpo": ("dpo_jsonl.py:smoke", SMALL, ["round 1 update: 0/", "round 2 update: 0/"]),
-    "irpo": ("irpo_addition.py:smoke", SMALL, ["round 1 update: 0/", "round 2 update: 0/"]),
+    "dpo": ("dpo_jsonl.py:smoke", SMALL),
+    "irpo": ("irpo_addition.py:smoke", SMALL),
     # The verifier is trained in the last round, from all the samples that the memory holds.
-    "vstar": ("vstar_addition.py:smoke", SMALL, ["round 1 update: 0/", "round 2 update: 0/"]),
+    "vstar": ("vstar_addition.py:smoke", SMALL),
 }
 
 
 @pytest.mark.parametrize("method", PREFERENCES)
 def test_preferences(tmp_path, method):
-    name, changes, moments = PREFERENCES[method]
-    run, whole, broken = (name, changes), tmp_path / "whole", tmp_path / "broken"
+    run, whole, broken = PREFERENCES[method], tmp_path / "whole", tmp_path / "broken"
     output, code = play(whole, run)
     assert code == 0, output
-    play_broken(broken, run, map(says, moments))
+    play_broken(broken, run, [says("round 1 update: 0/"), says("round 2 update: 0/")])
     check_same_end(whole, broken, run)
     losses = [loss for *_, loss, _ in log(whole) if loss is not None]
     assert len(set(losses)) > 8, "there were pairs to train on"
     if method == "vstar":
-        verifiers = [checkpoint.load_params(d / "verifier", experiment.make(config(run)).abstract_state().params)[0]
-                     for d in (whole, broken)]  # fmt: skip
-        assert same(*verifiers)
+        abstract = experiment.make(config_of(run)).abstract_state().params
+        folders = [folder / "verifier" for folder in (whole, broken)]
+        assert same(*(checkpoint.load_params(folder, abstract)[0] for folder in folders))

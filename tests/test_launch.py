@@ -127,8 +127,8 @@ class Cloud:
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (process / "cmdline").read_bytes().split(b"\0")
-                here = str(self.folder / "workers").encode() in b" ".join(words[:3])
-                if here and {b"reasoning_jax.main", b"supervise"} & {*words}:
+                is_worker = str(self.folder / "workers").encode() in b" ".join(words[:3])
+                if is_worker and {b"reasoning_jax.main", b"supervise"} & {*words}:
                     found.append(int(process.name))
         return found
 

@@ -66,6 +66,10 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+def logs_with(folder: Path, word: str) -> list[Path]:
+    return [log for log in folder.glob("*.log") if word in log.read_text()]
+
+
 def test_local_starts_a_cluster(cluster, tmp_path):
     process = cluster(
         PRINT_PROCESS,
@@ -116,7 +120,7 @@ def test_local_passes_signals_on(cluster, name):
     program += "while :; do sleep 0.05; done"
     process = cluster(program, "--", "--config=x")
     folder = Path(process.stdout.readline().split()[-1])
-    wait_for(lambda: len([log for log in folder.glob("*.log") if "ready" in log.read_text()]) == 3)
+    wait_for(lambda: len(logs_with(folder, "ready")) == 3)
     process.send_signal(getattr(signal, name))
     process.communicate(timeout=60)
     assert process.returncode == 0
@@ -129,7 +133,7 @@ def test_a_second_signal_does_not_wait(cluster):
     )
     folder = Path(process.stdout.readline().split()[-1])
     for word in ("ready", "saving"):
-        wait_for(lambda: len([log for log in folder.glob("*.log") if word in log.read_text()]) == 3)  # noqa: B023
+        wait_for(lambda word=word: len(logs_with(folder, word)) == 3)
         process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == 137

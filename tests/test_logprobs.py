@@ -154,7 +154,7 @@ def packed():
 def test_first_tokens_and_padding_get_zero_and_the_rest_the_model(tiny, packed):
     cfg, params = tiny
     out = np.asarray(jax.jit(logprobs.token_logprobs, static_argnums=2)(params, packed, cfg))
-    hidden = hidden_states(params, *packed.values(), cfg)
+    hidden = jax.jit(hidden_states, static_argnames="cfg")(params, *packed.values(), cfg=cfg)
     naive = log_softmax(np.asarray(hidden) @ np.asarray(params["embedding"]).T)
     assert out.dtype == np.float32 and out.shape == (2, 12)
     for b, s in np.ndindex(out.shape):

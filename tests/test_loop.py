@@ -7,21 +7,23 @@ import jax
 import numpy as np
 import pytest
 
-from configs import star_addition
-from reasoning_jax.training import checkpoint, state
-from reasoning_jax import experiment, loop, metrics, workdir
-from reasoning_jax.algorithms import sft, star
+from reasoning_jax import algorithms, config, experiment, loop, metrics, run_state, workdir
+from reasoning_jax.model import sharding
+from reasoning_jax.training import checkpoint, optim, packing, state
+from reasoning_jax.training.data import examples_for_round
+from reasoning_jax.training.train_step import make_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = {
     "task.num_eval": 8,
-    "base.num_updates": 12,
-    "base.hinted": 1.0,  # so that rationalization keeps something even of a model that has hardly begun
-    "algorithm.examples_per_round": 48,
-    "algorithm.start_updates": 7,
-    "algorithm.increment": 1,
-    "algorithm.min_kept_rows": 1,
-    "algorithm.patience": 0,
+    "base.num_updates": 80,  # until hinted samples come out right: else there is nothing to test
+    # So that rationalization keeps something even of a model that has hardly begun.
+    "base.algorithm.hinted": 1.0,
+    "rounds.examples": 48,
+    "rounds.updates": 7,
+    "rounds.increment": 1,
+    "rounds.min_kept_rows": 1,
+    "rounds.patience": 0,
     "sampling.max_new_tokens": 40,
     "sampling.batch_size": 32,
     "checkpoint.every": 3,
@@ -29,47 +31,43 @@ OVERRIDES = {
 }
 
 
-def config(**more):
-    c = star_addition.get_config("smoke")
-    for key, value in (OVERRIDES | more).items():
-        section, _, name = key.rpartition(".")
-        (c[section] if section else c)[name] = value
-    return c
+def small(**more):
+    """The smoke test of STaR, smaller."""
+    cfg = config.load(str(ROOT / "configs" / "star_addition.py:smoke"))
+    config.change(cfg, OVERRIDES | more)
+    return cfg
 
 
 def final_params(directory):
-    exp = experiment.make(config())
-    steps = sorted(int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdigit())
-    found = checkpoint.restore(directory / "checkpoints", exp.abstract_state().params)
-    return steps[-1], jax.tree.map(np.asarray, found[0]), found[2]
+    exp = experiment.make(small())
+    restored = checkpoint.restore(directory / "checkpoints", exp.abstract_state().params)
+    return jax.tree.map(np.asarray, restored.params)
 
 
 def same(a, b):
-    return all(
-        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A whole run on eight devices, which also notes the parameters that each round's updates began from."""
+    """A whole run on eight devices, and the states that each round's updates began from."""
     directory = tmp_path_factory.mktemp("run") / "run"
-    starts, compiled = [], loop.update.make_update
+    starts = []
 
-    def watched(method, *args):
-        step = compiled(method, *args)
+    def watched(algorithm, *args):
+        step = make_train_step(algorithm, *args)
 
         def update(state, batch, rate):
             if not any(np.any(x) for x in jax.tree.leaves(state.opt_state)):  # a fresh optimiser
-                starts.append((method, jax.device_get(state)))
+                starts.append((algorithm.name, jax.device_get(state)))
             return step(state, batch, rate)
 
         return update
 
-    # The base model must keep something, or there is nothing to test: it is trained until hinted samples come out right.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.update, "make_update", watched)
-        loop.train(config(**{"base.num_updates": 80}), directory)
+        patch.setattr(run_state, "make_train_step", watched)
+        loop.train(small(), directory)
     return directory, starts
 
 
@@ -77,49 +75,34 @@ def test_a_run_writes_what_it_promises(run):
     directory, _ = run
     lines = metrics.read(directory)
     assert {m["phase"] for m in lines} == {"collect", "update", "eval"}
-    evaluated = [(m["round"], m["split"]) for m in lines if m["phase"] == "eval"]
-    assert (0, "validation") in evaluated and (0, "test") in evaluated  # accuracy before round 1
-    assert {(1, "validation"), (2, "validation"), (2, "test")} <= set(evaluated)
+    evaluated = {(m["round"], m["split"]) for m in lines if m["phase"] == "eval"}
+    assert {(0, "validation"), (0, "test")} <= evaluated  # accuracy before round 1
+    assert {(1, "validation"), (2, "validation"), (2, "test")} <= evaluated
     assert all(a["step"] <= b["step"] for a, b in zip(lines, lines[1:], strict=False))
     collected = [m for m in lines if m["phase"] == "collect" and m["round"]]
+    names = (
+        "correct kept kept_rows rationalized hinted_accuracy unparsed truncated true_lines"
+    ).split()
     for line in collected:
-        for key in (
-            "correct",
-            "kept",
-            "kept_rows",
-            "rationalized",
-            "hinted_accuracy",
-            "unparsed",
-            "truncated",
-            "true_lines",
-        ):
-            assert f"collect/{key}" in line
+        assert {f"collect/{name}" for name in names} <= set(line)
     for n in (1, 2):
-        samples = [
-            json.loads(s)
-            for s in (directory / f"rounds/000{n}/samples.jsonl").read_text().splitlines()
-        ]
-        rows, _ = workdir.read_rows(directory / f"rounds/000{n}/rows.npz", ())
-        assert (
-            len(rows)
-            == sum(s["kept"] for s in samples)
-            == collected[n - 1]["collect/kept_rows"]
-            > 0
-        )
+        folder = directory / f"rounds/000{n}"
+        samples = [json.loads(s) for s in (folder / "samples.jsonl").read_text().splitlines()]
+        rows, _ = workdir.read_rows(folder / "rows.npz", ())
+        assert rows and len(rows) == sum(s["kept"] for s in samples)
+        assert len(rows) == collected[n - 1]["collect/kept_rows"]
         assert all(s["verdict"] == "correct" for s in samples if s["kept"])
     assert (directory / "report.html").stat().st_size > 10_000
     assert any(p.name.startswith("events.out.tfevents") for p in directory.iterdir())
-    assert (
-        len([p for p in (directory / "checkpoints").iterdir() if p.name.isdigit()])
-        <= config().checkpoint.keep
-    )
+    saved = [p for p in (directory / "checkpoints").iterdir() if p.name.isdigit()]
+    assert len(saved) <= small().checkpoint.keep
 
 
 def test_every_round_starts_from_the_base_with_a_fresh_optimiser(run):
     directory, starts = run
-    exp = experiment.make(config())
-    base = checkpoint.restore(directory / "base", exp.abstract_state().params)[0]
-    assert [method for method, _ in starts] == [sft, star, star]
+    exp = experiment.make(small())
+    base = checkpoint.restore(directory / "base", exp.abstract_state().params).params
+    assert [method for method, _ in starts] == ["sft", "star", "star"]
     for _, begun in starts[1:]:
         assert same(begun.params, jax.device_get(base))
     assert [int(begun.step) for _, begun in starts] == [0, 80, 87]
@@ -127,64 +110,65 @@ def test_every_round_starts_from_the_base_with_a_fresh_optimiser(run):
 
 def test_no_hint_and_no_failure_in_what_is_trained_on(run):
     directory, _ = run
-    exp = experiment.make(config())
+    exp = experiment.make(small())
+    bos_id, eos_id = exp.tokenizer.bos_id, exp.tokenizer.eos_id
     for n in (1, 2):
         rows, _ = workdir.read_rows(directory / f"rounds/000{n}/rows.npz", ())
         for row in rows:
-            assert (
-                np.sum(row["tokens"] == exp.tokenizer.bos_id) == 1
-                and row["tokens"][0] == exp.tokenizer.bos_id
-            )
+            assert np.sum(row["tokens"] == bos_id) == 1 and row["tokens"][0] == bos_id
             prompt = exp.tokenizer.decode(row["tokens"][row["weights"] == 0].tolist())
             completion = exp.tokenizer.decode(row["tokens"][row["weights"] == 1].tolist())
             a, b = map(int, prompt.removesuffix("\n").split("+"))  # the question and no more
             assert exp.task.extract(completion) == str(a + b)
-            assert row["tokens"][-1] == exp.tokenizer.eos_id and row["weights"][-1] == 1
+            assert row["tokens"][-1] == eos_id and row["weights"][-1] == 1
 
 
-@pytest.mark.parametrize("devices, fsdp", [(1, 1), (2, 2), (8, 4)])
-def test_any_number_of_devices_collects_the_same_and_learns_the_same(run, tmp_path, devices, fsdp):
-    """Against the run on eight `data` devices: the base model's samples token for token, and the first losses."""
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (2, 2), (8, 4)])
+def test_any_number_of_devices_collects_the_same_and_learns_the_same(run, devices, fsdp):
+    """Against the run on eight `data` devices.
+
+    The base model's samples are the same token for token, and so are the first losses.
+    """
     directory, _ = run
-    cfg = config(**{"base.num_updates": 80, "mesh.fsdp": fsdp, "mesh.data": -1})
+    cfg = small(**{"mesh.fsdp": fsdp, "mesh.data": -1})
     exp = experiment.make(cfg, jax.devices()[:devices])
-    params = checkpoint.restore(directory / "base", exp.abstract_state().params)[0]
+    star = algorithms.get("star")
+    params = checkpoint.restore(directory / "base", exp.abstract_state().params).params
     source = exp.load("train")
-    indices = loop.data.examples_for_round(len(source), 48, cfg.seed, 0)
-    examples = [source[int(i)] for i in indices]
-    rows, _, _ = star.collect(exp.rollout(params, "collect", 1), examples, (), 1, cfg)
+    examples = [source[int(i)] for i in examples_for_round(len(source), 48, cfg.seed, 0)]
+    rows = star.collect(exp.rollout(params, "collect", 1), examples, (), 1, cfg).rows
     kept, _ = workdir.read_rows(directory / "rounds/0001/rows.npz", ())
     assert len(rows) == len(kept)
     for mine, theirs in zip(rows, kept, strict=True):
         np.testing.assert_array_equal(mine["tokens"], theirs["tokens"])
 
-    step = loop.update.make_update(star, exp.model_cfg, loop.optim.make(cfg.optim), cfg)
+    optimizer = optim.make(cfg.optim)
+    step = make_train_step(star, exp.model_cfg, optimizer, cfg)
     shardings = jax.tree.map(lambda x: x.sharding, exp.abstract_state())
-    begun = jax.jit(lambda p: state.fresh(p, loop.optim.make(cfg.optim)), out_shardings=shardings)(
-        params
-    )
+    begin = jax.jit(lambda p: state.fresh(p, optimizer), out_shardings=shardings)
+    train_state = begin(params)
     batches = iter(
-        loop.data.batches(
+        packing.batches(
             kept, batch_size=cfg.batch_size, length=cfg.sequence_length, seed=cfg.seed * 4096 + 1
         )
     )
-    theirs = [
-        m["update/loss"]
-        for m in metrics.read(directory)
-        if m["phase"] == "update" and m["round"] == 1
-    ]
+    updates = [m for m in metrics.read(directory) if m["phase"] == "update" and m["round"] == 1]
     for update in range(3):
-        batch = loop.sharding.put(
-            {k: v[None] for k, v in next(batches).items()}, exp.mesh, None, "batch", None
-        )
-        rate = np.float32(loop.optim.learning_rate(cfg.optim, cfg.optim.learning_rate, update, 7))
-        begun, measured = step(begun, batch, rate)
-        assert float(measured["loss"]) == pytest.approx(theirs[update], rel=2e-5)
+        parts = {k: v[None] for k, v in next(batches).items()}
+        batch = sharding.put(parts, exp.mesh, None, "batch", None)
+        rate = np.float32(optim.learning_rate(cfg.optim, cfg.optim.learning_rate, update, 7))
+        train_state, measured = step(train_state, batch, rate)
+        expected = updates[update]["update/loss"]
+        assert float(measured["loss"]) == pytest.approx(expected, rel=2e-5)
 
 
 def test_finished_runs_say_so_and_go_on_when_given_more_rounds(run, capsys):
     directory, _ = run
     before = final_params(directory)
-    loop.train(config(**{"base.num_updates": 80}), directory)
+    loop.train(small(), directory)
     assert "finished" in capsys.readouterr().out
-    assert same(before[1], final_params(directory)[1])
+    assert same(before, final_params(directory))
+    loop.train(small(**{"rounds.count": 3}), directory)
+    assert "going on in round 3 after 0 updates" in capsys.readouterr().out
+    assert not same(before, final_params(directory))
+    assert max(line["round"] for line in metrics.read(directory)) == 3

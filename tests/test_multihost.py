@@ -400,8 +400,8 @@ def test_only_data_goes_over_slices():
         sharding.make_mesh(1, 4, 2, devices)
 
 
-def test_rows_have_one_owner_each():
-    class Rows:
+def test_sequences_have_one_owner_each():
+    class Batch:
         is_fully_addressable = False
         shape = (8, 3)
         sharding: object
@@ -409,11 +409,11 @@ def test_rows_have_one_owner_each():
         def __len__(self):
             return 8
 
-    def owners(parts):
+    def owners(shards):
         indices = {}
-        for i, (process, rows) in enumerate(parts):
-            indices[Device(i, 0, process)] = (slice(*rows), slice(None))
-        x = Rows()
+        for i, (process, sequences) in enumerate(shards):
+            indices[Device(i, 0, process)] = (slice(*sequences), slice(None))
+        x = Batch()
         x.sharding = types.SimpleNamespace(devices_indices_map=lambda shape: indices)
         return sharding.owners(x).tolist()
 
@@ -450,18 +450,18 @@ def bucket(monkeypatch):
 def test_a_run_s_files_on_an_object_store(bucket):
     assert not workdir.is_local(bucket) and not bucket.exists() and str(bucket) == "gs://bucket/run"
     cfg = star_addition.get_config("smoke")
-    workdir.claim(cfg, bucket)
-    workdir.claim(cfg, bucket)
+    workdir.claim(cfg, bucket, upgrade=dict)
+    workdir.claim(cfg, bucket, upgrade=dict)
     assert json.loads((bucket / "config.json").read_text())["seed"] == 0
     cfg.seed = 5
     with pytest.raises(ValueError, match="seed was 0 and is now 5"):
         (bucket / "rounds").mkdir(parents=True, exist_ok=True)
         workdir.write(bucket / "metrics.jsonl", b"")
-        workdir.claim(cfg, bucket)
+        workdir.claim(cfg, bucket, upgrade=dict)
     rows = [{"tokens": np.arange(3, dtype=np.int32)}]
     workdir.write_rows(bucket / "rounds" / "0001" / "rows.npz", rows, (np.ones(2),))
-    found, (memory,) = workdir.read_rows(bucket / "rounds" / "0001" / "rows.npz", (np.zeros(2),))
-    assert found[0]["tokens"].tolist() == [0, 1, 2] and memory.tolist() == [1, 1]
+    read, (memory,) = workdir.read_rows(bucket / "rounds" / "0001" / "rows.npz", (np.zeros(2),))
+    assert read[0]["tokens"].tolist() == [0, 1, 2] and memory.tolist() == [1, 1]
 
 
 def test_metrics_where_nothing_can_be_appended(bucket, monkeypatch):

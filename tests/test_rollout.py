@@ -1,4 +1,4 @@
-"""Rollouts of a real, tiny model: token ids in and out, verdicts no lucky text can change, order."""
+"""Rollouts of a real, tiny model: token ids in and out, verdicts no text can change, and order."""
 
 from __future__ import annotations
 

@@ -309,7 +309,9 @@ def test_samples_follow_the_exact_distribution(method):
     )
     tokens = np.stack([[3, 3, first] for first in range(V)]).astype(np.int32)
     positions = np.broadcast_to(np.arange(3, dtype=np.int32), (V, 3))
-    hidden = hidden_states(params, tokens, positions, np.ones((V, 3), np.int32), cfg)
+    segments = np.ones((V, 3), np.int32)
+    forward = jax.jit(hidden_states, static_argnames="cfg")
+    hidden = forward(params, tokens, positions, segments, cfg=cfg)
     logits = np.asarray(decoder.logits(params, hidden, cfg))
     of_first = exact_distribution(logits[0, 1], method)
     of_second = [exact_distribution(logits[first, 2], method) for first in range(V)]

@@ -9,8 +9,8 @@ import pytest
 
 from reasoning_jax.training.losses import masked_mean, masked_sum, weighted_nll
 
-X = np.array([[1.0, np.nan, -2.0], [np.inf, 4.0, -np.inf]], np.float32)
-W = np.array([[0.5, 0.0, -1.0], [0.0, 2.0, 0.0]], np.float32)
+X = jnp.array([[1.0, np.nan, -2.0], [np.inf, 4.0, -np.inf]], jnp.float32)
+W = jnp.array([[0.5, 0.0, -1.0], [0.0, 2.0, 0.0]], jnp.float32)
 
 
 def test_sum_and_mean():
@@ -33,11 +33,12 @@ def test_sums_in_float32():
 
 
 def test_weighted_nll_by_hand():
-    """Two prompts of one token; completions of two and one; padding, whose log-probability is never used."""
+    """Two prompts of one token; completions of two and one; padding, whose value is never used."""
     logprobs = np.log(np.array([[0.9, 0.5, 0.25], [0.9, 0.1, 0.3]], np.float32))
     logprobs[1, 2] = np.nan
-    batch = {"weights": np.array([[0, 1, 1], [0, -0.5, 0]], np.float32)}
-    loss, metrics = weighted_nll(logprobs, batch)
-    assert float(loss) == pytest.approx(-np.log(0.5) - np.log(0.25) + 0.5 * np.log(0.1), rel=1e-6)
-    assert float(metrics["loss"]) == float(loss)
-    assert float(metrics["weight"]) == 3.0  # tokens that count, whatever their sign
+    batch = {"weights": jnp.array([[0, 1, 1], [0, -0.5, 0]], jnp.float32)}
+    loss = weighted_nll(jnp.asarray(logprobs), batch)
+    by_hand = -np.log(0.5) - np.log(0.25) + 0.5 * np.log(0.1)
+    assert float(loss.total) == pytest.approx(by_hand, rel=1e-6)
+    assert float(loss.weight) == 3.0  # tokens that count, whatever their sign
+    assert loss.means == loss.maxima == {}

@@ -1,0 +1,219 @@
+"""Configs on their way in: arguments, overrides, and keys that belong to somebody else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from reasoning_jax import algorithms, config, default
+from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax.workdir import flat
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def load(argument):
+    return config.load(str(CONFIGS / argument))
+
+
+def override(cfg, *arguments):
+    return config.override(cfg, list(arguments), flags.FlagValues())
+
+
+# ---- arguments of experiments ------------------------------------------------------------------
+
+
+def test_the_words_of_an_argument():
+    words = {"loss": ("both", "dpo", "nll"), "online": False, "smoke": False}
+    args = config.parse_arg("", **words)
+    assert (args.loss, args.online, args.smoke) == ("both", False, False)
+    args = config.parse_arg("smoke, nll", **words)
+    assert (args.loss, args.online, args.smoke) == ("nll", False, True)
+    assert config.parse_arg("both", **words).loss == "both"
+    for arg in ("smok", "nl", "smoke,typo", "loss", "smoke online"):
+        with pytest.raises(UserError, match="both or dpo or nll; online; smoke") as error:
+            config.parse_arg(arg, **words)
+        assert repr(arg) in str(error.value)
+    for arg in ("dpo,nll", "smoke,smoke"):
+        with pytest.raises(UserError, match="two things of one kind"):
+            config.parse_arg(arg, **words)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("star_gsm8k.py:typo", "smoke, not 'typo'."),
+        ("sft_addition.py:dirct", "direct or given; smoke, not 'dirct'."),
+        ("sft_addition.py:direct,given", "two things of one kind"),
+        ("dpo_jsonl.py:anything", "smoke, not 'anything'."),
+        ("trice_bbh.py:navgate,smoke", "navigate or "),
+    ],
+)
+def test_an_argument_that_an_experiment_does_not_have_is_refused(argument, words):
+    with pytest.raises(UserError) as error:
+        load(argument)
+    assert words in str(error.value)
+    assert str(error.value).startswith(f"--config={CONFIGS / argument}: ")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(MissingFileError, match="there is no file .*missing.py"):
+        config.load(str(tmp_path / "missing.py"))
+
+
+# ---- keys of others ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        (
+            "--config.algorithm.beta=0.5",
+            "config.algorithm.beta: star has no key beta; dpo, irpo and vstar have.",
+        ),
+        (
+            "--config.algorithm.clip_low=9",
+            "config.algorithm.clip_low: star has no key clip_low; policy_gradient has.",
+        ),
+        ("--config.task.form=navigate", "config.task.form: addition has no key form; bbh has."),
+        (
+            "--config.grader.overlong=0.5",
+            "config.grader.overlong: exact has no key overlong; rewards has.",
+        ),
+        (
+            "--config.base.algorithm.rationalize=False",
+            "config.base.algorithm.rationalize: sft has no key rationalize; star has.",
+        ),
+    ],
+)
+def test_a_key_of_another_method_or_task_is_refused_with_who_has_it(argument, sentence):
+    cfg = load("star_addition.py:smoke")
+    before = flat(cfg.to_dict())
+    with pytest.raises(UserError) as error:
+        override(cfg, argument)
+    assert str(error.value) == sentence
+    key, _, value = argument.removeprefix("--config.").partition("=")
+    with pytest.raises(UserError) as error:
+        config.change(cfg, {key: value})
+    assert str(error.value) == sentence
+    assert flat(cfg.to_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("algorithm.num_rounds", "rounds.count"),
+        ("algorithm.examples_per_round", "rounds.examples"),
+        ("algorithm.start_updates", "rounds.updates"),
+        ("algorithm.epochs", "rounds.updates"),
+        ("algorithm.online", "rounds.online"),
+        ("algorithm.format_reward", "grader.format"),
+        ("base.hinted", "base.algorithm.hinted"),
+    ],
+)
+def test_a_key_that_moved_is_answered_with_its_new_name(old, new):
+    with pytest.raises(UserError) as error:
+        override(load("star_addition.py:smoke"), f"--config.{old}=3")
+    assert str(error.value) == f"config.{old} is now config.{new}."
+
+
+def test_a_key_that_nobody_has_is_answered_with_what_is_near():
+    cfg = load("star_addition.py:smoke")
+    with pytest.raises(UserError, match=r"no key config\.rounds\.cuont; .*config\.rounds\.count"):
+        override(cfg, "--config.rounds.cuont=3")
+    with pytest.raises(UserError, match=r"config\.sampling\.batch_size"):
+        override(cfg, "--config.algorithm.batch_size=3")
+    with pytest.raises(UserError, match="config.rounds is a section: set one of config.rounds"):
+        override(cfg, "--config.rounds=3")
+
+
+# ---- overrides ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config.algorithm.num_samples=8", "--config.algorithm.name=rejection"],
+        ["--config.algorithm.name", "rejection", "--config.algorithm.num_samples", "8"],
+    ],
+)
+def test_another_method_brings_its_keys(arguments):
+    cfg = load("star_addition.py:smoke")
+    assert override(cfg, *arguments, "word") == ["word"]
+    section = algorithms.get("rejection").Config
+    assert set(cfg.algorithm) == {"name", *section.__dataclass_fields__}
+    assert cfg.algorithm.name == "rejection" and cfg.algorithm.num_samples == 8
+    assert cfg.algorithm.max_kept == section().max_kept
+    assert cfg.is_locked and cfg.algorithm.is_locked
+    # The rest is the experiment's.
+    assert cfg.rounds.examples == 128 and cfg.task.max_digits == 2
+    with pytest.raises(UserError, match="rejection has no key rationalize; star has"):
+        override(cfg, "--config.algorithm.rationalize=False")
+
+
+def test_its_own_name_changes_nothing():
+    cfg = load("irpo_addition.py:smoke")
+    before = flat(cfg.to_dict())
+    override(cfg, "--config.algorithm.name=irpo", "--config.task.name=addition")
+    assert flat(cfg.to_dict()) == before
+
+
+def test_another_task_brings_its_grader_unless_another_was_chosen():
+    cfg = load("star_addition.py:smoke")
+    override(cfg, "--config.task.name=gsm8k")
+    assert cfg.grader.name == "math" and "calculator" in cfg.task and "given" not in cfg.task
+    cfg = load("grpo_addition.py:dapo,smoke")
+    override(cfg, "--config.task.name=gsm8k")
+    assert (cfg.grader.name, cfg.grader.overlong) == ("rewards", 0.5)
+    cfg = load("star_addition.py:smoke")
+    override(cfg, "--config.grader.name=rewards", "--config.grader.format=0.1")
+    assert (cfg.grader.name, cfg.grader.format) == ("rewards", 0.1)
+    cfg = load("star_addition.py:smoke")
+    override(cfg, "--config.base.algorithm.name=star", "--config.base.algorithm.rationalize=False")
+    assert cfg.base.algorithm.to_dict() == {"name": "star", "rationalize": False}
+
+
+def test_changes_by_dotted_key():
+    cfg = load("star_addition.py:smoke")
+    config.change(cfg, {"rounds.count": 3, "seed": 7, "base.algorithm.hinted": 1.0})
+    assert (cfg.rounds.count, cfg.seed, cfg.base.algorithm.hinted) == (3, 7, 1.0)
+    config.change(cfg, {"algorithm.num_samples": 8, "algorithm.name": "rejection"})
+    assert (cfg.algorithm.name, cfg.algorithm.num_samples) == ("rejection", 8)
+    with pytest.raises(UserError, match=r"config\.rounds\.count: "):
+        config.change(cfg, {"rounds.count": "many"})
+    with pytest.raises(UserError, match=r"config\.rounds\.cuont"):
+        config.change(cfg, {"rounds.cuont": 3})
+    with pytest.raises(UserError, match="no algorithm 'rejecton'"):
+        config.change(cfg, {"algorithm.name": "rejecton"})
+
+
+# ---- what a run wrote down ---------------------------------------------------------------------
+
+
+def test_a_saved_config_is_rebuilt(tmp_path):
+    """Tuples, which JSON does not have, are tuples again; what it does not say has its default."""
+    cfg = load("grpo_addition.py:dapo,smoke")
+    saved = config.as_dict(cfg)
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    rebuilt = config.rebuild(tmp_path)
+    assert rebuilt == cfg and rebuilt.is_locked and rebuilt.task.given == (60, 300)
+    del saved["optim"]["max_skipped"]
+    assert config.from_saved(saved, "x") == cfg
+    saved["optim"]["momentum"] = 0.9
+    with pytest.raises(UserError, match=r"x: optim\.momentum=0\.9 is not of a config"):
+        config.from_saved(saved, "x")
+
+
+def test_the_default_is_locked_and_has_the_keys_of_what_it_names():
+    for name in algorithms.names():
+        cfg = default.get_config(algorithm=name)
+        own = {"name", *algorithms.get(name).Config.__dataclass_fields__}
+        assert set(cfg.algorithm) == own and cfg.is_locked
+    assert default.get_config(task="gsm8k").grader.name == "math"
+    assert default.get_config(task="gsm8k", grader="exact").grader.name == "exact"
+    for unknown in ("algorithm", "task", "grader", "base"):
+        with pytest.raises(UserError, match="'sta'"):
+            default.get_config(**{unknown: "sta"})
