@@ -13,6 +13,7 @@ Everything raises (``UserError`` for a mistake of the user's) and nothing exits.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -64,10 +65,20 @@ def open(directory: str | os.PathLike[str]) -> SavedRun:
     return SavedRun(folder, config.rebuild(folder))
 
 
+@contextlib.contextmanager
+def _mesh_put_back() -> Iterator[None]:
+    """Leaves the mesh of the process as it was: a run that it trains goes on with its own."""
+    before = jax.sharding.get_mesh()
+    try:
+        yield
+    finally:
+        jax.set_mesh(before)
+
+
 class SavedRun:
     """A run on disk: its figures, its samples, and the model of its best round.
 
-    Evaluating and sampling set the mesh of the process.
+    It may be a run that this process trains meanwhile.
     """
 
     def __init__(self, directory: Path, cfg: ConfigDict):
@@ -92,6 +103,7 @@ class SavedRun:
 
     # ---- evaluating ------------------------------------------------------------------------------
 
+    @_mesh_put_back()
     def evaluate(
         self, split: str = "test", samples: int = 0, temperature: float = 0.7
     ) -> workdir.Line:
@@ -156,6 +168,7 @@ class SavedRun:
 
     # ---- asking ----------------------------------------------------------------------------------
 
+    @_mesh_put_back()
     def sample(self, questions: Sequence[str], temperature: float = 0.0) -> Records:
         """The model's rationale and answer to each question.
 

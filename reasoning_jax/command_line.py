@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from reasoning_jax import discovery, interrupts, workdir
+from reasoning_jax.arguments import parse_into
 from reasoning_jax.errors import UserError
 
 Main = Callable[[ConfigDict, Path, flags.FlagValues], None]
@@ -201,14 +202,12 @@ def _parse(
 
     The command's own flags are parsed first; then the config is known, and with it its overrides.
     """
-    from reasoning_jax import config
-
-    rest = config.parse_into(values, arguments, known_only=True)
+    rest = parse_into(values, arguments, known_only=True)
     if not values.workdir and needs_run:
         raise UserError("--workdir is missing: it names the run's folder.")
     folder = workdir.path(values.workdir or ".")
     cfg = _config(values.config, folder, needs_run)
-    free = config.override(cfg, rest, values)
+    free = _override(cfg, rest, values)
     if words:
         sentence = " ".join(filter(None, [values[words].value, *free]))
         values[words].value = sentence or None
@@ -217,14 +216,22 @@ def _parse(
     return cfg, folder
 
 
-def _config(argument: str | None, folder: Path, needs_run: bool) -> ConfigDict:
-    """The config that --config names, else that of the run in the folder, else an empty one."""
+def _override(cfg: ConfigDict, arguments: list[str], values: flags.FlagValues) -> list[str]:
+    """Sets what --config.KEY=VALUE asks for; the arguments that belong to no flag."""
+    if not arguments:
+        return []
     from reasoning_jax import config
 
-    if argument:
-        return config.load(argument)
-    if (folder / "config.json").exists():
-        return config.rebuild(folder)
+    return config.override(cfg, arguments, values)
+
+
+def _config(argument: str | None, folder: Path, needs_run: bool) -> ConfigDict:
+    """The config that --config names, else that of the run in the folder, else an empty one."""
+    has_run = (folder / "config.json").exists()
+    if argument or has_run:
+        from reasoning_jax import config
+
+        return config.load(argument) if argument else config.rebuild(folder)
     if needs_run:
         raise UserError(
             f"{folder} holds no run (there is no config.json); "

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from reasoning_jax import algorithms, default, graders, legacy, tasks, workdir
+from reasoning_jax.arguments import parse_into
 from reasoning_jax.errors import MissingFileError, UserError
 
 # The sections whose keys depend on their name: how to make each, and who has which keys.
@@ -200,25 +201,6 @@ def change(cfg: ConfigDict, changes: Mapping[str, object]) -> None:
             _section_of(cfg, section)[name] = value
         except TypeError as error:
             raise UserError(f"config.{key}: {error}.") from None
-
-
-def parse_into(
-    values: flags.FlagValues, arguments: list[str], known_only: bool = False
-) -> list[str]:
-    """Parses into ``values`` and returns the arguments that are left.
-
-    UserError where a flag's value does not fit.
-    """
-    values.set_gnu_getopt(True)  # flags may follow words
-    try:
-        return values(["", *arguments], known_only=known_only)[1:]
-    except flags.IllegalFlagValueError as error:
-        match = re.match(r"flag --([\w.]+)=(.*?): ", str(error), re.DOTALL)
-        if not match or match[1] not in values:
-            raise
-        parser = values[match[1]].parser
-        wanted = parser.syntactic_help or f"a value of type {parser.flag_type()}"
-        raise UserError(f"--{match[1]}={match[2]}: this must be {wanted}.") from None
 
 
 def _names_chosen(arguments: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""DPO from files: which rows are usable, what their records hold, the frozen reference, and steps that lower the loss."""
+"""DPO from files: which lines are usable, what their rows hold, the reference, and updates."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import math
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scripted
-from scripted import TOK, config
+from scripted import TASK, TOK, config
 
 from configs import dpo_jsonl
-from reasoning_jax.training import optim, packing, state, train_step
-from reasoning_jax.model import logprobs
-from reasoning_jax.sampling import methods
+from reasoning_jax import algorithms, graders
 from reasoning_jax.algorithms import dpo
-from reasoning_jax.rollout import Rollout
-from reasoning_jax.tasks import CORRECT, Example, WRONG, addition
+from reasoning_jax.model import logprobs
+from reasoning_jax.policy import Policy
+from reasoning_jax.tasks import CORRECT, WRONG, Example, addition
+from reasoning_jax.training import optim, packing, preference_files, state, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
+DPO = algorithms.get("dpo")
 PAIRS = [
     {"prompt": "1+2\n", "chosen": "3", "rejected": "4"},
     {"prompt": "3+4\n", "chosen": "7", "rejected": "11"},
@@ -33,121 +35,127 @@ VERDICTS = [
     {"prompt": "5+6\n", "completion": "12", "label": False},
     {"prompt": "1+2\n", "completion": "5", "label": False},
 ]
+WHOLE = [p | {side: p["prompt"] + p[side] for side in ("chosen", "rejected")} for p in PAIRS]
 
 
 @pytest.fixture
 def settings(tmp_path):
-    """A function of rows and settings: the config of a file with these rows."""
+    """A function of lines and settings: the config of a file with these lines."""
 
-    def of(rows, **changes):
+    def of(lines, **changes):
         path = tmp_path / "pairs.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return config(name="dpo", pairs=str(path), **changes)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return config("dpo", pairs=str(path), **changes)
 
     return of
 
 
-class Counted(scripted.Scripted):
-    """The log-prob of every token is -place."""
+def load(cfg):
+    """The usable preferences of a config's file."""
+    return preference_files.read(cfg.algorithm)[0]
 
-    def row_logprobs(self, rows):
-        self.calls.append(len(rows))
-        return [-row["place"].astype(np.float32) for row in rows]
+
+def minus_position(row):
+    """The log-prob of every token is -its position."""
+    return -row["position"].astype(np.float32)
 
 
 def collect(cfg, memory=None, round=1, max_length=256):
-    kind = type("Script", (Counted,), {"script": {}, "calls": []})
+    """What a round collects, and how many rows the model was asked about, call by call."""
     memory = dpo.init_memory(cfg, 9) if memory is None else memory
-    roll = kind(None, None, TOK, addition, (), None, 8, 64, max_length, None, None)
-    return *dpo.collect(roll, [], memory, round, cfg), kind
+    roll = scripted.rollout({}, max_length=max_length, token_logprobs=minus_position)
+    result = dpo.collect(roll, [], memory, round, cfg)
+    assert roll.calls == []
+    return result, [len(rows) for _, rows in roll.policy.calls]
 
 
 def texts(row):
-    """Prompt and completion of both halves, which have their own start and end tokens."""
+    """Prompt and completion of both sides, which have their own start and end tokens."""
     out = []
-    for part in (0, 1):
-        tokens, weights = row["tokens"][row["part"] == part], row["weights"][row["part"] == part]
-        assert (
-            tokens[0] == TOK.bos_id
-            and tokens[-1] == TOK.eos_id
-            and weights[0] == 0
-            and weights[-1] == 1
-        )
+    for i in (0, 1):
+        side = row["side"] == i
+        tokens, weights = row["tokens"][side], row["weights"][side]
+        assert tokens[0] == TOK.bos_id and tokens[-1] == TOK.eos_id
+        assert weights[0] == 0 and weights[-1] == 1
         out += [TOK.decode(tokens[weights == 0]), TOK.decode(tokens[weights == 1])]
     return tuple(out)
 
 
-# ---- records -------------------------------------------------------------------------------------------------------------
+def assert_same_rows(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+
+
+# ---- rows ----------------------------------------------------------------------------------------
 
 
 def test_a_file_becomes_pairs(settings):
-    rows, memory, report, _ = collect(settings(PAIRS))
-    assert [texts(r) for r in rows] == [
-        (p["prompt"], p["chosen"], p["prompt"], p["rejected"]) for p in PAIRS
-    ]
-    assert memory.tolist() == [
-        [-11, -11],
-        [-11, -18],
-        [-18, -11],
-    ]  # places 5, 6 (and 7) are the completion and its end
-    assert [r["ref"][r["ref"] != 0].tolist() for r in rows] == memory.tolist()
-    assert (
-        report.values == {"kept_rows": 3, "kept": 1}
-        and report.warnings == []
-        and report.samples == []
-    )
+    result, _ = collect(settings(PAIRS))
+    expected = [(p["prompt"], p["chosen"], p["prompt"], p["rejected"]) for p in PAIRS]
+    assert [texts(row) for row in result.rows] == expected
+    # Positions 5, 6 (and 7) are the completion and its end.
+    memory = result.memory.tolist()
+    assert memory == [[-11, -11], [-11, -18], [-18, -11]]
+    assert [row["ref"][row["ref"] != 0].tolist() for row in result.rows] == memory
+    assert result.stats == {"kept_rows": 3, "kept": 1}
+    assert list(result.warnings) == [] and list(result.samples) == []
 
 
 def test_the_reference_is_read_in_round_1_only(settings):
     """Later rounds are given another model, and keep what the start model said."""
     cfg = settings(PAIRS)
-    first, memory, _, kind = collect(cfg)
-    later, kept, _, silent = collect(cfg, memory, round=2)
-    assert kind.calls == [3] and silent.calls == [] and np.array_equal(kept, memory)
-    assert all(
-        np.array_equal(a[key], b[key]) for a, b in zip(first, later, strict=True) for key in a
-    )
+    first, asked = collect(cfg)
+    later, asked_later = collect(cfg, first.memory, round=2)
+    assert asked == [3] and asked_later == [] and np.array_equal(later.memory, first.memory)
+    assert_same_rows(first.rows, later.rows)
+
+
+def test_the_memory_it_was_given_stays(settings):
+    cfg = settings(PAIRS)
+    memory = dpo.init_memory(cfg, 9)
+    result, _ = collect(cfg, memory)
+    assert not memory.any() and result.memory.all()
 
 
 def test_sides_that_repeat_the_prompt(settings):
-    whole = [p | {side: p["prompt"] + p[side] for side in ("chosen", "rejected")} for p in PAIRS]
-    for a, b in zip(
-        collect(settings(PAIRS))[0], collect(settings(whole, whole_text=True))[0], strict=True
-    ):
-        assert all(np.array_equal(a[key], b[key]) for key in a)
+    plain, _ = collect(settings(PAIRS))
+    whole, _ = collect(settings(WHOLE, whole_text=True))
+    assert_same_rows(plain.rows, whole.rows)
 
 
 def test_verdicts_for_kto(settings):
-    """Each with the next completion that belongs to another prompt, and what it is on its own half's last token."""
-    rows, memory, _, _ = collect(settings(VERDICTS, preference="kto"))
-    assert [texts(r)[1::2] for r in rows] == [
-        ("3", "7"),
-        ("4", "7"),
-        ("7", "12"),
-        ("12", "5"),
-        ("5", "7"),
-    ]
-    assert all(texts(r)[0] == texts(r)[2] for r in rows) and memory.shape == (5, 2)
-    for row, verdict in zip(rows, VERDICTS, strict=True):
-        assert np.flatnonzero(row["desirable"]).tolist() == (
-            [(row["part"] == 0).sum() - 1] if verdict["label"] else []
-        )
+    """Each with the next completion that belongs to another prompt.
+
+    And its verdict on its own side's last token.
+    """
+    result, _ = collect(settings(VERDICTS, preference="kto"))
+    pairs = [texts(row) for row in result.rows]
+    sides = [("3", "7"), ("4", "7"), ("7", "12"), ("12", "5"), ("5", "7")]
+    assert [(own, other) for _, own, _, other in pairs] == sides
+    assert all(prompt == again for prompt, _, again, _ in pairs)
+    assert result.memory.shape == (5, 2)
+    for row, verdict in zip(result.rows, VERDICTS, strict=True):
+        last = (row["side"] == 0).sum() - 1
+        expected = [last] if verdict["label"] else []
+        assert np.flatnonzero(row["desirable"]).tolist() == expected
     with pytest.raises(ValueError, match="more than one prompt"):
-        dpo.load(settings(VERDICTS[:2], preference="kto"))
+        load(settings(VERDICTS[:2], preference="kto"))
 
 
 def test_tfds(tmp_path):
     """Real data sets in ArrayRecord, written by TFDS itself."""
     import tensorflow_datasets as tfds
 
+    def kind(key):
+        return np.bool_ if key == "label" else tfds.features.Text()
+
     class Pairs(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            kinds = {
-                key: np.bool_ if key == "label" else tfds.features.Text() for key in self.rows[0]
-            }
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(kinds))
+            kinds = {key: kind(key) for key in self.rows[0]}
+            features = tfds.features.FeaturesDict(kinds)
+            return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, manager):
             return {"train": enumerate(self.rows)}
@@ -158,155 +166,149 @@ def test_tfds(tmp_path):
     for name, rows in (("hh", PAIRS), ("verdicts", VERDICTS)):
         made = type(name, (Pairs,), {"name": name, "rows": rows})
         made(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
-    found, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:hh:train"))
-    assert {(p.prompt, *p.sides) for p in found} == {tuple(row.values()) for row in PAIRS}
-    part, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:hh:train[1:]"))
-    assert [p.sides for p in part] == [p.sides for p in found[1:]]
-    assert part[0].where.endswith("train[1:], row 1"), "a row keeps its number in a slice"
-    verdicts, _ = dpo.load(config(pairs=f"tfds:{tmp_path}:verdicts:train", preference="kto"))
-    assert {(p.prompt, p.sides[0], p.desirable) for p in verdicts} == {
-        tuple(row.values()) for row in VERDICTS
-    }
+    pairs = load(config("dpo", pairs=f"tfds:{tmp_path}:hh:train"))
+    assert {(p.prompt, *p.sides) for p in pairs} == {tuple(row.values()) for row in PAIRS}
+    slice_of_it = load(config("dpo", pairs=f"tfds:{tmp_path}:hh:train[1:]"))
+    assert [p.sides for p in slice_of_it] == [p.sides for p in pairs[1:]]
+    where = slice_of_it[0].where
+    assert where.endswith("train[1:], row 1"), "a row keeps its number in a slice"
+    verdicts = load(config("dpo", pairs=f"tfds:{tmp_path}:verdicts:train", preference="kto"))
+    read = {(p.prompt, p.sides[0], p.desirable) for p in verdicts}
+    assert read == {tuple(row.values()) for row in VERDICTS}
     with pytest.raises(ValueError, match=r"row 0: the key 'completion' is missing"):
-        dpo.load(config(pairs=f"tfds:{tmp_path}:hh:train", preference="kto"))
+        load(config("dpo", pairs=f"tfds:{tmp_path}:hh:train", preference="kto"))
     with pytest.raises(ValueError, match="is not tfds:FOLDER:NAME:SPLIT"):
-        dpo.load(config(pairs="tfds:hh:train"))
+        load(config("dpo", pairs="tfds:hh:train"))
 
 
-# ---- bad input -----------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
+BAD_PAIRS = [
+    ({"prompt": "1+2\n", "chosen": "", "rejected": "4"}, "a side is empty"),
+    ({"prompt": "1+2\n", "chosen": "4", "rejected": " \n"}, "a side is empty"),
+    ({"prompt": "1+2\n", "chosen": "3", "rejected": "3"}, "the sides are equal"),
+    ({"prompt": "1+2\n", "chosen": 3, "rejected": "4"}, "a value is not text"),
+]
+BAD_WHOLE_TEXTS = [
+    ({"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+3\n4"}, "the prompt is no prefix"),
+    ({"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+2\n"}, "a side is empty"),
+]
+BAD_VERDICTS = [
+    ({"prompt": "1+2\n", "completion": "", "label": True}, "a side is empty"),
+    ({"prompt": "1+2\n", "completion": "3", "label": "yes"}, "the label is neither"),
+]
 BAD = [
-    ({"prompt": "1+2\n", "chosen": "", "rejected": "4"}, "a side is empty", {}),
-    ({"prompt": "1+2\n", "chosen": "4", "rejected": " \n"}, "a side is empty", {}),
-    ({"prompt": "1+2\n", "chosen": "3", "rejected": "3"}, "the sides are equal", {}),
-    ({"prompt": "1+2\n", "chosen": 3, "rejected": "4"}, "a value is not text", {}),
-    (
-        {"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+3\n4"},
-        "the prompt is no prefix",
-        {"whole_text": True},
-    ),
-    (
-        {"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+2\n"},
-        "a side is empty",
-        {"whole_text": True},
-    ),
-    (
-        {"prompt": "1+2\n", "completion": "", "label": True},
-        "a side is empty",
-        {"preference": "kto"},
-    ),
-    (
-        {"prompt": "1+2\n", "completion": "3", "label": "yes"},
-        "the label is neither",
-        {"preference": "kto"},
-    ),
+    *((line, message, {}, PAIRS) for line, message in BAD_PAIRS),
+    *((line, message, {"whole_text": True}, WHOLE) for line, message in BAD_WHOLE_TEXTS),
+    *((line, message, {"preference": "kto"}, VERDICTS) for line, message in BAD_VERDICTS),
 ]
 
 
-@pytest.mark.parametrize("row, message, changes", BAD)
-def test_a_bad_row_is_a_sentence_or_is_counted(settings, row, message, changes):
-    good = VERDICTS if "preference" in changes else PAIRS
-    if "whole_text" in changes:
-        good = [p | {side: p["prompt"] + p[side] for side in ("chosen", "rejected")} for p in PAIRS]
-    rows = [*good[:2], row, *good[2:], row]
-    with pytest.raises(
-        ValueError, match=rf"pairs\.jsonl, line 3: {message}.*skip_bad=True"
-    ) as error:
-        dpo.init_memory(settings(rows, **changes), 9)
+@pytest.mark.parametrize("line, message, changes, good", BAD)
+def test_a_bad_line_is_a_sentence_or_is_counted(settings, line, message, changes, good):
+    lines = [*good[:2], line, *good[2:], line]
+    sentence = rf"pairs\.jsonl, line 3: {message}.*skip_bad=True"
+    with pytest.raises(ValueError, match=sentence) as error:
+        dpo.init_memory(settings(lines, **changes), 9)
     assert "\n" not in str(error.value)
-    records, _, report, _ = collect(settings(rows, skip_bad=True, **changes))
-    assert len(records) == len(good) and report.values["kept"] == len(good) / (len(good) + 2)
-    (warning,) = report.warnings
-    assert (
-        warning.startswith(f"2 rows are left out, as {message}")
-        and "line 3; " in warning
-        and "jsonl, line" in warning
-    )
+    result, _ = collect(settings(lines, skip_bad=True, **changes))
+    assert len(result.rows) == len(good)
+    assert result.stats["kept"] == len(good) / (len(good) + 2)
+    (warning,) = result.warnings
+    assert warning.startswith(f"2 rows are left out, as {message}")
+    assert "line 3; " in warning and "jsonl, line" in warning
 
 
 def test_pairs_over_the_limit(settings):
-    """Named, or counted beside what else is left out; the reference's numbers stay with their pairs."""
-    rows = [PAIRS[1], PAIRS[0], PAIRS[1] | {"rejected": "7"}]
+    """Named, or counted beside what else is left out.
+
+    The reference's numbers stay with their pairs.
+    """
+    lines = [PAIRS[1], PAIRS[0], PAIRS[1] | {"rejected": "7"}]
     limit = 2 * len([TOK.bos_id, *TOK.encode("1+2\n3"), TOK.eos_id])
     with pytest.raises(ValueError, match=r"line 3: the sides are equal"):
-        dpo.load(settings(rows))
+        load(settings(lines))
     with pytest.raises(ValueError, match=r"line 1: it is longer than config\.sequence_length"):
-        collect(settings(rows[:2]), max_length=limit)
-    records, memory, report, kind = collect(settings(rows, skip_bad=True), max_length=limit)
-    assert (
-        [texts(r)[0] for r in records] == ["1+2\n"]
-        and memory.tolist() == [[0, 0], [-11, -11]]
-        and kind.calls == [1]
-    )
-    assert (
-        report.values == pytest.approx({"kept_rows": 1, "kept": 1 / 3})
-        and len(report.warnings) == 2
-    )
+        collect(settings(lines[:2]), max_length=limit)
+    result, asked = collect(settings(lines, skip_bad=True), max_length=limit)
+    assert [texts(row)[0] for row in result.rows] == ["1+2\n"]
+    assert result.memory.tolist() == [[0, 0], [-11, -11]] and asked == [1]
+    assert result.stats == pytest.approx({"kept_rows": 1, "kept": 1 / 3})
+    assert len(result.warnings) == 2
 
 
 def test_other_errors(settings, tmp_path):
     with pytest.raises(ValueError, match=r"config\.algorithm\.pairs: dpo needs a JSONL file"):
-        dpo.init_memory(config(), 9)
+        dpo.init_memory(config("dpo"), 9)
     with pytest.raises(FileNotFoundError, match="absent"):
-        dpo.init_memory(config(pairs=str(tmp_path / "absent.jsonl")), 9)
+        dpo.init_memory(config("dpo", pairs=str(tmp_path / "absent.jsonl")), 9)
     with pytest.raises(ValueError, match=r"line 1: the key 'rejected' is missing"):
         dpo.init_memory(settings([{"prompt": "1", "chosen": "2"}]), 9)
     with pytest.raises(ValueError, match="no row is a preference"):
         dpo.init_memory(settings([PAIRS[0] | {"chosen": ""}], skip_bad=True), 9)
-    with pytest.raises(
-        ValueError, match=r"pairs\.jsonl, line 2: The character 'x' is not in the alphabet"
-    ):
+    sentence = r"pairs\.jsonl, line 2: The character 'x' is not in the alphabet"
+    with pytest.raises(ValueError, match=sentence):
         collect(settings([PAIRS[0], PAIRS[1] | {"chosen": "x"}]))
+    dpo.check(settings(PAIRS))
     with pytest.raises(ValueError, match=r"config\.algorithm\.beta"):
-        dpo.init_memory(settings(PAIRS, beta=0.0), 9)
+        dpo.check(settings(PAIRS, beta=0.0))
+    with pytest.raises(ValueError, match=r"config\.algorithm\.desirable_weight.*dpo has none"):
+        dpo.check(settings(PAIRS, desirable_weight=2.0))
+    cfg = settings(PAIRS)
+    cfg.rounds.examples = 5
+    with pytest.raises(ValueError, match=r"config\.rounds\.examples"):
+        dpo.check(cfg)
 
 
-# ---- training ------------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preference", ["dpo", "kto"])
 def test_updates_of_a_model_from_its_own_reference(tiny, settings, preference):
-    """ln 2 (KTO: a half) at step 0, from references that the same model computed one pair a row; then it falls."""
-    model_cfg, params = tiny
-    cfg = settings(
-        VERDICTS if preference == "kto" else PAIRS, preference=preference, start_updates=7, beta=0.5
-    )
-    roll = Rollout(
-        params, model_cfg, TOK, addition, (), methods.Greedy(), 8, 8, 48, None, jax.random.key(0)
-    )
-    rows, memory, _ = dpo.collect(roll, [], dpo.init_memory(cfg, 9), 1, cfg)
-    assert (memory < -1).all() and dpo.num_updates(3, len(rows), cfg) == 7
-    batch = packing.pack(rows, multiple=2, length=48)
-    _, metrics = dpo.loss(logprobs.score(params, batch, model_cfg), batch, cfg)
-    start, weight = (0.5 if preference == "kto" else math.log(2)), float(metrics["weight"])
-    assert weight == len(rows) and float(metrics["loss"]) / weight == pytest.approx(start, abs=1e-5)
+    """ln 2 (KTO: a half) at step 0, and then it falls.
 
-    step = train_step.make_update(dpo, model_cfg, optim.make(cfg.optim), cfg)
-    train_state = jax.jit(lambda p: state.fresh(p, optim.make(cfg.optim)))(params)
-    losses, margins = [], []
+    The references are of the same model, computed one pair a row.
+    """
+    model_cfg, params = tiny
+    is_kto = preference == "kto"
+    cfg = settings(VERDICTS if is_kto else PAIRS, preference=preference, beta=0.5)
+    cfg.rounds.update({"updates": 7, "growth": 1.0})
+    policy = Policy(params=params, model_cfg=model_cfg, mesh=None, batch_size=8, max_length=48)
+    roll = scripted.rollout({}, policy=policy)
+    result = dpo.collect(roll, [], dpo.init_memory(cfg, 9), 1, cfg)
+    rows = result.rows
+    assert (result.memory < -1).all() and DPO.num_updates(3, len(rows), cfg) == 7
+    batch = jax.tree.map(jnp.asarray, packing.pack(rows, multiple=2, length=48))
+    loss = dpo.loss(logprobs.score(params, batch, model_cfg), batch, cfg)
+    start = 0.5 if is_kto else math.log(2)
+    assert float(loss.weight) == len(rows)
+    assert float(loss.total / loss.weight) == pytest.approx(start, abs=1e-5)
+
+    optimizer = optim.make(cfg.optim)
+    step = train_step.make_train_step(DPO, model_cfg, optimizer, cfg)
+    train_state = jax.jit(lambda p: state.fresh(p, optimizer))(params)
+    totals, margins = [], []
     for _ in range(6):
-        train_state, metrics = step(
-            train_state, {k: v[None] for k, v in batch.items()}, np.float32(0.01)
-        )
-        losses.append(float(metrics["loss"]))
-        margins.append(float(metrics["reward" if preference == "kto" else "margin"]))
-    assert losses[0] == pytest.approx(start, abs=1e-5) and losses[-1] < 0.7 * start
-    assert abs(margins[0]) < 1e-4 and (
-        preference == "kto" or (margins[-1] > 0.5 and float(metrics["accuracy"]) == 1)
-    )
+        micro_batches = {key: value[None] for key, value in batch.items()}
+        train_state, metrics = step(train_state, micro_batches, np.float32(0.01))
+        totals.append(float(metrics["loss"]))
+        margins.append(float(metrics["reward" if is_kto else "margin"]))
+    assert totals[0] == pytest.approx(start, abs=1e-5) and totals[-1] < 0.7 * start
+    assert abs(margins[0]) < 1e-4
+    if not is_kto:
+        assert margins[-1] > 0.5 and float(metrics["accuracy"]) == 1
 
 
 def test_the_pairs_of_the_config():
     """Right beside wrong, in the task's own words."""
     cfg = dpo_jsonl.get_config()
     assert Path(cfg.algorithm.pairs).is_file()
-    found, _ = dpo.load(cfg)
-    assert len(found) == 64
-    for p in found:
+    pairs = load(cfg)
+    assert len(pairs) == 64
+    for p in pairs:
         a, b = p.prompt.split("+")
-        e = Example(0, p.prompt.strip(), str(int(a) + int(b)))
-        assert p.prompt == addition.prompt(e) and [addition.grade(side, e) for side in p.sides] == [
-            CORRECT,
-            WRONG,
-        ]
+        e = Example(id=0, question=p.prompt.strip(), answer=str(int(a) + int(b)))
+        assert p.prompt == scripted.prompt(e)
+        verdicts = [graders.verdict(TASK, side, e) for side in p.sides]
+        assert verdicts == [CORRECT, WRONG]
         assert addition.wrong_line(p.sides[0], e) is None

@@ -1,0 +1,28 @@
+"""The arguments of a command, before its config is known; nothing here waits for jax."""
+
+from __future__ import annotations
+
+import re
+
+from absl import flags
+
+from reasoning_jax.errors import UserError
+
+
+def parse_into(
+    values: flags.FlagValues, arguments: list[str], known_only: bool = False
+) -> list[str]:
+    """Parses into ``values`` and returns the arguments that are left.
+
+    UserError where a flag's value does not fit.
+    """
+    values.set_gnu_getopt(True)  # flags may follow words
+    try:
+        return values(["", *arguments], known_only=known_only)[1:]
+    except flags.IllegalFlagValueError as error:
+        match = re.match(r"flag --([\w.]+)=(.*?): ", str(error), re.DOTALL)
+        if not match or match[1] not in values:
+            raise
+        parser = values[match[1]].parser
+        wanted = parser.syntactic_help or f"a value of type {parser.flag_type()}"
+        raise UserError(f"--{match[1]}={match[2]}: this must be {wanted}.") from None
