@@ -1,8 +1,8 @@
-"""TRICE on n-digit addition, with half the samples that STaR draws in configs/star_addition.py.
+"""TRICE on n-digit addition, with a third of the samples that STaR draws there.
 
     python -m reasoning_jax.main --config=configs/trice_addition.py --workdir=runs/trice_addition
-    python -m reasoning_jax.main --config=configs/trice_addition.py:online
-    --workdir=runs/trice_online
+    python -m reasoning_jax.main --config=configs/trice_addition.py:online \\
+        --workdir=runs/trice_online
 
 The first is Monte-Carlo EM over a memory of 3,000 chains: a round proposes for 1,360 of them, those
 without a right answer first, then makes 200 updates on all valid states (so many that there can be

@@ -1,7 +1,7 @@
 """TRICE on a form of BIG-Bench Hard, from worked examples of its easy levels.
 
-    python -m reasoning_jax.main --config=configs/trice_bbh.py:object_counting
-    --workdir=runs/counting
+    python -m reasoning_jax.main --config=configs/trice_bbh.py:object_counting \\
+        --workdir=runs/counting
 
 It is tested on the published rows. Arguments: a form that has a generator (tasks/bbh_forms),
 boolean_expressions where there is none; smoke.

@@ -29,7 +29,7 @@ def assess(run: Run) -> Iterator[Event]:
         checkpoint.save(run.dir / side.name, n, run.state.params, None, {"round": n}, 1)
     else:
         yield _compete(run)
-    position.finished = n == cfg.rounds.count or run.is_saturated()
+    position.finished = n == cfg.rounds.count or run.is_out_of_patience()
     if not side and (position.finished or _is_tested(run, n)):
         yield _evaluate(run, "test", n, run.state.params)
     best = position.best_round

@@ -27,7 +27,7 @@ def get_config(
     c.batch_size = 32  # packed sequences of an update
     c.micro_batches = 1  # parts that an update is computed in; must divide batch_size
     c.sequence_length = 256  # tokens of a packed sequence; the longest prompt and completion too
-    c.log_every = 10  # updates between two lines of metrics
+    c.log_every = 10  # updates of a round between two lines of metrics; the last has one too
 
     c.model = ConfigDict()
     c.model.preset = "0.4m"  # a size in model/presets.py; the keys below override it where set
@@ -104,7 +104,7 @@ def get_config(
     c.mesh.sampling_tensor = 0  # sample with copies over so many devices each; 0 = no copies
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = 200  # updates; every round's end is saved too
+    c.checkpoint.every = 200  # updates within a round; the end of an evaluated round is saved too
     c.checkpoint.keep = 2
 
     c.eval = ConfigDict()

@@ -35,6 +35,7 @@ POSITIVE = (
     "checkpoint.every",
     "checkpoint.keep",
     "eval.every",
+    "optim.max_skipped",
 )
 
 

@@ -1,4 +1,4 @@
-"""The M-step of a round: its gradient updates, of which any may be the last before a kill."""
+"""The M-step of a round: its gradient updates."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from reasoning_jax.training.packing import Batch, batches, pack
 
 
 def update(run: Run, rows: workdir.Rows, quiet: bool) -> Iterator[Event]:
-    """This round's gradient updates; from the base model again where ``rounds.restart``."""
-    run.resume_position = None
+    """This round's gradient updates.
+
+    With ``rounds.restart`` they begin from the base model, even where there are no rows.
+    """
+    run.resume_position = None  # from here on the parameters change, and this function saves
     stage = run.stage
     position = run.position
     n = position.round
     if n and position.update == 0 and run.cfg.rounds.restart:
         restart(run, run.base_params())
     elif n == 1 and position.update == 0:
-        restart(run, run.state.params)  # the method begins with an optimiser of its own
+        restart(run, run.state.params)  # no moments of the base model's optimiser
     if stage is None or not rows:
         return
     total = stage.algorithm.num_updates(n, len(rows), stage.cfg)
@@ -37,8 +40,7 @@ def update(run: Run, rows: workdir.Rows, quiet: bool) -> Iterator[Event]:
         return
     stream = _batches(run, stage, rows)
     active = not quiet and multihost.is_process_0()
-    # Amid an update the old state is given away and the new one not yet there: Ctrl-C waits until
-    # both state and position are of one update.
+    # train_step donates the old state: until state and position are of one update, Ctrl-C waits.
     with (
         interrupts.defer_interrupts() as interrupted,
         Progress("update", total, n, start=position.update, active=active) as progress,
@@ -52,7 +54,7 @@ def update(run: Run, rows: workdir.Rows, quiet: bool) -> Iterator[Event]:
             save_now = position.update % run.cfg.checkpoint.every == 0
             if stopping or (save_now and position.update < total):
                 logged.append(update_log.catch_up())
-                write_rows(run, rows)  # the rest of a round is of no use without them
+                write_rows(run, rows)  # a resumed round must go on with the same rows
                 save(run)
             if preempted:
                 raise interrupts.Preempted
@@ -81,7 +83,7 @@ def _batches(run: Run, stage: Stage, rows: workdir.Rows) -> _Stream:
     length = cfg.sequence_length
     if stage.cfg.rounds.online:
         return _Stream(None, pack(rows, multiple=cfg.batch_size, length=length))
-    seed = cfg.seed * 4096 + run.position.round
+    seed = cfg.seed * 4096 + run.position.round  # 4096: more rounds than a run has
     stream = batches(rows, batch_size=cfg.batch_size, length=length, seed=seed)
     iterator = iter(stream)
     if run.position.iterator is not None:
@@ -105,7 +107,7 @@ def _one_update(run: Run, stage: Stage, stream: _Stream, total: int) -> _Update:
     batch = stream.next()
     rate = _learning_rate(run, stage, total)
     micro_batch = cfg.batch_size // cfg.micro_batches
-    with jax.transfer_guard("disallow"):  # nothing moves between host and device but by name
+    with jax.transfer_guard("disallow"):  # host and device exchange explicitly or not at all
         parts = {key: x.reshape(-1, micro_batch, x.shape[-1]) for key, x in batch.items()}
         on_device = sharding.put(parts, run.exp.mesh, None, "batch", None)
         rate_on_device = sharding.put(np.float32(rate), run.exp.mesh)
@@ -116,7 +118,7 @@ def _one_update(run: Run, stage: Stage, stream: _Stream, total: int) -> _Update:
 
 
 def _learning_rate(run: Run, stage: Stage, total: int) -> float:
-    """That of the next update."""
+    """The learning rate of the next update."""
     cfg = stage.cfg
     side = run.side_model()
     peak = side.learning_rate if side else cfg.optim.learning_rate
@@ -144,7 +146,7 @@ class _UpdateLog:
         self.pending: _Update | None = None
 
     def follow(self, update: _Update) -> Event | None:
-        """Reads the update before this one, which has just been dispatched."""
+        """Takes an update that was just dispatched; reads the one dispatched before it."""
         event = self.catch_up()
         self.pending = update
         return event

@@ -1,4 +1,4 @@
-"""A model as the methods use it: token ids in; samples, log-probabilities and gradients out."""
+"""A model as the methods use it: token ids in; samples, log-probabilities, score vectors out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RowsFunction = Callable[[decoder.Params, dict[str, jax.Array], decoder.ModelConf
 
 
 class Request(NamedTuple):
-    """A prompt to complete; its random stream is that of (example id, sample index)."""
+    """A prompt to complete; with the draw's key, the id and index name its random stream."""
 
     example_id: int
     sample_index: int
@@ -42,14 +42,17 @@ class DrawOptions(TypedDict):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generated:
-    """A batch of completions on the host; N requests of the batch."""
+    """A batch of completions on the host: N requests in arrays of the compiled size B >= N.
+
+    Sequence i < N completes request requests[i]; later ones are empty.
+    """
 
     requests: list[int]  # [N]: which requests they complete
-    tokens: np.ndarray  # [N, T] int32, the end token included
-    logprobs: np.ndarray  # [N, T] float32
-    lengths: np.ndarray  # [N] int32
-    finished: np.ndarray  # [N] bool: ended with a stop token
-    is_local: np.ndarray  # [N] bool: whether this process is the one that grades them
+    tokens: np.ndarray  # [B, T] int32, the end token included
+    logprobs: np.ndarray  # [B, T] float32
+    lengths: np.ndarray  # [B] int32
+    finished: np.ndarray  # [B] bool: ended with a stop token
+    is_local: np.ndarray  # [B] bool: whether this process is the one that grades them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ class Policy:
             yield _on_host(*pending)
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
-        """Runs of requests, by length, that share a bucket of prompt lengths."""
+        """Numbers of requests, shortest prompts first, each batch within one bucket of lengths."""
         lengths = [len(request.prompt_ids) for request in requests]
         order = sorted(range(len(requests)), key=lambda n: (lengths[n], n))
         start = 0
@@ -147,7 +150,7 @@ class Policy:
     def _key_to_sample(self, key: jax.Array) -> jax.Array:
         if self.sampling_mesh is None:
             return key
-        # Each process has the key, and no mesh has it from the others.
+        # Every process knows the key and puts it on the mesh from its own host.
         seed = jax.device_get(jax.random.key_data(key))
         return jax.random.wrap_key_data(sharding.put(seed, self.sampling_mesh))
 
@@ -155,7 +158,7 @@ class Policy:
 
     def logprobs(self, rows: Sequence[Row]) -> list[np.ndarray]:
         """log p of every token of these rows, [N] float32 each; a segment's first token gets 0."""
-        padded = self._for_rows(logprobs.score, rows)
+        padded = self._for_rows(logprobs.compiled_token_logprobs, rows)
         return [p[: len(row["tokens"])] for p, row in zip(padded, rows, strict=True)]
 
     def completion_logprobs(self, rows: Sequence[Row]) -> list[np.ndarray]:
@@ -164,7 +167,11 @@ class Policy:
         return [p[row["weights"] != 0] for p, row in zip(all_logprobs, rows, strict=True)]
 
     def score_vectors(self, rows: Sequence[Row]) -> np.ndarray:
-        """[n, D]: the gradient of each row's log-likelihood (``train_step.score_vectors``)."""
+        """[n, D]: a cheap stand-in for each row's score vector.
+
+        The gradient of its log-likelihood by one shift of all its final hidden states
+        (``train_step.score_vectors``).
+        """
         return np.stack(self._for_rows(train_step.score_vectors, rows))
 
     def _for_rows(self, function: RowsFunction, rows: Sequence[Row]) -> list[np.ndarray]:
@@ -186,7 +193,7 @@ class Policy:
         return [results[i] for i in range(len(rows))]
 
     def _compiled_size(self, count: int) -> int:
-        """Sequences of the compiled batch for so many: a quarter of the size where that will do."""
+        """batch_size, or a quarter of it for a small remainder: two compiled sizes."""
         quarter = self.batch_size // 4
         shards = 1 if self.mesh is None else self.mesh.size
         return quarter if count <= quarter and quarter % shards == 0 else self.batch_size

@@ -32,7 +32,7 @@ class Sample:
     example: Example
     index: int  # which of the example's samples
     hinted: bool
-    prompt_ids: np.ndarray  # [P] int32: the prompt without a hint, which it trains after
+    prompt_ids: np.ndarray  # [P] int32: the prompt without the hint, before it in a training row
     tokens: np.ndarray  # [N] int32, the end token included
     logprobs: np.ndarray  # [N] float32, of the temperature-scaled, untruncated distribution
     finished: bool  # ended with an end token; False = cut off by the length limit
@@ -48,7 +48,7 @@ class Sample:
 
     @property
     def key(self) -> tuple[int, int, bool]:
-        """What tells it from the other samples of a round."""
+        """What tells it from the other samples of its round: example id, sample index, hinted."""
         return self.example.id, self.index, self.hinted
 
 
@@ -101,9 +101,9 @@ class Rollout:
     def worked_row(
         self, example: Example, *, hint: bool = False, direct: bool = False
     ) -> Row | None:
-        """What a given rationale (``direct``: the answer alone) trains.
+        """A training row of the example's own rationale (``direct``: of its answer alone).
 
-        None where it is too long for a sequence.
+        None where it is longer than a sequence.
         """
         text = self.task.target(example, direct)
         completion = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
@@ -132,8 +132,9 @@ class Rollout:
     ) -> list[Sample]:
         """``num_samples`` graded samples of each example, in the order of the examples.
 
-        temperature: None is the rollout's own. Each process grades the samples that its own devices
-        hold, and the verdicts are then gathered.
+        temperature: None is the rollout's own; top_k and top_p stay as they are. Each process
+        grades the samples that its own devices hold, and the grades are then gathered. A hinted and
+        a plain sample of one example and index share their noise.
         """
         plain = [self.prompt_ids(e) for e in examples]
         asked = [self.prompt_ids(e, hint=True) for e in examples] if hint else plain
@@ -165,7 +166,7 @@ class Rollout:
         return [samples[n] for n in range(len(requests))]
 
     def sample_one(self, request: Request) -> Generated:
-        """One completion, not graded."""
+        """A batch whose sequence 0 is the completion, not graded."""
         [generated] = self.policy.generate([request], **self._draw_options(None))
         return generated
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import algorithms, config, experiment, metrics, multihost, workdir
 from reasoning_jax.algorithms import Algorithm, Memory, SideModel
-from reasoning_jax.errors import MissingFileError
+from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.model.decoder import Params
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import checkpoint, optim, state
@@ -45,7 +45,7 @@ class Stage(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True)
 class Run:
-    """What changes in the course of a run, and what it is trained with."""
+    """A run in progress: its config, its fixed parts, and the state that changes."""
 
     cfg: ConfigDict
     dir: Path
@@ -53,7 +53,7 @@ class Run:
     base_stage: Stage | None  # None where no base model is trained
     method_stage: Stage
     writer: metrics.Writer
-    abstract: state.TrainState
+    abstract: state.TrainState  # shapes and shardings of ``state``; its placeholder at first
     state: state.TrainState
     memory: Memory
     position: Position = dataclasses.field(default_factory=Position)
@@ -72,7 +72,7 @@ class Run:
         n = self.position.round
         return n % self.cfg.eval.every == 0 or n == self.cfg.rounds.count
 
-    def is_saturated(self) -> bool:
+    def is_out_of_patience(self) -> bool:
         """Whether accuracy has not gained for ``rounds.patience`` evaluations."""
         return 0 < self.cfg.rounds.patience <= self.position.evaluations_without_gain
 
@@ -83,7 +83,10 @@ class Run:
         return self.method_stage.algorithm.side_model_of(self.position.round, self.cfg)
 
     def base_params(self) -> Params:
-        """The parameters that round 0 ended with, from disk; MissingFileError without them."""
+        """A fresh copy of the parameters that round 0 ended with: an update may donate it.
+
+        From disk; MissingFileError where they are gone.
+        """
         restored = checkpoint.restore(self.dir / "base", self.abstract.params)
         if restored is None:
             raise MissingFileError(
@@ -93,7 +96,7 @@ class Run:
         return restored.params
 
     def kept_base_params(self) -> Params:
-        """The same, read once and kept on the devices."""
+        """The same, read once and kept on the devices to compare with; no update gets it."""
         if self._base_params is None:
             self._base_params = self.base_params()
         return self._base_params
@@ -103,7 +106,10 @@ class Run:
 
 
 def base_config(cfg: ConfigDict) -> ConfigDict:
-    """The config of round 0: one round of the base's method on the base's split."""
+    """The config of round 0: the experiment's, with the base's method, split and learning rate.
+
+    Growth 1 and increment 0, as the schedule is asked for round 0.
+    """
     base = cfg.copy_and_resolve_references()
     with base.unlocked():
         base.algorithm = base.base.algorithm
@@ -119,12 +125,13 @@ def base_config(cfg: ConfigDict) -> ConfigDict:
 
 
 def start(cfg: ConfigDict, directory: Path) -> Run:
-    """The newest checkpoint, or a new run from ``base.init_from`` or random parameters.
+    """The run from its newest checkpoint, or a new one from ``base.init_from`` or random
+    parameters.
 
     What is wrong with the config or the data is said now, not in the round that first meets it.
     """
     exp = experiment.make(cfg)
-    base_stage = _stage(exp, base_config(cfg)) if cfg.base.num_updates else None
+    base_stage = _base_stage(exp, cfg) if cfg.base.num_updates else None
     for split in (cfg.eval.split, "test"):
         exp.load(split)
     method_stage = _stage(exp, cfg)
@@ -159,6 +166,17 @@ def _stage(exp: experiment.Experiment, cfg: ConfigDict) -> Stage:
     )
 
 
+def _base_stage(exp: experiment.Experiment, cfg: ConfigDict) -> Stage:
+    stage = _stage(exp, base_config(cfg))
+    needs_more = stage.algorithm.begin or stage.algorithm.side_model
+    if needs_more or stage.algorithm.init_memory is not algorithms.no_memory:
+        raise UserError(
+            f"config.base.algorithm.name: {stage.algorithm.name} keeps a memory or a side model; "
+            "the base model needs a method without, such as sft."
+        )
+    return stage
+
+
 def _claim(cfg: ConfigDict, directory: Path) -> None:
     path = directory / "config.json"
 
@@ -179,7 +197,7 @@ def _resume(run: Run) -> bool:
     run.position = position = Position(**restored.meta)
     # It may have been given more rounds since, or fewer.
     more_rounds = position.round <= run.cfg.rounds.count
-    stopped_early = position.finished and run.is_saturated()
+    stopped_early = position.finished and run.is_out_of_patience()
     position.finished = stopped_early or not more_rounds
     if position.finished:
         multihost.print_once(f"{run.dir}: this run is finished.")
@@ -214,13 +232,17 @@ def restart(run: Run, params: Params) -> None:
 
 
 def note_position(run: Run) -> None:
-    """Before work that changes neither parameters nor memory until it is done."""
+    """Remembers where the run is, as what ``stop`` saves; before collecting or evaluating.
+
+    These change parameters and memory only at their end, so a run that is stopped within them is
+    saved as it was here.
+    """
     run.position.metrics_bytes = run.writer.size()
     run.resume_position = dataclasses.replace(run.position)
 
 
 def stop(run: Run) -> None:
-    """Saves a run that was told to stop amid such work; amid updates it has been saved already."""
+    """Saves a run that is stopped while it collects or evaluates; updates save it themselves."""
     if run.resume_position is not None:
         number = int(run.state.step) + run.resume_position.round
         if run.newest_checkpoint != number:
@@ -235,7 +257,7 @@ def save(run: Run, position: Position | None = None) -> None:
         position.metrics_bytes = run.writer.size()
     run.writer.flush()
     rest = {"state": run.state.replace(params=()), "memory": run.memory}
-    number = int(run.state.step) + position.round  # so that a round's end differs from its update
+    number = int(run.state.step) + position.round  # a round's end is not taken for its last update
     meta = dataclasses.asdict(position)
     keep = run.cfg.checkpoint.keep
     checkpoint.save(run.dir / "checkpoints", number, run.state.params, rest, meta, keep)

@@ -279,7 +279,7 @@ def test_updates_of_a_model_from_its_own_reference(tiny, settings, preference):
     rows = result.rows
     assert (result.memory < -1).all() and DPO.num_updates(3, len(rows), cfg) == 7
     batch = jax.tree.map(jnp.asarray, packing.pack(rows, multiple=2, length=48))
-    loss = dpo.loss(logprobs.score(params, batch, model_cfg), batch, cfg)
+    loss = dpo.loss(logprobs.compiled_token_logprobs(params, batch, model_cfg), batch, cfg)
     start = 0.5 if is_kto else math.log(2)
     assert float(loss.weight) == len(rows)
     assert float(loss.total / loss.weight) == pytest.approx(start, abs=1e-5)

@@ -356,7 +356,7 @@ def test_a_pair_is_worth_the_same_packed_alone_and_as_two_sequences(tiny):
             side = row["side"] == i
             alone.append([{key: row[key][side] for key in ("tokens", "weights")}])
     batch = packing.fill(alone, 14, 24)
-    each = (np.asarray(logprobs.score(params, batch, cfg)) * batch["weights"]).sum(1)
+    each = (np.asarray(logprobs.compiled_token_logprobs(params, batch, cfg)) * batch["weights"]).sum(1)
     np.testing.assert_allclose(sums[:7, 0], each.reshape(7, 2), rtol=1e-5)
 
 

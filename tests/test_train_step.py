@@ -333,7 +333,7 @@ def test_a_made_up_loss_is_all_that_the_update_asks_of_a_method(tiny):
     batch = make_batch(parts=4)
     _, metrics = stepper(stepper.fresh(), batch)
     rows = {k: jnp.asarray(v.reshape(B, S)) for k, v in batch.items()}
-    log_p = logprobs.score(tiny[1], rows, tiny[0])
+    log_p = logprobs.compiled_token_logprobs(tiny[1], rows, tiny[0])
     total = 2 * float(masked_sum(log_p, rows["weights"]))
     assert float(metrics["weight"]) == 40
     assert float(metrics["loss"]) == pytest.approx(total / 40, rel=1e-5)

@@ -40,7 +40,9 @@ class Collected:
     memory: Memory
     stats: Mapping[str, float] = dataclasses.field(default_factory=dict)  # logged as collect/*
     samples: Sequence[Sample] = ()  # as drawn
-    kept: set[SampleKey] = dataclasses.field(default_factory=set)  # those trained on
+    kept: set[SampleKey] = dataclasses.field(
+        default_factory=set
+    )  # those marked as kept in samples.jsonl and the report
     warnings: Sequence[str] = ()
 
 

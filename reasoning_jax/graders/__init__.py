@@ -5,9 +5,9 @@ comment) and
 
     grade(samples, policy, task, cfg) -> list[Grade]
 
-a batch at a time, so that a judge may ask a model. ``cfg`` is the whole experiment; a grader's own
-keys are in ``cfg.grader``. A module may also have ``check(cfg)``, which raises UserError for
-values that make no sense.
+a batch at a time, so that a judge may ask a model (with one process: each grades its own samples).
+``cfg`` is the whole experiment; a grader's own keys are in ``cfg.grader``. A module may also have
+``check(cfg)``, which raises UserError for values that make no sense.
 """
 
 from __future__ import annotations

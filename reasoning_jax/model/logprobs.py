@@ -57,7 +57,9 @@ def of_hidden(
     return jnp.where(inside, out, 0.0)
 
 
-score = partial(jax.jit, static_argnames="cfg")(token_logprobs)  # compiled, outside an update
+compiled_token_logprobs = partial(jax.jit, static_argnames="cfg")(
+    token_logprobs
+)  # compiled, outside an update
 
 
 def of_targets(

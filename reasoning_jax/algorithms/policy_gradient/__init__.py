@@ -45,7 +45,7 @@ from reasoning_jax.tasks import Example
 from reasoning_jax.training.losses import Loss, masked_sum
 from reasoning_jax.training.rows import Row, completion_row
 
-__all__ = ["BATCH", "CHARTS", "Config"]
+__all__ = ["BATCH", "CHARTS", "Config", "collect", "loss"]
 BATCH = ("weights", "advantage", "old", "normaliser")
 
 

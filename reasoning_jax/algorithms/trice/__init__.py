@@ -17,8 +17,9 @@ examples:
 
     gradient = 1 / sum c' * sum_m c'_m [grad log p(z'_m | x_m) - beta_m grad log p(z~_m | x_m)]
 
-The last term is the control variate: E[grad log p(z~ | x)] = 0, so for valid chains any beta_m that
-does not look at z~_m leaves the mean as it is. ``control_variate`` is "none" (beta 0), "batch" (the
+The last term is the control variate: E[grad log p(z~ | x)] = 0, so where the state was right before
+the step (c(z, y) = 1) any beta_m that does not look at z~_m leaves the mean as it is. A chain that
+is valid through z~_m alone counts 1 - beta_m. ``control_variate`` is "none" (beta 0), "batch" (the
 paper's: how often the other examples of the batch accept) or "history" (ours: control_variate.py).
 ``stochastic`` takes p(y | x, z) for c: stochastic.py.
 """
@@ -38,7 +39,7 @@ from reasoning_jax.algorithms.trice import control_variate as cv
 from reasoning_jax.algorithms.trice import gradient, stochastic
 from reasoning_jax.algorithms.trice.chains import Chains
 from reasoning_jax.algorithms.trice.charts import CHARTS
-from reasoning_jax.algorithms.trice.gradient import coefficients
+from reasoning_jax.algorithms.trice.gradient import Coefficients, coefficients
 from reasoning_jax.errors import UserError
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.sampling.methods import check_untruncated
@@ -47,7 +48,7 @@ from reasoning_jax.tokenizer import Tokenizer
 from reasoning_jax.training.losses import Loss, sequence_nll
 from reasoning_jax.training.rows import completion_row
 
-__all__ = ["BATCH", "CHARTS", "Config"]
+__all__ = ["BATCH", "CHARTS", "Config", "collect", "loss"]
 BATCH = ("weights", "normaliser")
 
 
@@ -58,7 +59,9 @@ class Config:
     stochastic: bool = False  # p(y | x, z) is the model's own, not whether the answer is right
     subsample: int = 0  # terms of a gradient, by systematic resampling; 0 = all
     max_age: int = 0  # a chain without an acceptance in so many visits is left out; 0 = never
-    measure_every: int = 10  # rounds between measurements of the gradient's variance; 0 = never
+    # Rounds between measurements of the gradient's variance, from which "history" learns; 0 =
+    # never.
+    measure_every: int = 10
 
 
 def check(cfg: ConfigDict) -> None:
@@ -71,13 +74,28 @@ def check(cfg: ConfigDict) -> None:
         )
     if a.control_variate != "none" and not cfg.rounds.online:
         raise UserError(
-            "config.algorithm.control_variate: after the first of a round's updates only 'none' "
-            "is unbiased."
+            f"config.algorithm.control_variate: {a.control_variate!r} needs rounds.online=True; "
+            "with many updates a round the proposals are soon not the model's own: set 'none'."
         )
     if cfg.rounds.online and cfg.rounds.updates != 1:
         raise UserError(
-            "config.rounds.updates: where rounds.online, a second update on the same proposals "
-            "would be off-policy: 1."
+            "config.rounds.updates: with rounds.online it must be 1; a second update would find "
+            "proposals of an older model."
+        )
+    if cfg.rounds.online and cfg.rounds.restart:
+        raise UserError(
+            "config.rounds.restart: with rounds.online an update must start from the model that "
+            "drew the proposals: False."
+        )
+    if a.control_variate == "history" and not a.measure_every:
+        raise UserError(
+            "config.algorithm.measure_every: control_variate='history' learns from measurements: "
+            "above 0."
+        )
+    if a.refresh and not cfg.rounds.examples:
+        raise UserError(
+            "config.algorithm.refresh: it needs config.rounds.examples, or the same chains would "
+            "get every round's proposals."
         )
     if a.stochastic and a.subsample:
         raise UserError("config.algorithm.subsample: it needs config.algorithm.stochastic=False.")
@@ -113,10 +131,12 @@ def collect(
     """One step of the chains of these examples, and the terms of the gradient."""
     a = cfg.algorithm
     rng = np.random.default_rng([cfg.seed, round])
-    examples, indices = _by_need(chains, examples, cfg)
-    memory_correct = mcmc.valid(chains, a.max_age)[indices]  # c(z)
+    examples, indices = _order_for_proposals(chains, examples, cfg)
+    memory_correct = mcmc.valid(chains, a.max_age)[indices]  # c(z), and not expired
 
-    # Propose z~ for all chains, or for the first of them, and accept or reject.
+    # Propose z~ for all chains, or for the first of them, and accept or reject. ``drawn`` is z~ as
+    # the model wrote it, for the control variate; ``proposals`` is what may become the state, with
+    # stochastic answers z~ with the right answer in the place of its own.
     proposed = slice(a.refresh or len(indices))
     drawn = rollout(examples[proposed])
     if a.stochastic:
@@ -128,7 +148,8 @@ def collect(
         proposals = drawn
         accepted = np.array([s.correct for s in drawn])  # c(z~)
 
-    # The coefficient of each proposal's control variate, by the three ways.
+    # All three control variates: one is used, and compared with the others when variance is
+    # measured.
     rates = cv.acceptance_rates(chains, indices[proposed])
     betas = {
         "none": 0.0 * rates,
@@ -139,10 +160,7 @@ def collect(
     proposal_correct[proposed] = accepted
     beta = np.zeros(len(indices))
     beta[proposed] = betas[a.control_variate]
-    terms = coefficients(proposal_correct, memory_correct, beta)
-    if a.stochastic:
-        # A state has the right answer, its proposal the one that was sampled: always two terms.
-        terms = terms._replace(memory=1.0 * terms.valid, proposal=terms.valid * terms.beta)
+    terms = _terms(a.stochastic, proposal_correct, memory_correct, beta)
 
     chains = mcmc.step(chains, indices[proposed], proposals, accepted)
     chains = cv.count_acceptances(chains, accepted)
@@ -156,11 +174,12 @@ def collect(
         "beta": float(terms.beta[proposed].sum() / max(valid.sum(), 1)),
         "kept_rows": len(rows),
     }
-    if a.measure_every and round % a.measure_every == 0 and valid.sum() > 1:
+    is_measured = a.measure_every and round % a.measure_every == 0
+    if is_measured and valid.sum() > 1:  # a variance needs two terms
         vectors = _score_vectors(rollout, states[proposed], drawn)
         memory_vectors, proposal_vectors = vectors[:, valid]
         for name, b in zip(("basic", "paper", "ours"), betas.values(), strict=True):
-            measured = coefficients(accepted, memory_correct[proposed], b)
+            measured = _terms(a.stochastic, accepted, memory_correct[proposed], b)
             stats[f"variance_{name}"] = cv.variance(
                 measured.memory[valid], measured.proposal[valid], memory_vectors, proposal_vectors
             )
@@ -176,12 +195,27 @@ def collect(
     )
 
 
-def _by_need(
+def _terms(
+    stochastic_answers: bool,
+    proposal_correct: np.ndarray,
+    memory_correct: np.ndarray,
+    beta: np.ndarray,
+) -> Coefficients:
+    """``coefficients``, and those of stochastic answers."""
+    terms = coefficients(proposal_correct, memory_correct, beta)
+    if not stochastic_answers:
+        return terms
+    # z' ends in the right answer and z~ in the sampled one: two sequences even where accepted.
+    return terms._replace(memory=1.0 * terms.valid, proposal=terms.valid * terms.beta)
+
+
+def _order_for_proposals(
     chains: Chains, examples: Sequence[Example], cfg: ConfigDict
 ) -> tuple[Sequence[Example], np.ndarray]:
-    """The examples and the indices of their chains.
+    """These examples and the indices of their chains.
 
-    With ``refresh`` those that have yet to find a right answer come first: they get proposals.
+    With ``refresh`` chains that are not valid (a wrong state, or an expired one) come first, as
+    only the first ``refresh`` get a proposal.
     """
     indices = mcmc.indices_of(chains, examples)
     if not cfg.algorithm.refresh:
@@ -215,5 +249,8 @@ def programs(cfg: ConfigDict) -> Programs:
 
 
 def loss(logprobs: jax.Array, batch: Mapping[str, jax.Array], cfg: ConfigDict) -> Loss:
-    """Negative log-likelihood of whole rationales with signed weights, divided by sum c'."""
+    """Negative log-likelihood of whole rationales with signed weights.
+
+    Divided by sum c' where rounds.online, else by what the batch's rows carry of it.
+    """
     return sequence_nll(logprobs, batch)

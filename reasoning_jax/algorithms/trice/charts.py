@@ -7,7 +7,7 @@ from reasoning_jax.charts import Chart, Curve
 CHARTS = (
     Chart(
         title="Chains",
-        note="accepted: of a round's proposals; valid, expired: of all chains",
+        note="accepted: of a round's proposals; valid: of its chains; expired: of all",
         curves=(
             Curve("collect", "collect/accepted", "accepted"),
             Curve("collect", "collect/valid", "valid"),

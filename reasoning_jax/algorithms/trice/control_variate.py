@@ -6,7 +6,8 @@ model and pi = p(correct). The best b is pi V / F. The paper's, b = pi of the ba
 1; it is far from 1 where few rationales lead to the answer, and then the paper's b makes the
 variance larger. Ours is b_m = rho pi_m: pi_m from the chain's own acceptances, rho, the one V / F
 for all, by least squares of s(z') on pi s(z~). Both come from earlier rounds only and know nothing
-of the proposals that they multiply, so that the gradient's mean stays as it is.
+of the proposals that they multiply, so that the gradient's mean stays as it is for chains whose
+state was right before.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def fit(
 ) -> Chains:
     """Adds to the sums of the least squares.
 
-    rates: [M]; the score vectors [M, D] of z' and z~, in any projection: ``score_vectors``.
+    rates: [M]; the score vectors [M, D] of z' and z~, or a proxy of them: ``Policy.score_vectors``.
     """
     product = (rates * (memory_vectors * proposal_vectors).sum(-1)).sum()
     square = (rates**2 * (proposal_vectors**2).sum(-1)).sum()

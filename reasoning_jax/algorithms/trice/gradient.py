@@ -1,5 +1,4 @@
-"""The terms of TRICE's gradient: which log-likelihoods of a minibatch it takes, and how much of
-each.
+"""TRICE's gradient as a weighted sum of log-likelihoods: the weights, and the rows to train on.
 
 Shapes: M chains of a minibatch, of which the first R get a proposal.
 """
@@ -24,8 +23,8 @@ class Coefficients(NamedTuple):
 
     valid: np.ndarray  # bool: c'
     beta: np.ndarray
-    memory: np.ndarray
-    proposal: np.ndarray
+    memory: np.ndarray  # of the state z' in the chain's memory
+    proposal: np.ndarray  # of the proposal z~, subtracted
     normaliser: int  # sum c'
 
 
@@ -84,7 +83,8 @@ def rows(
     """The rows whose weighted log-likelihoods have the gradient of ``terms``.
 
     states: the tokens of z' of all M chains, among them the accepted proposals; drawn: the R
-    proposals z~. With ``count`` so many terms are drawn from them.
+    proposals z~. count: 0 takes all terms, else so many are drawn by
+    ``subsample``.
     """
     weights = np.concatenate([terms.memory, -terms.proposal[: len(drawn)]])
     if count:
@@ -92,10 +92,11 @@ def rows(
         # A term that was drawn twice is one row of twice the weight.
         weights = np.bincount(indices, draw_weights, minlength=len(weights))
     used = np.flatnonzero(weights)
+    # Split evenly, so that the rows' normalisers add up to sum c'.
     normaliser = terms.normaliser / max(len(used), 1)
     tokens = [*states, *(s.tokens for s in drawn)]
-    questions = [*examples, *(s.example for s in drawn)]
+    row_examples = [*examples, *(s.example for s in drawn)]
     return [
-        weighted_row(rollout.prompt_ids(questions[i]), tokens[i], weights[i], normaliser)
+        weighted_row(rollout.prompt_ids(row_examples[i]), tokens[i], weights[i], normaliser)
         for i in used
     ]
