@@ -227,9 +227,7 @@ def completions(limit: int) -> list[np.ndarray]:
     The unfinished ones are cut off.
     """
     others = [t for t in range(TOK.vocab_size) if t != TOK.eos_id]
-    finished = [
-        (*z, TOK.eos_id) for n in range(limit) for z in itertools.product(others, repeat=n)
-    ]
+    finished = [(*z, TOK.eos_id) for n in range(limit) for z in itertools.product(others, repeat=n)]
     cut_off = itertools.product(others, repeat=limit)
     return [np.array(z, np.int32) for z in (*finished, *cut_off)]
 

@@ -214,7 +214,7 @@ def test_a_rate_that_looks_at_its_own_proposal_is_biased(toys):
 
 
 def test_two_forms_of_the_update():
-    """(1 - beta) on a right proposal; the memory up and the proposal down by beta on a wrong one."""
+    """(1 - beta) on a right proposal; on a wrong one the memory up, the proposal down by beta."""
     terms = coefficients([True, False], [True, True], np.array([0.25, 0.5]))
     assert terms.valid.all() and terms.beta.tolist() == [0.25, 0.5]
     assert terms.memory.tolist() == [0.75, 1.0] and terms.proposal.tolist() == [0.0, 0.5]

@@ -379,9 +379,7 @@ def collect(script, **changes):
         max_length=256,
         token_logprobs=lambda row: np.full(len(row["tokens"]), -1.5, np.float32),
     )
-    roll = scripted.rollout(
-        script, kind=scripted.Groups, policy=policy, base_params=lambda: "base"
-    )
+    roll = scripted.rollout(script, kind=scripted.Groups, policy=policy, base_params=lambda: "base")
     rounds = {"online": True, "restart": False}
     cfg = settings(rounds=rounds, **{"num_samples": len(script[0]), **changes})
     result = pg.collect(roll, [example(i, 10 + i, 40) for i in script], (), 1, cfg)
@@ -567,7 +565,9 @@ def test_a_reward_is_a_sum_and_only_a_whole_right_answer_earns_one():
     unparsed = dataclasses.replace(tagged, verdict=UNPARSED)
     truncated = dataclasses.replace(tagged, verdict=TRUNCATED, finished=False)
     assert score(unparsed, cfg) == score(truncated, cfg) == 0.5
-    (wrong,) = graders.make(cfg, dataclasses.replace(TASK, extract=lambda text: "b"))([tagged], None)
+    (wrong,) = graders.make(cfg, dataclasses.replace(TASK, extract=lambda text: "b"))(
+        [tagged], None
+    )
     assert wrong.verdict == WRONG and wrong.score == 0.5
     seventh = dataclasses.replace(right, example=example(7), index=2)
     sentence = r"^Example 7, sample 2: its reward nan is not a number\.$"

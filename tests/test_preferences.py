@@ -26,7 +26,9 @@ def record(shape, seed=0):
     prompt, *sides = (rng.integers(3, 20, n).tolist() for n in shape)
     row = pair_row(prompt, sides)
     lp = -rng.uniform(0.1, 3.0, len(row["tokens"])).astype(np.float32)
-    row["lp"] = np.where(row["weights"] > 0, lp, np.nan)  # what a prompt's token has does not matter
+    row["lp"] = np.where(
+        row["weights"] > 0, lp, np.nan
+    )  # what a prompt's token has does not matter
     return attach(row, "ref", [of(row, i).sum() + rng.normal() for i in (0, 1)])
 
 
@@ -96,7 +98,8 @@ def one_pair(policy, reference, lengths=(1, 1)):
 
 
 @pytest.mark.parametrize(
-    "kind, lengths, value", [("dpo", (3, 9), 0.598139), ("ipo", (3, 9), 9.0), ("ipo_mean", (1, 1), 9.0)]
+    "kind, lengths, value",
+    [("dpo", (3, 9), 0.598139), ("ipo", (3, 9), 9.0), ("ipo_mean", (1, 1), 9.0)],
 )
 def test_a_pair_by_hand(kind, lengths, value):
     """beta 0.1, log-probs -10 and -12, both references -11: h = 2.
@@ -277,9 +280,7 @@ def test_the_shortest_pairs_fill_a_sequence(length):
 
 def verdicts(labels, seed=0):
     rows = [record(shape, seed) for shape in SHAPES[: len(labels)]]
-    return [
-        attach(row, "desirable", (label, 0)) for row, label in zip(rows, labels, strict=True)
-    ]
+    return [attach(row, "desirable", (label, 0)) for row, label in zip(rows, labels, strict=True)]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -330,7 +331,7 @@ def test_kto_starts_at_half_of_lambda():
 
 
 def test_a_pair_is_worth_the_same_packed_alone_and_as_two_sequences(tiny):
-    """Loss and gradient of the parameters of ragged pairs: packed beside others, and one a sequence.
+    """Loss and gradient of the parameters of ragged pairs: packed together, and one a sequence.
 
     And a side's log-likelihood is that of the side alone.
     """
@@ -356,7 +357,9 @@ def test_a_pair_is_worth_the_same_packed_alone_and_as_two_sequences(tiny):
             side = row["side"] == i
             alone.append([{key: row[key][side] for key in ("tokens", "weights")}])
     batch = packing.fill(alone, 14, 24)
-    each = (np.asarray(logprobs.compiled_token_logprobs(params, batch, cfg)) * batch["weights"]).sum(1)
+    each = (
+        np.asarray(logprobs.compiled_token_logprobs(params, batch, cfg)) * batch["weights"]
+    ).sum(1)
     np.testing.assert_allclose(sums[:7, 0], each.reshape(7, 2), rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""STaR: what it keeps, what it never keeps, its schedule, and the gradient its filter stands for."""
+"""STaR: what it keeps, what it never keeps, its schedule, and the gradient behind its filter."""
 
 from __future__ import annotations
 

@@ -106,8 +106,38 @@ def test_rows_of_a_round():
     assert not any(hinted in text for text in texts)
 
 
+def vector(row):
+    """A made-up score vector of a completion."""
+    completion = row["tokens"][row["weights"] > 0]
+    return [np.cos(completion.sum()), len(completion) / 10]
+
+
+def test_a_measurement():
+    """The variance is that of the terms of a round: two of each valid chain, accepted or not."""
+    rounds = {"online": True}
+    cfg = config("trice", rounds=rounds, control_variate="none", stochastic=True, measure_every=1)
+    cfg.sampling.temperature, cfg.sampling.max_new_tokens = 1.0, 96
+    roll = scripted.rollout(
+        SCRIPT,
+        max_length=128,
+        max_new_tokens=96,
+        token_logprobs=answer_logprobs,
+        vector=vector,
+    )
+    chains = trice.begin(roll, EXAMPLES, trice.init_memory(cfg, 4), cfg).memory
+    stats = trice.collect(roll, EXAMPLES, chains, 1, cfg).stats
+    method, asked = roll.policy.calls[-1]
+    assert method == "score_vectors" and len(asked) == 8
+    states = np.array([vector(row) for row in asked[:3]])
+    proposals = np.array([vector(row) for row in asked[4:7]])
+    for name, beta in (("basic", [0, 0, 0]), ("paper", [0.5, 0.5, 1.0])):
+        g = states - np.array(beta)[:, None] * proposals
+        variance = ((g - g.mean(0)) ** 2).sum() / 2 / 3
+        assert stats[f"variance_{name}"] == pytest.approx(variance)
+
+
 def test_what_cannot_go_together():
-    rounds = {"online": True, "updates": 1}
+    rounds = {"online": True, "restart": False, "updates": 1, "growth": 1.0}
     cfg = config("trice", rounds=rounds, stochastic=True, subsample=3)
     cfg.sampling.temperature = 1.0
     with pytest.raises(ValueError, match=r"config\.algorithm\.subsample"):

@@ -144,7 +144,8 @@ def rollout(script):
 
 
 def settings(*, rounds=None, **changes):
-    rounds = {"online": True, "updates": 1, "growth": 1.0, "increment": 0, **(rounds or {})}
+    one_update = {"online": True, "restart": False, "updates": 1, "growth": 1.0, "increment": 0}
+    rounds = one_update | (rounds or {})
     changes = {"control_variate": "batch", "measure_every": 0, **changes}
     cfg = config("trice", rounds=rounds, **changes)
     cfg.sampling.temperature = 1.0
@@ -459,7 +460,7 @@ def test_control_variates_by_name_and_when():
     with pytest.raises(ValueError, match=rf"{key}'papers' is not none, batch or history\.$"):
         trice.check(settings(control_variate="papers"))
     offline = {"online": False, "updates": 7, "increment": 2}
-    with pytest.raises(ValueError, match=rf"{key}.* only 'none' is unbiased\.$"):
+    with pytest.raises(ValueError, match=rf"{key}'history' needs .*: set 'none'\.$"):
         trice.check(settings(control_variate="history", rounds=offline))
     cfg = settings(control_variate="none", rounds=offline)
     trice.check(cfg)
@@ -467,11 +468,28 @@ def test_control_variates_by_name_and_when():
     assert [TRICE.num_updates(3, 10, c) for c in (cfg, settings())] == [11, 1]
 
 
-@pytest.mark.parametrize("updates", [0, 2])
-def test_an_online_round_has_one_update(updates):
-    sentence = r"^config\.rounds\.updates: where rounds\.online, .* off-policy: 1\.$"
+@pytest.mark.parametrize(
+    "key, value", [("updates", 0), ("updates", 2), ("growth", 1.2), ("increment", 1)]
+)
+def test_every_online_round_has_one_update(key, value):
+    sentence = rf"^config\.rounds\.[^\n]*{key}[^\n]*: with rounds\.online [^\n]*\.$"
     with pytest.raises(ValueError, match=sentence):
-        trice.check(settings(rounds={"updates": updates}))
+        trice.check(settings(rounds={key: value}))
+    offline = {"online": False, key: value}
+    trice.check(settings(rounds=offline, control_variate="none"))
+
+
+def test_other_settings_that_cannot_be():
+    with pytest.raises(ValueError, match=r"^config\.rounds\.restart: with rounds\.online"):
+        trice.check(settings(rounds={"restart": True}))
+    with pytest.raises(ValueError, match=r"^config\.algorithm\.measure_every: .*: above 0\.$"):
+        trice.check(settings(control_variate="history", measure_every=0))
+    trice.check(settings(control_variate="history", measure_every=1))
+    with pytest.raises(
+        ValueError, match=r"^config\.algorithm\.refresh: .*config\.rounds\.examples"
+    ):
+        trice.check(settings(refresh=3))
+    trice.check(settings(rounds={"examples": 10}, refresh=3))
 
 
 def test_a_minibatch_of_other_data_is_refused():

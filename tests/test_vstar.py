@@ -152,7 +152,8 @@ def test_the_verifier_sees_pairs_of_a_right_and_a_wrong_solution_of_one_question
         assert prompt == other
         i = int(prompt.split("+")[0]) - 10
         right, wrong = (
-            [TOK.decode(t) for t in vstar.solutions(memory, i, correct)] for correct in (True, False)
+            [TOK.decode(t) for t in vstar.solutions(memory, i, correct)]
+            for correct in (True, False)
         )
         assert chosen in right or (i == 3 and chosen == addition.target(EXAMPLES[3]))
         assert rejected in wrong

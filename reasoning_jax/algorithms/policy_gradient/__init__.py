@@ -200,11 +200,15 @@ def _row(
 # ---- the M-step --------------------------------------------------------------------------------
 
 
+def _has_kl_term(cfg: ConfigDict) -> bool:
+    """Whether the loss has a KL term: k1 is in the rewards."""
+    return cfg.algorithm.kl != 0 and cfg.algorithm.kl_kind != "k1"
+
+
 def programs(cfg: ConfigDict) -> Programs:
     a = cfg.algorithm
-    in_loss = a.kl > 0 and a.kl_kind != "k1"
-    arrays = (*BATCH, "ref") if in_loss else BATCH
-    return Programs(updates={"": arrays}, logprobs=a.kl > 0, keeps_base=a.kl > 0)
+    arrays = (*BATCH, "ref") if _has_kl_term(cfg) else BATCH
+    return Programs(updates={"": arrays}, logprobs=a.kl != 0, keeps_base=a.kl != 0)
 
 
 def loss(logprobs: jax.Array, batch: Mapping[str, jax.Array], cfg: ConfigDict) -> Loss:
@@ -223,7 +227,7 @@ def loss(logprobs: jax.Array, batch: Mapping[str, jax.Array], cfg: ConfigDict) -
     clipped = jnp.clip(ratio, 1 - a.clip_low, 1 + a.clip_high) * advantage
     objective = jnp.minimum(unclipped, clipped)
     means = {}
-    if "ref" in batch:
+    if _has_kl_term(cfg):
         d = jnp.where(weights != 0, logprobs - batch["ref"], 0.0)
         kl = jnp.expm1(-d) + d if a.kl_kind == "k3" else d**2 / 2
         objective = objective - a.kl * kl

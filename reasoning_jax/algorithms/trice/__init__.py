@@ -77,10 +77,11 @@ def check(cfg: ConfigDict) -> None:
             f"config.algorithm.control_variate: {a.control_variate!r} needs rounds.online=True; "
             "with many updates a round the proposals are soon not the model's own: set 'none'."
         )
-    if cfg.rounds.online and cfg.rounds.updates != 1:
+    schedule = cfg.rounds.updates, cfg.rounds.growth, cfg.rounds.increment
+    if cfg.rounds.online and schedule != (1, 1.0, 0):
         raise UserError(
-            "config.rounds.updates: with rounds.online it must be 1; a second update would find "
-            "proposals of an older model."
+            "config.rounds.updates, growth, increment: with rounds.online they must be 1, 1.0 and "
+            "0; a second update would find proposals of an older model."
         )
     if cfg.rounds.online and cfg.rounds.restart:
         raise UserError(
