@@ -132,7 +132,8 @@ def collect(
     rewards = all_rewards[chosen]
     reference: list[np.ndarray | None] = [None] * len(samples)
     if a.kl and samples:
-        reference = _base_logprobs(rollout, samples)
+        base_rows = [completion_row(s.prompt_ids, s.tokens) for s in samples]
+        reference = [*rollout.base_policy().completion_logprobs(base_rows)]
         drift = np.array(
             [(s.logprobs - ref).sum() for s, ref in zip(samples, reference, strict=True)]
         ).reshape(rewards.shape)
@@ -164,11 +165,6 @@ def collect(
         samples=[s for group in groups for s in group],
         kept={samples[i].key for i in trained},
     )
-
-
-def _base_logprobs(rollout: Rollout, samples: Sequence[Sample]) -> list[np.ndarray]:
-    rows = [completion_row(s.prompt_ids, s.tokens) for s in samples]
-    return rollout.base_policy().completion_logprobs(rows)
 
 
 def _row(
