@@ -39,7 +39,7 @@ from reasoning_jax.algorithms.trice import control_variate as cv
 from reasoning_jax.algorithms.trice import gradient, stochastic
 from reasoning_jax.algorithms.trice.chains import Chains
 from reasoning_jax.algorithms.trice.charts import CHARTS
-from reasoning_jax.algorithms.trice.gradient import Coefficients, coefficients
+from reasoning_jax.algorithms.trice.gradient import coefficients
 from reasoning_jax.errors import UserError
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.sampling.methods import check_untruncated
@@ -132,7 +132,7 @@ def collect(
     """One step of the chains of these examples, and the terms of the gradient."""
     a = cfg.algorithm
     rng = np.random.default_rng([cfg.seed, round])
-    examples, indices = _order_for_proposals(chains, examples, cfg)
+    examples, indices = mcmc.in_order_of_need(chains, examples, a.refresh, a.max_age)
     memory_correct = mcmc.valid(chains, a.max_age)[indices]  # c(z), and not expired
 
     # Propose z~ for all chains, or for the first of them, and accept or reject. ``drawn`` is z~ as
@@ -161,7 +161,7 @@ def collect(
     proposal_correct[proposed] = accepted
     beta = np.zeros(len(indices))
     beta[proposed] = betas[a.control_variate]
-    terms = _terms(a.stochastic, proposal_correct, memory_correct, beta)
+    terms = gradient.terms(a.stochastic, proposal_correct, memory_correct, beta)
 
     chains = mcmc.step(chains, indices[proposed], proposals, accepted)
     chains = cv.count_acceptances(chains, accepted)
@@ -180,7 +180,7 @@ def collect(
         vectors = _score_vectors(rollout, states[proposed], drawn)
         memory_vectors, proposal_vectors = vectors[:, valid]
         for name, b in zip(("basic", "paper", "ours"), betas.values(), strict=True):
-            measured = _terms(a.stochastic, accepted, memory_correct[proposed], b)
+            measured = gradient.terms(a.stochastic, accepted, memory_correct[proposed], b)
             stats[f"variance_{name}"] = cv.variance(
                 measured.memory[valid], measured.proposal[valid], memory_vectors, proposal_vectors
             )
@@ -194,36 +194,6 @@ def collect(
         kept={s.key for s, taken in zip(drawn, accepted, strict=True) if taken},
         warnings=warnings,
     )
-
-
-def _terms(
-    stochastic_answers: bool,
-    proposal_correct: np.ndarray,
-    memory_correct: np.ndarray,
-    beta: np.ndarray,
-) -> Coefficients:
-    """``coefficients``, and those of stochastic answers."""
-    terms = coefficients(proposal_correct, memory_correct, beta)
-    if not stochastic_answers:
-        return terms
-    # z' ends in the right answer and z~ in the sampled one: two sequences even where accepted.
-    return terms._replace(memory=1.0 * terms.valid, proposal=terms.valid * terms.beta)
-
-
-def _order_for_proposals(
-    chains: Chains, examples: Sequence[Example], cfg: ConfigDict
-) -> tuple[Sequence[Example], np.ndarray]:
-    """These examples and the indices of their chains.
-
-    With ``refresh`` chains that are not valid (a wrong state, or an expired one) come first, as
-    only the first ``refresh`` get a proposal.
-    """
-    indices = mcmc.indices_of(chains, examples)
-    if not cfg.algorithm.refresh:
-        return examples, indices
-    has_answer = mcmc.valid(chains, cfg.algorithm.max_age)[indices]
-    order = np.argsort(has_answer, kind="stable")
-    return [examples[i] for i in order], indices[order]
 
 
 def _score_vectors(

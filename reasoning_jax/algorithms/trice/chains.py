@@ -128,6 +128,21 @@ def indices_of(chains: Chains, examples: Sequence[Example]) -> np.ndarray:
     return indices
 
 
+def in_order_of_need(
+    chains: Chains, examples: Sequence[Example], refresh: int, max_age: int
+) -> tuple[Sequence[Example], np.ndarray]:
+    """These examples and the indices of their chains.
+
+    With ``refresh`` chains that are not valid (a wrong state, or an expired one) come first, as
+    only the first ``refresh`` get a proposal.
+    """
+    indices = indices_of(chains, examples)
+    if not refresh:
+        return examples, indices
+    order = np.argsort(valid(chains, max_age)[indices], kind="stable")
+    return [examples[i] for i in order], indices[order]
+
+
 def fingerprint(example: Example) -> int:
     return zlib.crc32(f"{example.question}\n{example.answer}".encode())
 

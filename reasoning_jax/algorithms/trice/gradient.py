@@ -53,6 +53,20 @@ def coefficients(
     )
 
 
+def terms(
+    stochastic_answers: bool,
+    proposal_correct: np.ndarray,
+    memory_correct: np.ndarray,
+    beta: np.ndarray,
+) -> Coefficients:
+    """``coefficients``, and those of stochastic answers."""
+    plain = coefficients(proposal_correct, memory_correct, beta)
+    if not stochastic_answers:
+        return plain
+    # z' ends in the right answer and z~ in the sampled one: two sequences even where accepted.
+    return plain._replace(memory=1.0 * plain.valid, proposal=plain.valid * plain.beta)
+
+
 def subsample(
     weights: np.ndarray, signs: np.ndarray, count: int, u: float
 ) -> tuple[np.ndarray, np.ndarray]:
