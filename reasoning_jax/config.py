@@ -92,7 +92,10 @@ def load(argument: str) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise UserError(f"--config: {name} has no function get_config.")
     try:
-        return module.get_config(arg)
+        cfg = module.get_config(arg)
+        if not isinstance(cfg, ConfigDict):
+            raise UserError("get_config does not return a config.")
+        return cfg
     except ValueError as error:
         raise UserError(f"--config={argument}: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
@@ -128,12 +131,16 @@ def rebuild(folder: Path) -> ConfigDict:
 
 def from_saved(saved: Mapping[str, workdir.Json], path: Path | str) -> ConfigDict:
     """The config of the content of a config.json; what it does not say has its default."""
-    values = workdir.flat(legacy.upgrade(saved))
+    try:
+        values = workdir.flat(legacy.upgrade(saved))
+        names = {section: str(values[f"{section}.name"]) for section in MAKE_SECTION}
+    except KeyError as error:
+        raise UserError(f"{path}: the key {error.args[0]} is missing.") from None
     cfg = default.get_config(
-        algorithm=str(values["algorithm.name"]),
-        task=str(values["task.name"]),
-        grader=str(values["grader.name"]),
-        base=str(values["base.algorithm.name"]),
+        algorithm=names["algorithm"],
+        task=names["task"],
+        grader=names["grader"],
+        base=names["base.algorithm"],
     )
     keys = workdir.flat(cfg.to_dict())
     for key, value in values.items():
@@ -141,8 +148,12 @@ def from_saved(saved: Mapping[str, workdir.Json], path: Path | str) -> ConfigDic
             raise UserError(f"{path}: {key}={value!r} is not of a config of this version.")
         section, _, name = key.rpartition(".")
         holder = _section_of(cfg, section)
-        with cfg.unlocked():
-            holder[name] = tuple(value) if isinstance(value, list) else value
+        try:
+            with cfg.unlocked():
+                holder[name] = tuple(value) if isinstance(value, list) else value
+        except TypeError:
+            wanted = type(holder[name]).__name__
+            raise UserError(f"{path}: {key}={value!r}: this must be a {wanted}.") from None
     return cfg
 
 

@@ -37,6 +37,21 @@ POSITIVE = (
     "eval.every",
     "optim.max_skipped",
 )
+NOT_NEGATIVE = (
+    "seed",
+    "base.num_updates",
+    "rounds.count",
+    "rounds.examples",
+    "rounds.updates",
+    "rounds.increment",
+    "rounds.patience",
+    "rounds.min_kept_rows",
+    "optim.warmup",
+    "optim.clip_norm",
+    "eval.num_examples",
+    "eval.num_test",
+    "eval.test_every",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,6 +185,10 @@ def _check(cfg: ConfigDict) -> None:
         value = operator.attrgetter(key)(cfg)
         if value < 1:
             raise UserError(f"config.{key}: {value} is less than 1.")
+    for key in NOT_NEGATIVE:
+        value = operator.attrgetter(key)(cfg)
+        if value < 0:
+            raise UserError(f"config.{key}: {value} is less than 0.")
     make_method(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
     rounds = cfg.rounds
     if rounds.online and (rounds.growth != 1 or rounds.increment != 0):

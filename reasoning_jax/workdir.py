@@ -113,7 +113,10 @@ def read_config(workdir: Path) -> dict[str, Json]:
     """The config of a run; MissingFileError or UserError naming the file."""
     path = workdir / "config.json"
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError("not a JSON object")
+        return config
     except OSError:
         reason = "this is not the work directory of a run (it has no config.json)"
         raise MissingFileError(f"{workdir}: {reason}.") from None

@@ -217,3 +217,18 @@ def test_the_default_is_locked_and_has_the_keys_of_what_it_names():
     for unknown in ("algorithm", "task", "grader", "base"):
         with pytest.raises(UserError, match="'sta'"):
             default.get_config(**{unknown: "sta"})
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("[1, 2]", "this is not the config of a run"),
+        ("{}", "name is missing"),
+        ('{"algorithm": {"name": "star"}, "rounds": {"count": 2}}', "is missing"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_one_sentence_with_its_file(tmp_path, content, sentence):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=sentence) as caught:
+        config.rebuild(tmp_path)
+    assert "config.json" in str(caught.value)
