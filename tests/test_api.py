@@ -33,7 +33,7 @@ SMALL = {
     "sequence_length": 64,
     "sampling.max_new_tokens": 40,
     "sampling.batch_size": 32,
-    "checkpoint.every": 7,
+    "checkpoint.every": 16,
     "log_every": 2,
 }
 

@@ -374,8 +374,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_bits(config, fini
     assert err == "Interrupted; the same command goes on where it stopped.\n"
     code, out, err = finish("main", *arguments, cwd=tmp_path)
     assert code == 0 and not err
-    found = re.search(r"going on in round 1 after (\d+) updates", out.splitlines()[0])
-    assert found and int(found[1]) > 0  # saved then, and not at the last full checkpoint
+    match = re.search(r"going on in round 1 after (\d+) updates", out.splitlines()[0])
+    assert match and int(match[1]) > 0  # saved then, and not at the last full checkpoint
     assert saved(tmp_path / "run") == saved(finished)
 
 
@@ -447,12 +447,12 @@ def test_evaluate_prints_a_table_and_writes_a_file(finished, tmp_path):
     assert (code, err) == (0, [])
     for name in ("greedy", "maj@3", "pass@1", "pass@2", "pass@3", "digits 2", "±"):
         assert name in out
-    found = json.loads((run / "evaluation_validation.json").read_text())
+    written = json.loads((run / "evaluation_validation.json").read_text())
     logged = [json.loads(line) for line in before.decode().splitlines()]
     same = [
         m
         for m in logged
-        if m["phase"] == "eval" and m["split"] == "validation" and m["round"] == found["round"]
+        if m["phase"] == "eval" and m["split"] == "validation" and m["round"] == written["round"]
     ]
     for key in (
         "eval/accuracy",
@@ -460,9 +460,9 @@ def test_evaluate_prints_a_table_and_writes_a_file(finished, tmp_path):
         "eval/accuracy_stderr",
         "eval/truncated",
     ):
-        assert found[key] == same[-1][key]
-    assert found["eval/pass_at_1"] <= found["eval/pass_at_2"] <= found["eval/pass_at_3"]
-    assert found["samples"] == 3 and found["split"] == "validation"
+        assert written[key] == same[-1][key]
+    assert written["eval/pass_at_1"] <= written["eval/pass_at_2"] <= written["eval/pass_at_3"]
+    assert written["samples"] == 3 and written["split"] == "validation"
     assert (run / "metrics.jsonl").read_bytes() == before
 
 

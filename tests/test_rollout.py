@@ -81,8 +81,8 @@ def row_of(sample):
 
 
 def test_the_order_is_that_of_the_examples_and_every_index_draws_anew(samples):
-    found = [(s.example.id, s.index) for s in samples]
-    assert found == [(e.id, i) for e in EXAMPLES for i in range(5)]
+    keys = [(s.example.id, s.index) for s in samples]
+    assert keys == [(e.id, i) for e in EXAMPLES for i in range(5)]
     for e in EXAMPLES:
         # A lone end token may come twice.
         assert len({tuple(s.tokens) for s in samples if s.example is e}) >= 4
@@ -91,12 +91,12 @@ def test_the_order_is_that_of_the_examples_and_every_index_draws_anew(samples):
 def test_batches_order_and_number_of_samples_do_not_matter(make, samples):
     """Batches of eight, the last of a quarter's size; other neighbours, another queue."""
     mixed = [EXAMPLES[i] for i in (4, 2, 0, 5, 1, 3)]
-    found = make(batch_size=8)(mixed, num_samples=3)
+    drawn = make(batch_size=8)(mixed, num_samples=3)
     expected = {(s.example.id, s.index): s for s in samples}
     expected_content = [content(expected[e.id, i]) for e in mixed for i in range(3)]
-    assert [content(s) for s in found] == expected_content
+    assert [content(s) for s in drawn] == expected_content
     assert [content(s) for s in make(batch_size=8)(EXAMPLES[:1])] == [content(samples[0])]
-    for s in found:
+    for s in drawn:
         other = expected[s.example.id, s.index]
         np.testing.assert_allclose(s.logprobs, other.logprobs, atol=1e-5)
     assert make()([]) == []
@@ -125,12 +125,12 @@ def test_sampling_on_another_mesh_gives_the_samples_of_the_training_mesh(
         query = copies["layers"]["query"].sharding
         assert query.spec == jax.P(None, None, axis, None, None)
         assert dict(query.mesh.shape) == {"data": 8 // tensor, "fsdp": 1, "tensor": tensor}
-        found = other(EXAMPLES, num_samples=5)
-        [computed] = other.policy.completion_logprobs([row_of(found[0])])
-    assert [content(s) for s in found] == [content(s) for s in samples]
-    for s, expected in zip(found, samples, strict=True):
+        drawn = other(EXAMPLES, num_samples=5)
+        [computed] = other.policy.completion_logprobs([row_of(drawn[0])])
+    assert [content(s) for s in drawn] == [content(s) for s in samples]
+    for s, expected in zip(drawn, samples, strict=True):
         np.testing.assert_allclose(s.logprobs, expected.logprobs, atol=1e-5)
-    np.testing.assert_allclose(computed, found[0].logprobs, atol=1e-5)
+    np.testing.assert_allclose(computed, drawn[0].logprobs, atol=1e-5)
 
 
 def test_part_filled_batches_are_padded_to_two_sizes_only(make, monkeypatch):
@@ -185,10 +185,10 @@ def test_rows_hold_the_sampled_ids_and_never_the_hint(make, samples):
     Ids that decode to nothing, which text would lose, are kept.
     """
     roll = make()
-    found = roll(EXAMPLES, hint=True, num_samples=5)
-    assert all(s.hinted for s in found)
-    assert [s.tokens.tolist() for s in found] != [s.tokens.tolist() for s in samples]
-    for s in found:
+    drawn = roll(EXAMPLES, hint=True, num_samples=5)
+    assert all(s.hinted for s in drawn)
+    assert [s.tokens.tolist() for s in drawn] != [s.tokens.tolist() for s in samples]
+    for s in drawn:
         row, prompt = row_of(s), roll.prompt_ids(s.example).tolist()
         assert s.prompt_ids.tolist() == prompt
         assert row["tokens"].tolist() == prompt + s.tokens.tolist()
@@ -199,22 +199,22 @@ def test_rows_hold_the_sampled_ids_and_never_the_hint(make, samples):
         assert len(s.logprobs) == len(s.tokens) and (s.logprobs < 0).all()
         assert s.text == TOK.decode(s.tokens)
     # Ids that text would lose are there.
-    assert any({TOK.pad_id, TOK.bos_id} & set(s.tokens.tolist()) for s in found)
+    assert any({TOK.pad_id, TOK.bos_id} & set(s.tokens.tolist()) for s in drawn)
 
 
 def test_cut_off_and_empty_samples_are_never_correct(make):
     """Under a grader that calls everything correct."""
     lenient = make(task=LENIENT, grader=graders.make(CFG, LENIENT))
-    found = lenient(EXAMPLES, num_samples=20)
-    cut = [s for s in found if s.tokens[-1] != TOK.eos_id]
-    empty = [s for s in found if s.tokens.tolist() == [TOK.eos_id]]
-    rest = [s for s in found if s.tokens[-1] == TOK.eos_id and len(s.tokens) > 1]
+    drawn = lenient(EXAMPLES, num_samples=20)
+    cut = [s for s in drawn if s.tokens[-1] != TOK.eos_id]
+    empty = [s for s in drawn if s.tokens.tolist() == [TOK.eos_id]]
+    rest = [s for s in drawn if s.tokens[-1] == TOK.eos_id and len(s.tokens) > 1]
     assert cut and empty and rest and len(cut) + len(empty) + len(rest) == 120
     assert {s.verdict for s in cut} == {TRUNCATED} and {s.verdict for s in empty} == {UNPARSED}
     assert {s.verdict for s in rest} == {CORRECT} and all(len(s.tokens) == N for s in cut)
-    assert [s.correct for s in found] == [s.verdict == CORRECT for s in found]
-    assert [s.score for s in found] == [float(s.correct) for s in found]
-    assert [s.finished for s in found] == [s.tokens[-1] == TOK.eos_id for s in found]
+    assert [s.correct for s in drawn] == [s.verdict == CORRECT for s in drawn]
+    assert [s.score for s in drawn] == [float(s.correct) for s in drawn]
+    assert [s.finished for s in drawn] == [s.tokens[-1] == TOK.eos_id for s in drawn]
     assert not any(TOK.eos_id in s.tokens for s in cut)
 
 
@@ -266,14 +266,14 @@ def test_a_summary_by_hand():
             wrong_line=line,
         )
 
-    found = [
+    made = [
         sample(1, CORRECT, None, "C:C:"),
         sample(1, CORRECT, 2, "C:"),
         sample(2, WRONG, 0, ""),
         sample(2, UNPARSED, 0, ""),
         sample(2, TRUNCATED, None, "C:"),
     ]
-    assert evaluation.summary(found, TASK) == {
+    assert evaluation.summary(made, TASK) == {
         "samples": 5,
         "correct": 0.4,
         "unparsed": 0.2,
@@ -304,11 +304,11 @@ def test_logprobs_of_samples_are_those_they_were_drawn_with(make, samples):
     policy = make(batch_size=4).policy
     picked = [s for s in samples if s.tokens[-1] == TOK.eos_id][::-1][:7]
     rows = [row_of(s) for s in picked]
-    found = policy.completion_logprobs(rows)
-    assert [len(p) for p in found] == [len(s.tokens) for s in picked]
-    for p, s in zip(found, picked, strict=True):
+    computed = policy.completion_logprobs(rows)
+    assert [len(p) for p in computed] == [len(s.tokens) for s in picked]
+    for p, s in zip(computed, picked, strict=True):
         np.testing.assert_allclose(p, s.logprobs, atol=1e-5)
-    for p, whole, s in zip(found, policy.logprobs(rows), picked, strict=True):
+    for p, whole, s in zip(computed, policy.logprobs(rows), picked, strict=True):
         assert len(whole) == len(s.prompt_ids) + len(p) and whole[0] == 0
         np.testing.assert_array_equal(whole[len(s.prompt_ids) :], p)
     assert policy.logprobs([]) == []

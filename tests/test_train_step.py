@@ -121,22 +121,22 @@ def cube(tiny):
     return Stepper(tiny, (2, 2, 2))
 
 
-def assert_all_close(found, expected, **tolerance):
+def assert_all_close(actual, expected, **tolerance):
     """Of every array of two trees."""
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected)
 
 
-def assert_close(found, expected, rtol):
+def assert_close(actual, expected, rtol):
     """Losses, gradient norms and parameters of two updates."""
-    for a, b in zip(found[1:], expected[1:], strict=True):
+    for a, b in zip(actual[1:], expected[1:], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=rtol)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=rtol)
         assert a["weight"] == b["weight"]
     # Adam divides by the root of the second moment: where a gradient is nearly 0 its rounding is
     # magnified.
-    assert_all_close(found[0].params, expected[0].params, atol=RATE * 1e-2)
-    assert_all_close(found[0].opt_state, expected[0].opt_state, atol=1e-6)
-    assert int(found[0].step) == 2
+    assert_all_close(actual[0].params, expected[0].params, atol=RATE * 1e-2)
+    assert_all_close(actual[0].opt_state, expected[0].opt_state, atol=1e-6)
+    assert int(actual[0].step) == 2
 
 
 def same_bits(a, b):
