@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import config, experiment, loop, metrics, multihost, workdir
+from reasoning_jax import config, experiment, loop, metrics, multihost, overrides, workdir
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.evaluation import accuracy_metrics, vote_metrics
 from reasoning_jax.events import Event
@@ -34,7 +35,7 @@ from reasoning_jax.graders import verifier
 from reasoning_jax.model.decoder import Params
 from reasoning_jax.policy import Request
 from reasoning_jax.rollout import Rollout, Sample
-from reasoning_jax.tasks import CORRECT, WRONG, Example
+from reasoning_jax.tasks import Example
 from reasoning_jax.training import checkpoint
 
 Records = list[workdir.Line]  # pandas.DataFrame(records) reads them
@@ -47,7 +48,7 @@ def load_config(argument: str, **changes: object) -> ConfigDict:
     experiment does not have.
     """
     cfg = config.load(argument)
-    config.change(cfg, changes)
+    overrides.change(cfg, changes)
     return cfg
 
 
@@ -56,6 +57,8 @@ def train(cfg: ConfigDict, directory: str | os.PathLike[str]) -> Iterator[Event]
 
     Whoever stops iterating leaves a run that the same call goes on with.
     """
+    if not isinstance(cfg, ConfigDict):
+        raise UserError("train: the first argument is a config, as load_config gives it.")
     yield from loop.events(cfg, workdir.path(os.fspath(directory)))
 
 
@@ -112,7 +115,9 @@ class SavedRun:
         samples: also so many samples an example at ``temperature``, for pass@k, maj@k and, where
         the run has a verifier, best-of-k, for k = 1, 2, 4 ... samples.
         """
-        if samples and temperature <= 0:
+        if samples < 0:
+            raise UserError(f"samples: {samples} is less than 0.")
+        if samples and not 0 < temperature < math.inf:
             raise UserError("temperature: several samples of a question need one above 0.")
         exp, params, round = self._whole
         jax.set_mesh(exp.mesh)
@@ -160,11 +165,16 @@ class SavedRun:
         if not restored:
             return {}
         base_params, _ = checkpoint.load_params(self.dir / "base", abstract)
-        own = verifier.log_likelihoods(samples, exp.policy(restored.params))
-        base = verifier.log_likelihoods(samples, exp.policy(base_params))
-        has_answer = np.array([s.verdict in (CORRECT, WRONG) for s in samples])
-        scores = {"best_of": own, "best_of_ratio": own - base}
-        return {name: np.where(has_answer, score, -np.inf) for name, score in scores.items()}
+
+        def log_likelihoods(params: Params) -> np.ndarray:
+            grades = verifier.grade(samples, exp.policy(params), exp.task, exp.cfg)
+            return np.array([grade.score for grade in grades], np.float32)
+
+        own = log_likelihoods(restored.params)
+        base = log_likelihoods(base_params)
+        has_answer = own > -np.inf
+        ratio = np.where(has_answer, own - np.where(has_answer, base, 0), -np.inf)
+        return {"best_of": own, "best_of_ratio": ratio}
 
     # ---- asking ----------------------------------------------------------------------------------
 
@@ -176,6 +186,8 @@ class SavedRun:
         where the length limit cut it off). At a temperature a question that is asked again gets
         another sample. UserError for a question that cannot be asked.
         """
+        if isinstance(questions, str):
+            raise UserError("sample: the questions are a list, not one text.")
         exp, params = self._small
         jax.set_mesh(exp.mesh)
         roll = exp.rollout(params, "ask", 0, temperature=temperature)

@@ -26,3 +26,7 @@ def parse_into(
         parser = values[match[1]].parser
         wanted = parser.syntactic_help or f"a value of type {parser.flag_type()}"
         raise UserError(f"--{match[1]}={match[2]}: this must be {wanted}.") from None
+    except flags.Error:
+        raise
+    except ValueError as error:  # absl's, of a value for a --no... flag
+        raise UserError(f"{error}.") from None

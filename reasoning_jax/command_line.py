@@ -220,9 +220,9 @@ def _override(cfg: ConfigDict, arguments: list[str], values: flags.FlagValues) -
     """Sets what --config.KEY=VALUE asks for; the arguments that belong to no flag."""
     if not arguments:
         return []
-    from reasoning_jax import config
+    from reasoning_jax import overrides
 
-    return config.override(cfg, arguments, values)
+    return overrides.override(cfg, arguments, values)
 
 
 def _config(argument: str | None, folder: Path, needs_run: bool) -> ConfigDict:

@@ -7,6 +7,7 @@ method are in the ``Config`` of its own file.
 from __future__ import annotations
 
 import dataclasses
+from types import ModuleType
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -51,8 +52,8 @@ def get_config(
     c.tokenizer.name = "characters"  # characters (of the task's alphabet), bytes or sentencepiece
     c.tokenizer.path = ""  # of the SentencePiece model
 
-    c.task = task_section(task)
-    c.grader = grader_section(grader or tasks.get(task).GRADER)
+    c.task = section(tasks, task)
+    c.grader = section(graders, grader or tasks.get(task).GRADER)
 
     c.base = ConfigDict()  # round 0: where the model that the rounds start from comes from
     # Another run: its work directory (the best round), or DIR/base; "" = random parameters.
@@ -60,11 +61,11 @@ def get_config(
     c.base.split = "given"  # what the base model is trained on first
     c.base.num_updates = 0  # 0 = the base model is not trained
     c.base.learning_rate = 2e-3  # its peak, with the schedule of optim
-    c.base.algorithm = algorithm_section(base)
+    c.base.algorithm = section(algorithms, base)
     if base == "sft":
         c.base.algorithm.hinted = 0.25
 
-    c.algorithm = algorithm_section(algorithm)
+    c.algorithm = section(algorithms, algorithm)
 
     c.rounds = ConfigDict()
     c.rounds.count = 16  # how many
@@ -116,23 +117,9 @@ def get_config(
     return c.lock()
 
 
-def algorithm_section(name: str) -> ConfigDict:
-    """The section ``algorithm`` of a method: its name and the keys of its ``Config``."""
-    return _section(name, algorithms.get(name).Config)
-
-
-def task_section(name: str) -> ConfigDict:
-    """The section ``task`` of a task."""
-    return _section(name, tasks.get(name).Config)
-
-
-def grader_section(name: str) -> ConfigDict:
-    """The section ``grader`` of a grader."""
-    return _section(name, graders.get(name).Config)
-
-
-def _section(name: str, keys: type) -> ConfigDict:
-    section = ConfigDict({"name": name})
-    for field in dataclasses.fields(keys):
-        section[field.name] = field.default
-    return section
+def section(package: ModuleType, name: str) -> ConfigDict:
+    """A name and the keys of its ``Config``; package: algorithms, tasks or graders."""
+    keys = ConfigDict({"name": name})
+    for field in dataclasses.fields(package.get(name).Config):
+        keys[field.name] = field.default
+    return keys

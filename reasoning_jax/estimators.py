@@ -37,21 +37,6 @@ def best_of_k(correct: Sequence[bool], k: int) -> float:
     return float(Fraction(ways, math.comb(n, k)))
 
 
-def majority(answers: Sequence[str | None], right: Sequence[bool]) -> float:
-    """P(a vote over these samples is right), where the most frequent answer wins, ties at random.
-
-    Answers that could not be parsed do not vote. ``right[i]`` says whether answer i is correct
-    (self-consistency, Wang et al. 2022, arXiv 2203.11171).
-    """
-    votes = Counter(answer for answer in answers if answer is not None)
-    if not votes:
-        return 0.0
-    most = max(votes.values())
-    winners = {answer for answer, count in votes.items() if count == most}
-    right_answers = {answer for answer, is_right in zip(answers, right, strict=True) if is_right}
-    return len(winners & right_answers) / len(winners)
-
-
 def maj_at_k(
     answers: Sequence[str | None], right: Sequence[bool], sizes: Sequence[int]
 ) -> list[float]:

@@ -9,6 +9,7 @@ With --samples=k also pass@j, maj@j and, where the run has trained a verifier, b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from reasoning_jax.errors import UserError
 
 
 def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
-    if values.samples and values.temperature <= 0:
+    if values.samples and not 0 < values.temperature < math.inf:
         raise UserError("--temperature: several samples of a question need a temperature above 0.")
     command_line.join(directory, values)
     from reasoning_jax import api, metrics, multihost

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from reasoning_jax.equivalence import normalize
 from reasoning_jax.errors import UserError
 from reasoning_jax.estimators import best_of_k, maj_at_k, pass_at_k
-from reasoning_jax.graders import math as math_grader
 from reasoning_jax.rollout import Sample
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example, Task
 
@@ -81,7 +81,7 @@ def vote_metrics(
     """maj@j and pass@j for j = 1, 2, 4 ... k over k samples an example, with standard errors.
 
     These are eval/maj_at_J and eval/pass_at_J, and the same with _stderr, over examples. Answers
-    vote in the form that math_grader.normalize gives them ("72.0" with "72"); what was cut off
+    vote in the form that normalize gives them ("72.0" with "72"); what was cut off
     does not vote. ``scores``: the samples' scores by the name of a verifier's curve, of which a
     best-of-j is made each; ties are broken at random, the same in every run. With a ``task`` that
     has difficulties, all of that for each of them too, as eval/maj_at_J_NAME_VALUE.
@@ -132,7 +132,7 @@ def _ballot(sample: Sample) -> str | None:
     """The answer that a sample votes for; None = it does not vote."""
     if sample.verdict not in (CORRECT, WRONG):
         return None
-    return math_grader.normalize(sample.answer or "")
+    return normalize(sample.answer or "")
 
 
 def _ranking(group: Sequence[Sample], scores: Sequence[float]) -> list[int]:

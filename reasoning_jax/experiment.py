@@ -6,9 +6,9 @@ Training, evaluation, asking and planning share it.
 from __future__ import annotations
 
 import dataclasses
-import operator
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reasoning_jax import graders, prng, prompts, tasks, tokenizer
+from reasoning_jax import graders, prng, prompts, tasks, tokenizer, workdir
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, presets, sharding
 from reasoning_jax.policy import Policy
@@ -35,14 +35,15 @@ POSITIVE = (
     "checkpoint.every",
     "checkpoint.keep",
     "eval.every",
+    "rounds.updates",
     "optim.max_skipped",
 )
 NOT_NEGATIVE = (
     "seed",
+    "task.seed",
     "base.num_updates",
     "rounds.count",
     "rounds.examples",
-    "rounds.updates",
     "rounds.increment",
     "rounds.patience",
     "rounds.min_kept_rows",
@@ -52,6 +53,8 @@ NOT_NEGATIVE = (
     "eval.num_test",
     "eval.test_every",
 )
+ABOVE_0 = ("base.learning_rate", "optim.learning_rate", "rounds.growth")
+FRACTIONS = ("optim.b1", "optim.b2", "optim.decay", "sampling.top_p")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,14 +184,15 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
 
 
 def _check(cfg: ConfigDict) -> None:
-    for key in POSITIVE:
-        value = operator.attrgetter(key)(cfg)
-        if value < 1:
-            raise UserError(f"config.{key}: {value} is less than 1.")
-    for key in NOT_NEGATIVE:
-        value = operator.attrgetter(key)(cfg)
-        if value < 0:
-            raise UserError(f"config.{key}: {value} is less than 0.")
+    """UserError naming the key of a value that no run can be made with."""
+    _check_ranges(workdir.flat(cfg.to_dict()))
+    if cfg.seed >= 2**32:
+        raise UserError(f"config.seed: {cfg.seed} is not below 2^32.")
+    if cfg.sampling.max_new_tokens >= cfg.sequence_length:
+        raise UserError(
+            f"config.sampling.max_new_tokens: {cfg.sampling.max_new_tokens} leave no room for a "
+            f"prompt in config.sequence_length {cfg.sequence_length}."
+        )
     make_method(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
     rounds = cfg.rounds
     if rounds.online and (rounds.growth != 1 or rounds.increment != 0):
@@ -196,6 +200,25 @@ def _check(cfg: ConfigDict) -> None:
             "config.rounds.growth, increment: where rounds.online, every round has as many "
             "updates: 1 and 0."
         )
+    if math.log(rounds.updates) + math.log(rounds.growth) * rounds.count > math.log(2**31):
+        raise UserError(
+            f"config.rounds.growth: {rounds.growth} makes more updates in round {rounds.count} "
+            "than can be counted."
+        )
+
+
+def _check_ranges(values: Mapping[str, workdir.Json]) -> None:
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{key}: {value} is not a finite number.")
+        if key in POSITIVE and value < 1:
+            raise UserError(f"config.{key}: {value} is less than 1.")
+        if key in NOT_NEGATIVE and value < 0:
+            raise UserError(f"config.{key}: {value} is less than 0.")
+        if key in ABOVE_0 and value <= 0:
+            raise UserError(f"config.{key}: {value} is not above 0.")
+        if key in FRACTIONS and not 0 <= value <= 1:
+            raise UserError(f"config.{key}: {value} is not between 0 and 1.")
 
 
 def _sampling_mesh(cfg: ConfigDict, mesh: Mesh) -> Mesh | None:

@@ -80,7 +80,7 @@ class Run:
         """This round's model, where it is another than the one that the run is about."""
         if not self.position.round:
             return None
-        return self.method_stage.algorithm.side_model_of(self.position.round, self.cfg)
+        return self.method_stage.algorithm.side_model(self.position.round, self.cfg)
 
     def base_params(self) -> Params:
         """A fresh copy of the parameters that round 0 ended with: an update may donate it.
@@ -168,8 +168,9 @@ def _stage(exp: experiment.Experiment, cfg: ConfigDict) -> Stage:
 
 def _base_stage(exp: experiment.Experiment, cfg: ConfigDict) -> Stage:
     stage = _stage(exp, base_config(cfg))
-    needs_more = stage.algorithm.begin or stage.algorithm.side_model
-    if needs_more or stage.algorithm.init_memory is not algorithms.no_memory:
+    own_memory = stage.algorithm.init_memory is not algorithms.no_memory
+    own_side_model = stage.algorithm.side_model is not algorithms.no_side_model
+    if own_memory or own_side_model or stage.algorithm.begin:
         raise UserError(
             f"config.base.algorithm.name: {stage.algorithm.name} keeps a memory or a side model; "
             "the base model needs a method without, such as sft."

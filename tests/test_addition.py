@@ -7,11 +7,12 @@ import functools
 import itertools
 import re
 
+import graded
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from reasoning_jax import graders, tasks
+from reasoning_jax import tasks
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, addition
 from reasoning_jax.tokenizer import Characters
 
@@ -34,7 +35,7 @@ def config(**changes):
 
 
 def grade(text, example):
-    return graders.verdict(TASK, text, example)
+    return graded.verdict(TASK, text, example)
 
 
 def pairs(source):

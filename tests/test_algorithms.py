@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from reasoning_jax import algorithms, config, contracts, default
+from reasoning_jax import algorithms, contracts, default, overrides
 from reasoning_jax.algorithms import Algorithm, Programs
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import logprobs
@@ -53,7 +53,7 @@ VARIANTS = [
 
 def make_config(name, changes):
     cfg = default.get_config(algorithm=name)
-    config.change(cfg, NEEDED[name] | changes)
+    overrides.change(cfg, NEEDED[name] | changes)
     return cfg
 
 
@@ -187,7 +187,7 @@ def test_the_smallest_method():
     assert algorithm.name == "made_up" and algorithm.collect(1, 2, 3, 4, 5) is None
     cfg = default.get_config()
     algorithm.check(cfg)
-    assert algorithm.init_memory(cfg, 5) == () and algorithm.side_model_of(1, cfg) is None
+    assert algorithm.init_memory(cfg, 5) == () and algorithm.side_model(1, cfg) is None
     assert algorithm.programs_of(cfg) == Programs(updates={"": ("weights",)})
     assert algorithm.examples([1, 2, 3], (), 1, cfg) == [1, 2, 3]
     cfg.rounds.updates, cfg.rounds.growth, cfg.rounds.increment = 10, 1.5, 2

@@ -8,11 +8,12 @@ import itertools
 import json
 import re
 
+import graded
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from reasoning_jax import graders, tasks
+from reasoning_jax import tasks
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, bbh, bbh_forms
 from reasoning_jax.tokenizer import Characters
 
@@ -43,7 +44,7 @@ def problem(answer, question="?"):
 
 
 def grade(text, example):
-    return graders.verdict(TASK, text, example)
+    return graded.verdict(TASK, text, example)
 
 
 def questions(examples):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from absl import flags
 
-from reasoning_jax import algorithms, config, default
+from reasoning_jax import algorithms, arguments, config, default, experiment, overrides, tasks
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.workdir import flat
 
@@ -20,7 +21,7 @@ def load(argument):
 
 
 def override(cfg, *arguments):
-    return config.override(cfg, list(arguments), flags.FlagValues())
+    return overrides.override(cfg, list(arguments), flags.FlagValues())
 
 
 # ---- arguments of experiments ------------------------------------------------------------------
@@ -97,7 +98,7 @@ def test_a_key_of_another_method_or_task_is_refused_with_who_has_it(argument, se
     assert str(error.value) == sentence
     key, _, value = argument.removeprefix("--config.").partition("=")
     with pytest.raises(UserError) as error:
-        config.change(cfg, {key: value})
+        overrides.change(cfg, {key: value})
     assert str(error.value) == sentence
     assert flat(cfg.to_dict()) == before
 
@@ -178,16 +179,16 @@ def test_another_task_brings_its_grader_unless_another_was_chosen():
 
 def test_changes_by_dotted_key():
     cfg = load("star_addition.py:smoke")
-    config.change(cfg, {"rounds.count": 3, "seed": 7, "base.algorithm.hinted": 1.0})
+    overrides.change(cfg, {"rounds.count": 3, "seed": 7, "base.algorithm.hinted": 1.0})
     assert (cfg.rounds.count, cfg.seed, cfg.base.algorithm.hinted) == (3, 7, 1.0)
-    config.change(cfg, {"algorithm.num_samples": 8, "algorithm.name": "rejection"})
+    overrides.change(cfg, {"algorithm.num_samples": 8, "algorithm.name": "rejection"})
     assert (cfg.algorithm.name, cfg.algorithm.num_samples) == ("rejection", 8)
-    with pytest.raises(UserError, match=r"config\.rounds\.count: "):
-        config.change(cfg, {"rounds.count": "many"})
+    with pytest.raises(UserError, match=r"config\.rounds\.count=\'many\': "):
+        overrides.change(cfg, {"rounds.count": "many"})
     with pytest.raises(UserError, match=r"config\.rounds\.cuont"):
-        config.change(cfg, {"rounds.cuont": 3})
+        overrides.change(cfg, {"rounds.cuont": 3})
     with pytest.raises(UserError, match="no algorithm 'rejecton'"):
-        config.change(cfg, {"algorithm.name": "rejecton"})
+        overrides.change(cfg, {"algorithm.name": "rejecton"})
 
 
 # ---- what a run wrote down ---------------------------------------------------------------------
@@ -232,3 +233,105 @@ def test_a_damaged_config_of_a_run_is_one_sentence_with_its_file(tmp_path, conte
     with pytest.raises(UserError, match=sentence) as caught:
         config.rebuild(tmp_path)
     assert "config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"seed": 2**32}, "config.seed: 4294967296 is not below"),
+        ({"seed": -1}, "config.seed: -1 is less than 0"),
+        ({"task.seed": -1}, "config.task.seed: -1 is less than 0"),
+        ({"optim.learning_rate": float("nan")}, "config.optim.learning_rate: nan is not a finite"),
+        ({"optim.learning_rate": -1.0}, "config.optim.learning_rate: -1.0 is not above 0"),
+        ({"optim.decay": 5.0}, "config.optim.decay: 5.0 is not between 0 and 1"),
+        ({"optim.b1": 2.0}, "config.optim.b1: 2.0 is not between"),
+        ({"rounds.count": -1}, "config.rounds.count: -1 is less than 0"),
+        ({"rounds.updates": 0}, "config.rounds.updates: 0 is less than 1"),
+        ({"rounds.growth": 1e30}, "config.rounds.growth: 1e+30 makes more updates"),
+        ({"rounds.growth": -1.0}, "config.rounds.growth: -1.0 is not above 0"),
+        ({"eval.num_examples": -5}, "config.eval.num_examples: -5 is less than 0"),
+        ({"sampling.max_new_tokens": 5000}, "config.sampling.max_new_tokens: 5000 leave no room"),
+        ({"model.num_layers": 0}, "config.model.num_layers: 0 is less than 1"),
+        ({"model.head_dim": 0}, "config.model.head_dim: 0 is less than 1"),
+        ({"model.rope_theta": -1.0}, "config.model.rope_theta: -1.0 is not above 0"),
+    ],
+)
+def test_a_value_that_no_run_can_have_is_one_sentence(changes, sentence):
+    cfg = config.load(str(CONFIGS / "star_addition.py:smoke"))
+    overrides.change(cfg, changes)
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        experiment.make(cfg)
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"max_digits": 30}, "config.task.max_digits: 30 is not 1 to 18"),
+        ({"given": (-1,)}, "given must not be negative"),
+    ],
+)
+def test_sums_that_cannot_be_made_are_one_sentence(changes, sentence):
+    cfg = default.get_config()
+    cfg.task.update(changes)
+    with pytest.raises(UserError, match=sentence):
+        tasks.get("addition").load(cfg.task, "given")
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"rounds.count": None}, "config.rounds.count=None: this must be of type int"),
+        ({"rounds.count": True}, "config.rounds.count=True: this must be of type int"),
+        ({"rounds.count": "two"}, "config.rounds.count='two': this must be of type int"),
+        ({"rounds.restart": 1}, "config.rounds.restart=1: this must be of type bool"),
+        ({"task.given": ("a",)}, "this must be a tuple like"),
+        ({"algorithm.name": "nope"}, "config.algorithm.name: there is no algorithm 'nope'"),
+        (
+            {"base.algorithm.name": "nope"},
+            "config.base.algorithm.name: there is no algorithm 'nope'",
+        ),
+    ],
+)
+def test_a_change_has_the_type_of_its_key(changes, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        overrides.change(default.get_config(), changes)
+
+
+def test_none_is_for_keys_of_the_model():
+    cfg = default.get_config()
+    overrides.change(cfg, {"model.width": 64})
+    overrides.change(cfg, {"model.width": None})
+    assert cfg.model.width is None
+
+
+@pytest.mark.parametrize(
+    "body, sentence",
+    [
+        ("    return None", "does not return an experiment's config"),
+        ("    return {'seed': 1}", "does not return an experiment's config"),
+        ("    return 1 / 0", "line 6: ZeroDivisionError: division by zero"),
+        ("    import foo_bar", "line 6: ModuleNotFoundError: No module named 'foo_bar'"),
+        ("    c.rounds.cnt = 3", "line 6: the config has no key cnt; did you mean count"),
+        ("    c.rounds.count = 'x'", "line 6: TypeError"),
+    ],
+)
+def test_what_an_experiment_does_wrong_is_named_with_its_line(tmp_path, body, sentence):
+    path = tmp_path / "mine.py"
+    head = "from reasoning_jax import default\n\n\ndef get_config(arg):\n"
+    path.write_text(f"{head}    c = default.get_config()\n{body}\n")
+    with pytest.raises(UserError, match=re.escape(sentence)) as caught:
+        config.load(str(path))
+    assert "mine.py" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_experiment_that_fails_when_it_is_read(tmp_path):
+    (tmp_path / "mine.py").write_text("from reasoning_jax import nope\n")
+    with pytest.raises(UserError, match="mine.py, line 1: ImportError"):
+        config.load(str(tmp_path / "mine.py"))
+
+
+def test_a_flag_that_takes_no_value_says_so():
+    values = flags.FlagValues()
+    flags.DEFINE_boolean("quick", False, "A flag.", values)
+    with pytest.raises(UserError, match="quick"):
+        arguments.parse_into(values, ["--noquick=1"])

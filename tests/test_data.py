@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from reasoning_jax.graders import math
+from reasoning_jax import equivalence
 from reasoning_jax.tasks import gsm8k
 from reasoning_jax.training import data
 
@@ -113,7 +113,7 @@ def test_gsm8k_from_tfds(prepared):
     published = {json.loads(line)["question"] for line in prepared.test}
     assert {e.question for e in splits["test"]} == published
     for example in splits["given"]:
-        assert math.equal(gsm8k.extract(gsm8k.target(example)), example.answer)
+        assert equivalence.equal(gsm8k.extract(gsm8k.target(example)), example.answer)
 
 
 # ---- the examples of a round ---------------------------------------------------------------------

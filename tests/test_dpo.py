@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import graded
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ import scripted
 from scripted import TASK, TOK, config
 
 from configs import dpo_jsonl
-from reasoning_jax import algorithms, graders
+from reasoning_jax import algorithms
 from reasoning_jax.algorithms import dpo
 from reasoning_jax.model import logprobs
 from reasoning_jax.policy import Policy
@@ -309,6 +310,6 @@ def test_the_pairs_of_the_config():
         a, b = p.prompt.split("+")
         e = Example(id=0, question=p.prompt.strip(), answer=str(int(a) + int(b)))
         assert p.prompt == scripted.prompt(e)
-        verdicts = [graders.verdict(TASK, side, e) for side in p.sides]
+        verdicts = [graded.verdict(TASK, side, e) for side in p.sides]
         assert verdicts == [CORRECT, WRONG]
         assert addition.wrong_line(p.sides[0], e) is None

@@ -6,11 +6,13 @@ import dataclasses
 import itertools
 import math
 import types
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from reasoning_jax import api, estimators, evaluate, evaluation, metrics, tasks
+from reasoning_jax import api, default, estimators, evaluate, evaluation, metrics, tasks
 from reasoning_jax.errors import UserError
 from reasoning_jax.rollout import Sample
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example
@@ -18,6 +20,21 @@ from reasoning_jax.training import checkpoint
 
 ADDITION = tasks.get("addition")
 WITHOUT_DIFFICULTY = dataclasses.replace(ADDITION, difficulty=lambda example: None)
+
+
+def majority(answers: Sequence[str | None], right: Sequence[bool]) -> float:
+    """P(a vote over these samples is right), where the most frequent answer wins, ties at random.
+
+    Answers that could not be parsed do not vote. ``right[i]`` says whether answer i is correct
+    (self-consistency, Wang et al. 2022, arXiv 2203.11171).
+    """
+    votes = Counter(answer for answer in answers if answer is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    winners = {answer for answer, count in votes.items() if count == most}
+    right_answers = {answer for answer, is_right in zip(answers, right, strict=True) if is_right}
+    return len(winners & right_answers) / len(winners)
 
 
 def compositions(total: int, parts: int):
@@ -32,7 +49,7 @@ def expected_majority(distribution: tuple[float, ...], k: int) -> float:
     for counts in compositions(k, len(distribution)):
         ways = math.factorial(k) / math.prod(map(math.factorial, counts))
         answers = [str(a) for a, count in enumerate(counts) for _ in range(count)]
-        value = estimators.majority(answers, [a == "0" for a in answers])
+        value = majority(answers, [a == "0" for a in answers])
         chance = math.prod(p**n for p, n in zip(distribution, counts, strict=True))
         total += ways * chance * value
     return total
@@ -99,12 +116,12 @@ def test_two_votes_are_as_good_as_one(distribution):
 
 
 def test_majority_by_hand():
-    assert estimators.majority(["2", "3", "2"], [True, False, True]) == 1.0
-    assert estimators.majority(["2", "3", "3"], [True, False, False]) == 0.0
-    assert estimators.majority(["2", "3", "4"], [True, False, False]) == pytest.approx(1 / 3)
+    assert majority(["2", "3", "2"], [True, False, True]) == 1.0
+    assert majority(["2", "3", "3"], [True, False, False]) == 0.0
+    assert majority(["2", "3", "4"], [True, False, False]) == pytest.approx(1 / 3)
     # What is unparsed has no vote.
-    assert estimators.majority(["2", None, None, None], [True, False, False, False]) == 1.0
-    assert estimators.majority([None, None], [False, False]) == 0.0
+    assert majority(["2", None, None, None], [True, False, False, False]) == 1.0
+    assert majority([None, None], [False, False]) == 0.0
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
@@ -136,7 +153,7 @@ def test_maj_at_k_is_the_mean_over_all_choices_of_k(answers):
         outcomes = []
         for choice in itertools.combinations(range(len(answers)), k):
             chosen, chosen_right = [answers[i] for i in choice], [right[i] for i in choice]
-            outcomes.append(estimators.majority(chosen, chosen_right))
+            outcomes.append(majority(chosen, chosen_right))
         assert mean == pytest.approx(np.mean(outcomes), abs=1e-12)
     assert estimators.maj_at_k(answers, right, [3, 1]) == [curve[2], curve[0]]
 
@@ -231,10 +248,16 @@ def test_what_a_verifier_scores(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "restore", restore)
     monkeypatch.setattr(checkpoint, "load_params", lambda folder, _: (saved[folder.name], {}))
-    exp = types.SimpleNamespace(policy=policy, abstract_state=abstract_state)
+    exp = types.SimpleNamespace(
+        policy=policy, abstract_state=abstract_state, task=ADDITION, cfg=default.get_config()
+    )
     run = api.SavedRun(tmp_path, cfg=None)
     verdicts = (CORRECT, WRONG, TRUNCATED, UNPARSED)
-    samples = [sample(0, i, "2", v, length=2 + i) for i, v in enumerate(verdicts)]
+    answers = ("2", "3", "2", None)
+    samples = [
+        sample(0, i, answer, verdict, length=2 + i)
+        for i, (answer, verdict) in enumerate(zip(answers, verdicts, strict=True))
+    ]
     scores = run._verifier_scores(samples, exp)
     assert {name: score.tolist() for name, score in scores.items()} == {
         "best_of": [-2.0, -3.0, -np.inf, -np.inf],

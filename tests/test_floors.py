@@ -29,8 +29,8 @@ FLOORS = [
     "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",
-    """legacy default config estimators evaluation experiment report_samples report_histories
-    report run_state events assessment e_step m_step loop""",
+    """legacy default overrides config estimators evaluation experiment report_samples
+    report_histories report run_state events assessment e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
     tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner command_line api""",
     "main evaluate ask plan",

@@ -7,13 +7,14 @@ import math
 import sys
 import types
 
+import graded
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from reasoning_jax import graders, tasks
 from reasoning_jax.errors import UserError
-from reasoning_jax.graders import Completion, Grade, rewards, verifier
+from reasoning_jax.graders import Grade, rewards, verifier
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example
 
 ADDITION = tasks.get("addition")
@@ -32,7 +33,7 @@ def reward_config(limit=64, **keys):
 
 def sample(text, **changes):
     tokens = np.zeros(len(text) + 1, np.int32)
-    return Completion(**({"example": EXAMPLE, "text": text, "tokens": tokens} | changes))
+    return graded.Completion(**({"example": EXAMPLE, "text": text, "tokens": tokens} | changes))
 
 
 def grade(samples, cfg=None, task=ADDITION, policy=None):
@@ -68,10 +69,10 @@ def test_a_task_has_its_own_equality_and_its_own_grader():
     gsm8k, bbh = tasks.get("gsm8k"), tasks.get("bbh")
     assert (gsm8k.GRADER, bbh.GRADER, ADDITION.GRADER) == ("math", "exact", "exact")
     problem = Example(id=0, question="?", answer="1000")
-    assert graders.verdict(gsm8k, "#### 1,000.0", problem) == CORRECT
-    assert graders.verdict(gsm8k, "#### 1,000.0", problem, grader="exact") == WRONG
+    assert graded.verdict(gsm8k, "#### 1,000.0", problem) == CORRECT
+    assert graded.verdict(gsm8k, "#### 1,000.0", problem, grader="exact") == WRONG
     choice = Example(id=0, question="?", answer="(B)")
-    assert graders.verdict(bbh, "So the answer is b.", choice) == CORRECT
+    assert graded.verdict(bbh, "So the answer is b.", choice) == CORRECT
     assert ADDITION.equal("43", "43") and not ADDITION.equal("43", "43.0")
 
 
@@ -162,7 +163,6 @@ def test_a_verifier_ranks_by_log_likelihood():
     grades = verifier.grade(made, policy, ADDITION, config("exact"))
     assert [g.score for g in grades] == [-11.0, -11.0, -math.inf, -math.inf]
     assert [g.verdict for g in grades] == [CORRECT, WRONG, UNPARSED, TRUNCATED]
-    assert verifier.log_likelihoods(made, policy).tolist() == [-11.0] * 4
     assert all(row["tokens"].tolist() == [1, 8, 9, 4, 5, 2] for row in policy.rows)
     assert all(row["weights"].tolist() == [0, 0, 0, 1, 1, 1] for row in policy.rows)
 
@@ -214,7 +214,7 @@ def test_a_task_may_leave_out_what_has_a_default(toy):
     assert task.equal("a", "a") and not task.equal("a", "A")
     assert task.steps("a") == 0 and task.wrong_line("a", EXAMPLE) is None
     assert task.difficulty(EXAMPLE) is None
-    assert graders.verdict(task, "43", EXAMPLE) == CORRECT
+    assert graded.verdict(task, "43", EXAMPLE) == CORRECT
 
 
 @pytest.mark.parametrize("missing", parts())

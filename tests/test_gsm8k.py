@@ -6,10 +6,11 @@ import collections
 import dataclasses
 import json
 
+import graded
 import pytest
 from ml_collections import ConfigDict
 
-from reasoning_jax import graders, tasks
+from reasoning_jax import tasks
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, gsm8k
 
 TASK = tasks.get("gsm8k")
@@ -29,7 +30,7 @@ def problem(answer="5"):
 
 
 def grade(text, example):
-    return graders.verdict(TASK, text, example)
+    return graded.verdict(TASK, text, example)
 
 
 def write(path, records):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from reasoning_jax import algorithms, config, experiment, metrics, workdir
+from reasoning_jax import algorithms, config, experiment, metrics, overrides, workdir
 from reasoning_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +50,7 @@ EASY = {
 def config_of(run):
     name, changes = run
     cfg = config.load(str(ROOT / "configs" / name))
-    config.change(cfg, changes)
+    overrides.change(cfg, changes)
     return cfg
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoning_jax import algorithms, config, legacy, run_state
+from reasoning_jax import algorithms, config, legacy, overrides, run_state
 from reasoning_jax.errors import UserError
 from reasoning_jax.workdir import flat
 
@@ -296,10 +296,10 @@ def test_a_run_of_the_older_version_goes_on_with_its_config_alone(tmp_path):
     path.write_text(json.dumps(old_config(EXPERIMENTS[argument])))
     cfg = config.load(str(CONFIGS / argument))
     other = config.load(str(CONFIGS / argument))
-    config.change(other, {"rounds.updates": 11})
+    overrides.change(other, {"rounds.updates": 11})
     with pytest.raises(UserError, match="rounds.updates was 10 and is now 11"):
         run_state._claim(other, tmp_path)
-    config.change(cfg, {"rounds.count": 3})  # it may be longer
+    overrides.change(cfg, {"rounds.count": 3})  # it may be longer
     run_state._claim(cfg, tmp_path)
     assert config.rebuild(tmp_path) == cfg
     assert json.loads(path.read_text())["rounds"]["count"] == 3

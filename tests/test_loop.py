@@ -7,7 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from reasoning_jax import algorithms, config, experiment, loop, metrics, run_state, workdir
+from reasoning_jax import (
+    algorithms,
+    config,
+    experiment,
+    loop,
+    metrics,
+    overrides,
+    run_state,
+    workdir,
+)
 from reasoning_jax.model import sharding
 from reasoning_jax.training import checkpoint, optim, packing, state
 from reasoning_jax.training.data import examples_for_round
@@ -34,7 +43,7 @@ OVERRIDES = {
 def small(**more):
     """The smoke test of STaR, smaller."""
     cfg = config.load(str(ROOT / "configs" / "star_addition.py:smoke"))
-    config.change(cfg, OVERRIDES | more)
+    overrides.change(cfg, OVERRIDES | more)
     return cfg
 
 

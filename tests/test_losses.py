@@ -7,22 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reasoning_jax.training.losses import masked_mean, masked_sum, weighted_nll
+from reasoning_jax.training.losses import masked_sum, weighted_nll
 
 X = jnp.array([[1.0, np.nan, -2.0], [np.inf, 4.0, -np.inf]], jnp.float32)
 W = jnp.array([[0.5, 0.0, -1.0], [0.0, 2.0, 0.0]], jnp.float32)
 
 
-def test_sum_and_mean():
+def test_a_sum_by_hand():
     assert float(masked_sum(X, W)) == 0.5 + 2.0 + 8.0
-    assert float(masked_mean(X, W)) == pytest.approx(10.5 / 1.5)
-    assert float(masked_mean(X, 0 * W)) == 0.0
 
 
 def test_gradients_are_the_weights():
     assert np.array_equal(jax.grad(masked_sum)(X, W), W)
-    np.testing.assert_allclose(jax.grad(masked_mean)(X, W), W / 1.5)
-    assert np.array_equal(jax.grad(masked_mean)(X, 0 * W), 0 * W)
+    assert np.array_equal(jax.grad(masked_sum)(X, 0 * W), 0 * W)
 
 
 def test_sums_in_float32():

@@ -203,7 +203,7 @@ def test_rounds():
     cfg = config(verifier_updates=7)
     assert [vstar.num_updates(n, 100, cfg) for n in (1, 2, 3)] == [60, 80, 7]
     verifier = SideModel("verifier", cfg.algorithm.verifier_learning_rate)
-    assert [VSTAR.side_model_of(n, cfg) for n in (1, 2, 3)] == [None, None, verifier]
+    assert [VSTAR.side_model(n, cfg) for n in (1, 2, 3)] == [None, None, verifier]
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,8 @@ class Collected:
     memory: Memory
     stats: Mapping[str, float] = dataclasses.field(default_factory=dict)  # logged as collect/*
     samples: Sequence[Sample] = ()  # as drawn
-    kept: set[SampleKey] = dataclasses.field(
-        default_factory=set
-    )  # those marked as kept in samples.jsonl and the report
+    # Those that samples.jsonl and the report show as kept.
+    kept: set[SampleKey] = dataclasses.field(default_factory=set)
     warnings: Sequence[str] = ()
 
 
@@ -77,6 +76,11 @@ def no_check(cfg: ConfigDict) -> None:
 def no_memory(cfg: ConfigDict, num_examples: int) -> Memory:
     """The method remembers nothing from round to round."""
     return ()
+
+
+def no_side_model(round: int, cfg: ConfigDict) -> SideModel | None:
+    """Every round trains the model that the run is about."""
+    return None
 
 
 def scheduled_updates(round: int, num_rows: int, cfg: ConfigDict) -> int:
@@ -126,7 +130,7 @@ class Algorithm:
     examples: Examples = seeded_order
     programs: Callable[[ConfigDict], Programs] | None = None
     begin: Begin | None = None
-    side_model: Callable[[int, ConfigDict], SideModel | None] | None = None
+    side_model: Callable[[int, ConfigDict], SideModel | None] = no_side_model
     show: Show | None = None
 
     def programs_of(self, cfg: ConfigDict) -> Programs:
@@ -134,10 +138,6 @@ class Algorithm:
         if self.programs is None:
             return Programs(updates={"": self.BATCH})
         return self.programs(cfg)
-
-    def side_model_of(self, round: int, cfg: ConfigDict) -> SideModel | None:
-        """The side model of a round, or None where the round trains the run's own model."""
-        return self.side_model(round, cfg) if self.side_model else None
 
 
 def names() -> list[str]:

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from reasoning_jax import graders
-from reasoning_jax.equivalence import equal, normalize
+from reasoning_jax.equivalence import equal
 from reasoning_jax.graders import Answered, Grade
 from reasoning_jax.tasks import Task
 
 if TYPE_CHECKING:
     from reasoning_jax.policy import Policy
-
-__all__ = ["Config", "equal", "grade", "normalize"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,7 @@ def check(cfg: ConfigDict) -> None:
     )
 
 
-def log_likelihoods(samples: Sequence[Answered], policy: Policy) -> np.ndarray:
+def _log_likelihoods(samples: Sequence[Answered], policy: Policy) -> np.ndarray:
     """[n] float32: log p(tokens | prompt) of each sample under the policy's parameters."""
     sequences = [rows.completion_row(sample.prompt_ids, sample.tokens) for sample in samples]
     logprobs = policy.logprobs(sequences)
@@ -57,7 +57,7 @@ def grade(
     if policy is None:
         raise ValueError("The verifier's parameters are needed.")
     grades = graders.get(task.GRADER).grade(samples, policy, task, cfg)
-    scores = log_likelihoods(samples, policy)
+    scores = _log_likelihoods(samples, policy)
     scored = []
     for grade, score in zip(grades, scores, strict=True):
         has_answer = grade.verdict in (CORRECT, WRONG)

@@ -28,6 +28,7 @@ from reasoning_jax.tasks import Example, TaskConfig
 
 ALPHABET = (*"0123456789+,C:\n", "<scratch>", "</scratch>")
 SPLITS = {"train": 0, "given": 1, "validation": 2, "test": 3}
+MAX_DIGITS = 18  # that 64 bits hold
 IDS = 10_000_000  # a split's ids begin at so many times its number: no two splits share an id
 
 
@@ -114,6 +115,10 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     """
     if split not in SPLITS:
         raise UserError(f"addition has no split {split!r}; it has {', '.join(SPLITS)}.")
+    if not 1 <= cfg.max_digits <= MAX_DIGITS:
+        raise UserError(f"config.task.max_digits: {cfg.max_digits} is not 1 to {MAX_DIGITS}.")
+    if min(cfg.num_train, cfg.num_eval, *cfg.given) < 0:
+        raise UserError("config.task: num_train, num_eval and given must not be negative.")
     rng = np.random.default_rng([cfg.seed, SPLITS[split]])
     counts = enumerate(_counts(cfg, split), start=1)
     pairs = [_pairs(digits, count, split, rng) for digits, count in counts if count]

@@ -61,12 +61,6 @@ def masked_sum(x: Num[Array, " ..."] | Bool[Array, " ..."], weights: jax.Array) 
     return jnp.sum(products)
 
 
-def masked_mean(x: Num[Array, " ..."], weights: jax.Array) -> Float[Array, ""]:
-    """masked_sum / sum(weights); 0 where nothing counts."""
-    total = jnp.sum(weights.astype(jnp.float32))
-    return masked_sum(x, weights) / jnp.where(total == 0, 1.0, total)
-
-
 # ---- likelihoods -------------------------------------------------------------------------------
 
 
