@@ -31,7 +31,7 @@ def parse_arg(arg: str, /, **words: bool | tuple[str, ...]) -> ConfigDict:
     for word in [word.strip() for word in arg.split(",") if word.strip()]:
         kind = _kind_of_word(word, words)
         if kind is None:
-            raise UserError(f"the argument is {_described(words)}, not {arg!r}.")
+            raise UserError(f"the arguments are {_described(words)}, not {arg!r}.")
         if kind in given:
             raise UserError(f"{arg!r} says two things of one kind: {_described(words)}.")
         given.add(kind)
@@ -49,11 +49,11 @@ def _kind_of_word(word: str, words: Mapping[str, bool | tuple[str, ...]]) -> str
 
 
 def _described(words: Mapping[str, bool | tuple[str, ...]]) -> str:
-    """ "online, smoke" or "direct or given, smoke"."""
+    """ "online; smoke" or "direct or given; smoke"."""
     kinds = []
     for name, value in words.items():
         kinds.append(name if isinstance(value, bool) else " or ".join(value))
-    return f"any of: {'; '.join(kinds)}"
+    return "; ".join(kinds)
 
 
 def load(argument: str) -> ConfigDict:

@@ -6,10 +6,11 @@ import collections
 import dataclasses
 import json
 
+import graded
 import pytest
 from ml_collections import ConfigDict
 
-from reasoning_jax import graders, tasks
+from reasoning_jax import tasks
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, commonsense_qa
 
 TASK = tasks.get("commonsense_qa")
@@ -39,7 +40,7 @@ def config(path):
 
 
 def grade(text, example):
-    return graders.verdict(TASK, text, example)
+    return graded.verdict(TASK, text, example)
 
 
 def problem(answer):
