@@ -128,7 +128,7 @@ class SavedRun:
             roll = exp.rollout(params, f"vote {split}", round, temperature=temperature)
             drawn = roll(examples, num_samples=samples)
             scores = self._verifier_scores(drawn, exp)
-            values |= vote_metrics(drawn, samples, scores, exp.task)
+            values |= vote_metrics(drawn, samples, scores, exp.task, exp.grader.equal)
         about: workdir.Line = {
             "split": split,
             "round": round,

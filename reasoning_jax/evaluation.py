@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from reasoning_jax.equivalence import normalize
 from reasoning_jax.errors import UserError
 from reasoning_jax.estimators import best_of_k, maj_at_k, pass_at_k
 from reasoning_jax.rollout import Sample
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example, Task
+
+Equality = Callable[[str, str], bool]
 
 
 def summary(samples: Sequence[Sample], task: Task) -> dict[str, float]:
@@ -77,14 +79,15 @@ def vote_metrics(
     k: int,
     scores: Mapping[str, Sequence[float] | np.ndarray] | None = None,
     task: Task | None = None,
+    equal: Equality = operator.eq,
 ) -> dict[str, float]:
     """maj@j and pass@j for j = 1, 2, 4 ... k over k samples an example, with standard errors.
 
     These are eval/maj_at_J and eval/pass_at_J, and the same with _stderr, over examples. Answers
-    vote in the form that normalize gives them ("72.0" with "72"); what was cut off
-    does not vote. ``scores``: the samples' scores by the name of a verifier's curve, of which a
-    best-of-j is made each; ties are broken at random, the same in every run. With a ``task`` that
-    has difficulties, all of that for each of them too, as eval/maj_at_J_NAME_VALUE.
+    that the grader calls ``equal`` vote together; what was cut off does not vote. ``scores``: the
+    samples' scores by the name of a verifier's curve, of which a best-of-j is made each; ties are
+    broken at random, the same in every run. With a ``task`` that has difficulties, all of that for
+    each of them too, as eval/maj_at_J_NAME_VALUE.
     """
     scores = scores or {}
     levels: dict[str, list[int]] = {}
@@ -96,13 +99,16 @@ def vote_metrics(
     for level, members in levels.items():
         part = [samples[i] for i in members]
         part_scores = {name: [score[i] for i in members] for name, score in scores.items()}
-        for name, value in _curves(part, k, part_scores).items():
+        for name, value in _curves(part, k, part_scores, equal).items():
             values[f"{name}_{level}"] = value
-    return values | _curves(samples, k, scores)
+    return values | _curves(samples, k, scores, equal)
 
 
 def _curves(
-    samples: Sequence[Sample], k: int, scores: Mapping[str, Sequence[float] | np.ndarray]
+    samples: Sequence[Sample],
+    k: int,
+    scores: Mapping[str, Sequence[float] | np.ndarray],
+    equal: Equality,
 ) -> dict[str, float]:
     groups: dict[int, list[int]] = {}  # example id -> its samples' positions
     for i, sample in enumerate(samples):
@@ -113,7 +119,7 @@ def _curves(
     for members in groups.values():
         group = [samples[i] for i in members]
         right = [s.correct for s in group]
-        tables["maj_at"].append(maj_at_k([_ballot(s) for s in group], right, sizes))
+        tables["maj_at"].append(maj_at_k(_parties(group, equal), right, sizes))
         tables["pass_at"].append([pass_at_k(len(right), sum(right), j) for j in sizes])
         for name, score in scores.items():
             ranked = _ranking(group, [score[i] for i in members])
@@ -128,11 +134,25 @@ def _curves(
     return values
 
 
-def _ballot(sample: Sample) -> str | None:
-    """The answer that a sample votes for; None = it does not vote."""
-    if sample.verdict not in (CORRECT, WRONG):
-        return None
-    return normalize(sample.answer or "")
+def _parties(group: Sequence[Sample], equal: Equality) -> list[int | None]:
+    """Which answer each sample of an example votes for, by number; None = it does not vote.
+
+    All right answers are one party; a wrong one joins the first that it is equal to.
+    """
+    wrong: list[str] = []  # an answer of each party
+    parties: list[int | None] = []
+    for sample in group:
+        if sample.verdict == CORRECT:
+            parties.append(-1)
+        elif sample.verdict != WRONG:
+            parties.append(None)
+        else:
+            answer = sample.answer or ""
+            alike = [n for n, other in enumerate(wrong) if answer == other or equal(answer, other)]
+            if not alike:
+                wrong.append(answer)
+            parties.append(alike[0] if alike else len(wrong) - 1)
+    return parties
 
 
 def _ranking(group: Sequence[Sample], scores: Sequence[float]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,11 +37,13 @@ def read_shots(path: str | Path, task: Task, cfg: ConfigDict) -> list[Example]:
 def _shot(block: str, id: int, task: Task, cfg: ConfigDict, where: str) -> Example:
     question, separator, rationale = block.removeprefix("Q: ").partition("\nA: ")
     answer = task.extract(f" {rationale}")
+    shot = Example(id=id, question=question, answer=answer or "", rationale=rationale)
+    answer = None if answer is None else task.reading(answer, shot)
     if not separator or answer is None:
         raise UserError(
             f"{where}: a shot needs lines 'Q: ...' and 'A: ...' and an answer at the end."
         )
-    shot = Example(id=id, question=question, answer=answer, rationale=rationale)
+    shot = dataclasses.replace(shot, answer=answer)
     plain, hinted = task.prompt(shot, cfg), task.prompt(shot, cfg, hint=answer)
     if plain + task.target(shot) != block:
         raise UserError(f"{where}: this shot is not in the format of the task {task.name}.")

@@ -136,7 +136,8 @@ def test_bad_data_is_named(folder, tmp_path):
     ],
 )
 def test_extract_and_grade(text, letter):
-    assert commonsense_qa.extract(text) == letter
+    answer = commonsense_qa.extract(text)
+    assert (answer and commonsense_qa.reading(answer, problem("a"))) == letter
     verdicts = {answer: grade(text, problem(answer)) for answer in "abcde"}
     expected = UNPARSED if letter is None else WRONG
     assert verdicts == {answer: CORRECT if answer == letter else expected for answer in "abcde"}

@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from reasoning_jax import equivalence
+from reasoning_jax.answers import equivalence
 from reasoning_jax.tasks import gsm8k
 from reasoning_jax.training import data
 

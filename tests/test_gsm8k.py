@@ -97,7 +97,7 @@ def test_bad_data_is_named(tmp_path, folder):
     with pytest.raises(ValueError, match="no split 'dev'"):
         gsm8k.load(config(folder), "dev")
     records = [record(i) for i in range(503)]
-    for bad in ("It is five.", "It is 5.\n####", "It is 5.\n#### five", "It is 5.\n#### 5/8"):
+    for bad in ("It is five.", "It is 5.\n####", "It is 5.\n#### five", "It is 5.\n#### 5 or 8"):
         content = [*records[:2], {"question": "?", "answer": bad}, *records[3:]]
         write(folder / "train.jsonl", content)
         with pytest.raises(ValueError, match=r"train\.jsonl, line 3: .*'####'"):
@@ -118,10 +118,10 @@ def test_bad_data_is_named(tmp_path, folder):
         (" so 5.\n#### 5", "5"),
         ("#### 1,234,567", "1234567"),
         ("#### -3", "-3"),
-        ("#### $29.00", "29.00"),
+        ("#### $29.00", "29"),
         ("#### -$5", "-5"),
         ("####72", "72"),
-        ("#### .5", ".5"),
+        ("#### .5", "0.5"),
         ("#### 72 clips.", "72"),
         ("#### 5\n\nQ: Another?\nA: No.\n#### 6", "5"),
         (
@@ -132,7 +132,7 @@ def test_bad_data_is_named(tmp_path, folder):
         ("The answer is 5.", None),
         ("#### five", None),
         ("### 5", None),
-        ("#### 15/8", None),
+        ("#### 15/8", "1.875"),
         ("####", None),
         ("", None),
     ],

@@ -7,7 +7,8 @@ comment) and
 
 a batch at a time, so that a judge may ask a model (with one process: each grades its own samples).
 ``cfg`` is the whole experiment; a grader's own keys are in ``cfg.grader``. A module may also have
-``check(cfg)``, which raises UserError for values that make no sense.
+``check(cfg)``, which raises UserError for values that make no sense, and ``equal(answer, other)``,
+by which the answers in its grades are compared in votes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import operator
 import pkgutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -61,12 +63,6 @@ class Answered(Protocol):
     def text(self) -> str: ...
 
 
-class Grader(Protocol):
-    """A grader of an experiment; one Grade a sample, in their order."""
-
-    def __call__(self, samples: Sequence[Answered], policy: Policy | None) -> list[Grade]: ...
-
-
 class Grading(Protocol):
     """The function ``grade`` of a grader's module."""
 
@@ -79,6 +75,17 @@ def _accept(cfg: ConfigDict) -> None:
     """The check of a grader that has none."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Grader:
+    """A grader of an experiment: called, it gives one Grade a sample, in their order."""
+
+    grade: Callable[[Sequence[Answered], Policy | None], list[Grade]]
+    equal: Callable[[str, str], bool]  # whether two answers are the same: votes go by it
+
+    def __call__(self, samples: Sequence[Answered], policy: Policy | None) -> list[Grade]:
+        return self.grade(samples, policy)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GraderModule:
     """A grader's parts; a grader's file may leave out those that have a default here."""
@@ -87,6 +94,7 @@ class GraderModule:
     Config: type
     grade: Grading
     check: Callable[[ConfigDict], None] = _accept
+    equal: Callable[[str, str], bool] = operator.eq  # of two answers in its grades
 
 
 def names() -> list[str]:
@@ -112,29 +120,39 @@ def make(cfg: ConfigDict, task: Task) -> Grader:
     """
     grader = get(cfg.grader.name or task.GRADER)
     grader.check(cfg)
+    of_answers = grader
+    if "answers" in cfg.grader:  # it leaves them to another
+        of_answers = get(cfg.grader.answers or task.GRADER)
 
     def grade(samples: Sequence[Answered], policy: Policy | None) -> list[Grade]:
         return grader.grade(samples, policy, task, cfg)
 
-    return grade
+    return Grader(grade=grade, equal=of_answers.equal)
 
 
 def grade_answers(
-    samples: Sequence[Answered], task: Task, equal: Callable[[str, str], bool]
+    samples: Sequence[Answered],
+    judge: Callable[[str, Example], tuple[str | None, bool]],
+    task: Task,
 ) -> list[Grade]:
-    """Grades by the answer alone: 1 where it is ``equal`` to the example's, else 0.
+    """Grades by the answer alone: 1 where it is right, else 0.
 
-    A sample that is cut off, or empty, never counts as correct, whatever its text says.
+    judge: an extracted answer and its example -> the answer as the grade gives it, None where it is
+    none, and whether it is right. A sample that is cut off, or empty, never counts as correct,
+    whatever its text says.
     """
     grades = []
     for sample in samples:
-        answer = task.extract(sample.text)
+        extracted = task.extract(sample.text)
+        answer, is_right = None, False
+        if extracted is not None:
+            answer, is_right = judge(extracted, sample.example)
         if not sample.finished:
             verdict = TRUNCATED
         elif len(sample.tokens) <= 1 or answer is None:  # the end token alone, or no answer
             verdict = UNPARSED
         else:
-            verdict = CORRECT if equal(answer, sample.example.answer) else WRONG
+            verdict = CORRECT if is_right else WRONG
         grades.append(
             Grade(
                 score=1.0 if verdict == CORRECT else 0.0,

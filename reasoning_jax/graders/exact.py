@@ -1,4 +1,4 @@
-"""Answers by the task's own equality, which is that of their texts where a task has no other."""
+"""Answers as the task reads them, which is their text where a task does not say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import graders
 from reasoning_jax.graders import Answered, Grade
-from reasoning_jax.tasks import Task
+from reasoning_jax.tasks import Example, Task
 
 if TYPE_CHECKING:
     from reasoning_jax.policy import Policy
@@ -24,4 +24,8 @@ class Config:
 def grade(
     samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
 ) -> list[Grade]:
-    return graders.grade_answers(samples, task, task.equal)
+    def judge(answer: str, example: Example) -> tuple[str | None, bool]:
+        read = task.reading(answer, example)
+        return read, read is not None and read == task.reading(example.answer, example)
+
+    return graders.grade_answers(samples, judge, task)

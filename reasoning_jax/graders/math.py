@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from reasoning_jax import graders
-from reasoning_jax.equivalence import equal
+from reasoning_jax.answers import equivalence
 from reasoning_jax.graders import Answered, Grade
-from reasoning_jax.tasks import Task
+from reasoning_jax.tasks import Example, Task
 
 if TYPE_CHECKING:
     from reasoning_jax.policy import Policy
@@ -22,7 +22,13 @@ class Config:
     pass
 
 
+equal = equivalence.equal
+
+
 def grade(
     samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
 ) -> list[Grade]:
-    return graders.grade_answers(samples, task, equal)
+    def judge(answer: str, example: Example) -> tuple[str, bool]:
+        return answer, equal(answer, example.answer)
+
+    return graders.grade_answers(samples, judge, task)

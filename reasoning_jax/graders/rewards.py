@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from reasoning_jax.policy import Policy
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-FORMAT = re.compile(r"\s*<think>.*\S.*</think>\s*<answer>.*\S.*</answer>\s*", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,14 @@ def well_formed(text: str) -> bool:
     Each tag is there once, and neither part is empty (DeepSeek-R1, arXiv:2501.12948, section
     2.2.2).
     """
-    return all(text.count(tag) == 1 for tag in TAGS) and FORMAT.fullmatch(text) is not None
+    if any(text.count(tag) != 1 for tag in TAGS):
+        return False
+    before, _, rest = text.partition("<think>")
+    thought, _, rest = rest.partition("</think>")
+    between, _, rest = rest.partition("<answer>")
+    answer, _, after = rest.partition("</answer>")
+    around = before + between + after
+    return not around.strip() and thought.strip() != "" and answer.strip() != ""
 
 
 def overlong(length: int, limit: int, cache: int) -> float:

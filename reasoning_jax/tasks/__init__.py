@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import operator
 import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -74,8 +73,9 @@ class Task:
     target: Target
     # extract(text): the answer in a completion; None = unparsed, which is its own verdict.
     extract: Callable[[str], str | None]
-    # equal(answer, gold): whether an extracted answer is right, for the grader "exact".
-    equal: Callable[[str, str], bool] = operator.eq
+    # reading(answer, example): an extracted answer in the one form that all of its spellings have,
+    # for the grader "exact"; None = unparsed. The example's own answer is read in the same way.
+    reading: Callable[[str, Example], str | None] = lambda answer, example: answer
     # steps(text): the number of reasoning steps in a completion.
     steps: Callable[[str], int] = lambda text: 0
     # wrong_line(text, example): the first line, from 0, that the task can tell is false.

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import equivalence
+from reasoning_jax.answers import choices, markup, quantities, statements, words
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.tasks import Example, FileTaskConfig, bbh_forms
 
@@ -29,7 +29,7 @@ SPLITS = {"train": 0, "given": 1, "validation": 2, "test": 3}
 IDS = 10_000_000  # a split's ids begin at so many times its number: no two splits share an id
 # Tenths of all questions, by their checksum.
 TENTHS = {"train": range(5, 10), "given": range(1, 5), "validation": range(1)}
-CHOICE = re.compile(r"\(([a-z])\)(?:\s.*)?|([a-z])[).:]?", re.IGNORECASE)
+BRACKETS = re.compile(r"[][(){}<>\s]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,42 +146,39 @@ def target(example: Example, direct: bool = False) -> str:
 
 
 def extract(text: str) -> str | None:
-    """What stands between the last "the answer is" and the full stop.
+    """What follows the last "the answer is", to the end of that sentence."""
+    return statements.final(statements.own_words(text))
 
-    Text after a new question does not count.
+
+def reading(answer: str, example: Example) -> str | None:
+    """The answer as what the published answer is: a choice, brackets, a number, or words.
+
+    None where it is of another kind.
     """
-    text = text.partition("\nQ:")[0]
-    _, *answers = re.split(r"\bthe answer is\b:?", text, flags=re.IGNORECASE)
-    if not answers:
-        return None
-    return re.split(r"\.(?=\s|$)|\n", answers[-1].strip())[0].strip() or None
-
-
-def equal(answer: str, gold: str) -> bool:
-    """Equal letters of a choice, closing brackets, numbers, or words in order.
-
-    The kind of ``gold`` says which.
-    """
-    answer = answer.strip('*`"$ ')
+    gold = example.answer
     if re.fullmatch(r"\([A-Z]\)", gold):
-        choice = CHOICE.fullmatch(answer)
-        return choice is not None and (choice[1] or choice[2]).upper() == gold[1]
-    if not re.sub(r"[][(){}<>\s]", "", gold):
-        return "".join(answer.split()) == "".join(gold.split())
+        letter = choices.read(answer, _options(example))
+        return None if letter is None else f"({letter.upper()})"
+    if not BRACKETS.sub("", gold):
+        brackets = "".join(markup.clean(answer).split())
+        return None if BRACKETS.sub("", brackets) else brackets
     if re.fullmatch(r"-?\d+", gold):
-        return equivalence.normalize(answer) == equivalence.normalize(gold)
-    answer = {"plausible": "yes", "implausible": "no"}.get(answer.lower(), answer)
-    return _words(answer) == _words(gold)
+        quantity = quantities.read_answer(answer)
+        return None if quantity is None else quantities.canonical(quantity)
+    if gold.lower() in words.VERDICTS:
+        return words.verdict(answer)
+    return words.in_order(answer, gold)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\s,]+", text.casefold())
+def _options(example: Example) -> dict[str, str]:
+    """The texts of the options by letter, in lower case."""
+    listed = re.findall(r"^\(([A-Z])\) (.*)$", example.question, re.MULTILINE)
+    return {letter.lower(): text for letter, text in listed}
 
 
 def steps(text: str) -> int:
     """Lines with text before the answer."""
-    lines = text.rpartition("So the answer is")[0].splitlines()
-    return sum(bool(line.strip()) for line in lines)
+    return len(re.findall(r"\S.*", text.rpartition("So the answer is")[0]))
 
 
 def wrong_line(text: str, example: Example) -> int | None:

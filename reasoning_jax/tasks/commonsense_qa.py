@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from reasoning_jax.answers import choices, statements
 from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import Example, FileTaskConfig
 from reasoning_jax.training import data
@@ -27,11 +28,7 @@ SPLITS = {
 TEST_ID = 1_000_000  # the ids of test examples begin here
 LETTERS = "abcde"
 HINT = " (CORRECT)"
-# "..., the answer is television (c)."; the direct form is "(c)." alone.
-ANSWER = re.compile(
-    r"\banswer(?: choice)?(?: is|:)(?! not \()[^\n]*?\(([a-e])\)|\A\s*\(([a-e])\)",
-    re.IGNORECASE,
-)
+DIRECT = re.compile(r"\s*(\([a-e]\))[.\s]*", re.IGNORECASE)  # an answer without a rationale
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,18 +80,31 @@ def target(example: Example, direct: bool = False) -> str:
 
 
 def extract(text: str) -> str | None:
-    """The letter of the last "the answer is ... (c)"; text after a new question does not count."""
-    letters = ANSWER.findall(text.partition("\nQ:")[0])
-    if not letters:
-        return None
-    indirect, direct = letters[-1]
-    return (indirect or direct).lower()
+    """What follows the last "the answer is"; where that is not said, a bare "(c)."."""
+    own = statements.own_words(text)
+    direct = DIRECT.fullmatch(own)
+    return direct[1] if direct else statements.final(own)
+
+
+def reading(answer: str, example: Example) -> str | None:
+    """The letter of the one choice that an answer names."""
+    return choices.read(answer, _options(example))
+
+
+def _options(example: Example) -> dict[str, str]:
+    """The texts of the choices by letter."""
+    _, _, listed = example.question.rpartition("\nAnswer Choices:\n")
+    return {line[1:2]: line[4:] for line in listed.split("\n") if line.startswith("(")}
 
 
 def steps(text: str) -> int:
     """Sentences before the one that gives the answer."""
-    sentences = re.findall(r"[^.!?]*\w[^.!?]*", text.partition("\nQ:")[0])
-    return sum(not re.search(r"\banswer(?: choice)?(?: is|:)", s) for s in sentences)
+    own = statements.own_words(text)
+    starts = [match.start() for match in statements.STATED.finditer(own)]
+    if starts:
+        last_end = max(own.rfind(end, 0, starts[-1]) for end in ".!?")
+        own = own[: last_end + 1]
+    return len(re.findall(r"\w[^.!?]*", own))
 
 
 def difficulty(example: Example) -> tuple[str, int]:

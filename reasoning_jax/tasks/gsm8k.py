@@ -7,9 +7,7 @@ train split, which those two leave out) and "test".
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import operator
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,6 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from reasoning_jax.answers import arithmetic, quantities, statements
 from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import Example, FileTaskConfig
 from reasoning_jax.training import data
@@ -30,17 +29,11 @@ SPLITS = {
     "given": slice(-VALIDATION),
 }
 TEST_ID = 1_000_000  # the ids of test examples begin here
-ANSWER = re.compile(
-    r"####\s*([$€£]?\s*-?\s*[$€£]?(?:\d[\d,]*(?:\.\d+)?|\.\d+))(?![\d,.]*\s*/\s*\d)"
-)
-SPAN = re.compile(r"<<([^<>]{,200})>>")
-OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-}
+SPAN = re.compile(r"<<([^<>\n]{,200})>>")
+LINE = re.compile(r"\S.*")  # with text
+# Of a completion: what comes after so many is not judged.
+MAX_MARKS = 20
+MAX_SPANS = 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,23 +96,30 @@ def target(example: Example, direct: bool = False) -> str:
 
 
 def extract(text: str) -> str | None:
-    """The number after the first "####", without commas and currency.
+    """The number after the first "####" that one follows, in decimals and without its unit.
 
     Text after a new question does not count.
     """
-    match = ANSWER.search(text.partition("\nQ:")[0])
-    return None if match is None else re.sub(r"[,$€£\s]", "", match.group(1))
+    _, *marked = statements.own_words(text).split("####", MAX_MARKS)
+    for following in marked:
+        line, _, _ = following.lstrip("#: \t\n").partition("\n")
+        quantity = quantities.read_answer(line)
+        if quantity is not None:
+            return quantities.canonical(quantity)
+    return None
 
 
 def steps(text: str) -> int:
-    return sum(bool(line.strip()) for line in text.partition("####")[0].splitlines())
+    return len(LINE.findall(text.partition("####")[0]))
 
 
 def wrong_line(text: str, example: Example) -> int | None:
     """The first line with a false span <<a op b=c>>; what is outside spans is not judged."""
-    for i, line in enumerate(text.split("\n")):
-        if any(_is_false(span) for span in SPAN.findall(line)):
-            return i
+    for number, span in enumerate(SPAN.finditer(text)):
+        if number == MAX_SPANS:
+            break
+        if _is_false(span[1]):
+            return text.count("\n", 0, span.start())
     return None
 
 
@@ -130,36 +130,14 @@ def difficulty(example: Example) -> tuple[str, int]:
 
 def _is_false(span: str) -> bool:
     """Whether "a op b=c" is false; c may be rounded or cut to its decimals."""
-    left, _, right = span.replace(",", "").rpartition("=")
+    left, _, right = span.rpartition("=")
     decimals = len(right.strip().partition(".")[2])
     try:
-        error = abs(_value(left) - _value(right))
+        error = abs(arithmetic.value(left) - arithmetic.value(right))
     except ZeroDivisionError:
         return True
-    except (ValueError, SyntaxError):  # no arithmetic: not judged
+    except ValueError:  # no arithmetic: not judged
         return False
     if decimals == 0:
         return error != 0
     return error >= Fraction(1, 10**decimals)
-
-
-def _value(expression: str) -> Fraction:
-    """The exact value of + - * / // and parentheses over decimals.
-
-    ValueError or SyntaxError for anything else.
-    """
-    plain = re.sub(r"(?<![\d.])0+(?=\d)", "", expression.strip())  # Python's grammar has no 007
-    return _node(ast.parse(plain, mode="eval").body)
-
-
-def _node(node: ast.expr) -> Fraction:
-    match node:
-        case ast.Constant(value=int() | float() as value):
-            return Fraction(str(value))
-        case ast.BinOp(op=op) if type(op) in OPERATORS:
-            return OPERATORS[type(op)](_node(node.left), _node(node.right))
-        case ast.UnaryOp(op=ast.UAdd()):
-            return _node(node.operand)
-        case ast.UnaryOp(op=ast.USub()):
-            return -_node(node.operand)
-    raise ValueError("no arithmetic")

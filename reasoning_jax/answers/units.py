@@ -1,0 +1,131 @@
+"""The words after a number: a unit, or something that makes another number of it."""
+
+from __future__ import annotations
+
+import re
+
+CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
+# Short units are told apart by their case, as mW and MW are.
+SHORT = {
+    "dollar": "usd USD",
+    "euro": "eur EUR",
+    "pound": "gbp GBP lb lbs",
+    "gram": "g",
+    "kilogram": "kg",
+    "milligram": "mg",
+    "ounce": "oz",
+    "meter": "m",
+    "centimeter": "cm",
+    "millimeter": "mm",
+    "kilometer": "km",
+    "foot": "ft",
+    "yard": "yd",
+    "mile": "mi",
+    "liter": "l L",
+    "milliliter": "ml mL",
+    "hour": "h hr hrs",
+    "minute": "min mins",
+    "second": "s sec secs",
+    "mph": "mph",
+    "psi": "psi",
+    "megabyte": "MB mb",
+    "gigabyte": "GB gb",
+    "watt": "W",
+    "milliwatt": "mW",
+    "kilowatt": "kW",
+    "megawatt": "MW",
+    "kilowatt hour": "kWh kwh",
+    "am": "am",
+    "pm": "pm",
+    "fahrenheit": "°F",
+    "celsius": "°C",
+    "degree": "° ^\\circ",
+}
+ABBREVIATIONS = {short: unit for unit, listed in SHORT.items() for short in listed.split()}
+IRREGULAR = {"feet": "foot", "inches": "inch", "people": "person", "children": "child"}
+PER = {"per", "a", "an", "each", "every"}  # "$5 an hour" is "5 dollars per hour"
+FUNCTIONS = set(
+    "arccos arcsin arctan cos cosh cot csc exp gcd inf infinity infty lcm ln log max min mod pi "
+    "sec sin sinh sqrt tan tanh tau".split()
+)
+# With one of these words the number is another one, two, or denied.
+NOT_UNITS = FUNCTIONS - {"min", "sec"}
+NOT_UNITS |= set(
+    "about above actually and are approximately around at below besides between but by choose "
+    "correct cubed cube decreased div divided dozen dozens doubled either except factorial false "
+    "fewer from fraction greater halved if in incorrect increased instead is less make makes maybe "
+    "minus modulo more multiplied nearly negative neither never no none nor not of off or out over "
+    "perhaps plus positive power probably quadrupled raised ratio reciprocal remainder right root "
+    "short squared than then through times to tripled twice under unless until up versus vs wait "
+    "was were with without wrong "
+    "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh "
+    "sevenths eighth eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths "
+    "twentieth twentieths hundredth hundredths thousandth thousandths millionth millionths "
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety "
+    "hundred thousand million billion trillion hundreds thousands millions billions trillions "
+    "mil mln bn tn".split()
+)
+# "72 bags of rice" and "5 rows in total" are units all the same, where no number follows.
+LINKS = {"of", "in", "with"}
+PART = re.compile(r"([A-Za-z°]+)(?:\^?([23]))?")
+WORDS = re.compile(rf"{PART.pattern}(?:[ /-]{PART.pattern})*\.?")
+TOTAL = re.compile(r"(?:in total|in all|altogether)")
+
+
+def read(words: str, *, currency: str, spaced: bool) -> tuple[str, ...] | None:
+    """The unit in the singular, word by word; None where these words may be more than one.
+
+    words: what follows the number; currency: the sign before it; spaced: whether a space does.
+    """
+    sign = CURRENCIES.get(currency[-1:], "")
+    words = words.removeprefix("/").strip()
+    if not words or TOTAL.fullmatch(words):
+        return (sign,) if sign else ()
+    if words.lower() in ("%", "percent", "per cent"):
+        return None if sign else ("%",)
+    if words in CURRENCIES:
+        return (CURRENCIES[words],)
+    if words in ABBREVIATIONS and not sign:
+        return tuple(ABBREVIATIONS[words].split())
+    parts = [(match[1], match[2]) for match in PART.finditer(words)]
+    if not WORDS.fullmatch(words) or _makes_another_number(parts, sign, spaced):
+        return None
+    unit = []
+    for word, power in parts:
+        if word.lower() not in PER:
+            unit += [f"{name}^{power}" if power else name for name in _singular(word).split()]
+    if sign and unit[:1] != [sign]:  # "$5 dollars" has one currency
+        unit = [sign, *unit]
+    return tuple(unit)
+
+
+def _makes_another_number(parts: list[tuple[str, str]], sign: str, spaced: bool) -> bool:
+    """Whether words after a number may be more than its unit: "squared", "or", "x", "pi"."""
+    first = parts[0][0]
+    for number, (word, _) in enumerate(parts):
+        if word.lower() in LINKS:
+            if number == 0:
+                return True
+        elif word.lower() in NOT_UNITS or _is_variable(word):
+            return True
+    if first in ABBREVIATIONS or first.lower() in PER:
+        return sign != "" and len(first) == 1 and first != "a"  # "$5 m" may be millions
+    return len(first) < (3 if spaced else 4)  # "5 xy" and "5xyz" may be products
+
+
+def _is_variable(word: str) -> bool:
+    return len(word) == 1 and word.lower() not in PER and word not in ABBREVIATIONS
+
+
+def _singular(word: str) -> str:
+    if word in ABBREVIATIONS:
+        return ABBREVIATIONS[word]
+    if len(word) <= 3:
+        return word
+    lower = word.lower()
+    if lower in IRREGULAR:
+        return IRREGULAR[lower]
+    if lower.endswith(("xes", "ches", "shes", "sses")):
+        return lower.removesuffix("es")
+    return lower.removesuffix("s")
