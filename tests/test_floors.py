@@ -18,7 +18,7 @@ PACKAGE = ROOT / "reasoning_jax"
 # "tasks" is tasks/__init__.py; "tasks/*" is every file and folder of tasks/ that is not named:
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
-    """errors arguments contracts prng discovery multihost interrupts killable equivalence
+    """errors arguments ranges contracts prng discovery multihost interrupts killable equivalence
     workdir metrics progress tokenizer svg charts""",
     """model model/config model/sharding model/linear model/attention model/transformer
     model/decoder model/presets model/logprobs""",
