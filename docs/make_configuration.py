@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the code: every key, its default and its comment.
+"""Writes docs/configuration.md from the code: every key, its default, range and comment.
 
     python docs/make_configuration.py [--check]
 
@@ -19,9 +19,7 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ml_collections import ConfigDict  # noqa: E402
-
-from reasoning_jax import algorithms, default, graders, tasks  # noqa: E402
+from reasoning_jax import algorithms, default, graders, ranges, tasks  # noqa: E402
 
 HEAD = """\
 # Configuration
@@ -32,6 +30,7 @@ An experiment (`configs/*.py`) calls `default.get_config(algorithm=..., task=...
 differs. Every key can be overridden on the command line, `--config.optim.learning_rate=3e-4`; a key
 that the experiment does not have is refused. `--config.algorithm.name=rejection` (or `task.name`,
 `grader.name`) puts another method's keys, with their defaults, in the place of the experiment's.
+A value out of its range is refused before anything runs; numbers are finite.
 """
 
 
@@ -46,67 +45,64 @@ def comment_of(lines: list[str], number: int) -> str:
     return " ".join([*above, own] if mark else above).strip()
 
 
-def keys_of_dataclass(config: type) -> list[tuple[str, object, str]]:
-    """(key, default, comment) of each field, those of base classes first."""
+def comments_of(config: type) -> dict[str, str]:
+    """The comment of each field, those of base classes too."""
     comments = {}
-    for cls in reversed(config.__mro__[:-1]):
+    for cls in config.__mro__[:-1]:
         source = textwrap.dedent(inspect.getsource(cls))
         lines = source.split("\n")
         for node in ast.parse(source).body[0].body:
             if isinstance(node, ast.AnnAssign):
                 comments[node.target.id] = comment_of(lines, node.lineno)
-    fields = dataclasses.fields(config)
-    return [(f.name, f.default, comments.get(f.name, "")) for f in fields]
-
-
-def comments_of_default() -> dict[str, str]:
-    """The comment of every key that default.get_config sets itself."""
-    source = inspect.getsource(default)
-    lines = source.split("\n")
-    comments = {}
-    function = next(n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef))
-    for node in function.body:
-        if isinstance(node, ast.Assign):
-            target = ast.unparse(node.targets[0])
-            if target.startswith("c."):
-                comments[target[2:]] = comment_of(lines, node.lineno)
     return comments
 
 
-def table(rows: list[tuple[str, object, str]]) -> str:
-    lines = ["| key | default | |", "|---|---|---|"]
-    for key, value, comment in rows:
-        lines.append(f"| `{key}` | `{value!r}` | {comment} |".replace("  |", " |"))
+def table(config: type, prefix: str) -> str:
+    """A line a key of a dataclass, whose names in a config begin with ``prefix``."""
+    comments = comments_of(config)
+    lines = ["| key | default | range | |", "|---|---|---|---|"]
+    for key in ranges.keys(config):
+        comment = comments[key.name].replace("|", "\\|")
+        cells = [f"`{prefix}{key.name}`", f"`{key.default!r}`", range_of(key), comment]
+        lines.append("".join(f"| {cell} " if cell else "| " for cell in cells) + "|")
     return "\n".join(lines)
 
 
+def range_of(key: ranges.Key) -> str:
+    if key.range is None:
+        return ""
+    return key.range.ends(key.kind).removeprefix("of ")
+
+
+def about(config: type) -> str:
+    """What a section's docstring says, to stand after its name; "" where it has none."""
+    docstring = ast.get_docstring(ast.parse(inspect.getsource(config)).body[0])
+    if docstring is None:
+        return ""
+    return f": {docstring[0].lower()}{docstring[1:].rstrip('.')}"
+
+
 def common_sections() -> list[str]:
-    """The sections that every experiment has, in the order of the code."""
-    cfg = default.get_config()
-    comments = comments_of_default()
-    sections: dict[str, list[tuple[str, object, str]]] = {"": []}
-    for key, comment in comments.items():
-        section, _, name = key.rpartition(".")
-        value = cfg[section][name] if section else cfg[name]
-        if not isinstance(value, ConfigDict):
-            sections[section].append((key, value, comment))
-        elif section:
-            sections[section].append((key, value.name, "a section: a method and its keys"))
-        elif key not in ("task", "algorithm", "grader"):
-            sections[key] = []
-    parts = ["## Of every experiment", table(sections.pop(""))]
-    for section, rows in sections.items():
-        about = f": {comments[section]}" if comments[section] else ""
-        parts += [f"### `{section}`{about}", table(rows)]
+    """The sections that every experiment has."""
+    parts = ["## Of every experiment", table(default.COMMON[""], "")]
+    for name, config in default.COMMON.items():
+        if name:
+            parts += [f"### `{name}`{about(config)}", table(config, f"{name}.")]
+        if name == "base":
+            parts.append(
+                "`base.algorithm` is a section of its own: a method, by default `sft` with "
+                "`hinted` 0.25, and its keys."
+            )
     return parts
 
 
 def sections_by_name(title: str, section: str, package: ModuleType) -> list[str]:
     parts = [f"## {title}: `{section}`"]
     for name in package.names():
-        rows = keys_of_dataclass(package.get(name).Config)
-        named = [(f"{section}.{key}", value, comment) for key, value, comment in rows]
-        parts += [f"### {name}", table(named) if named else "No keys of its own."]
+        config = package.get(name).Config
+        has_keys = dataclasses.fields(config)
+        keys = table(config, f"{section}.") if has_keys else "No keys of its own."
+        parts += [f"### {name}", keys]
     return parts
 
 

@@ -113,7 +113,7 @@ def from_saved(saved: Mapping[str, workdir.Json], path: Path | str) -> ConfigDic
     """The config of the content of a config.json; what it does not say has its default."""
     try:
         values = workdir.flat(legacy.upgrade(saved))
-        names = {section: str(values[f"{section}.name"]) for section in overrides.SECTIONS}
+        names = {section: str(values[f"{section}.name"]) for section in default.NAMED}
     except KeyError as error:
         raise UserError(f"{path}: the key {error.args[0]} is missing.") from None
     try:

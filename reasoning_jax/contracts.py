@@ -10,6 +10,7 @@ import difflib
 from types import ModuleType
 from typing import TypeVar
 
+from reasoning_jax import ranges
 from reasoning_jax.errors import UserError
 
 Contract = TypeVar("Contract")
@@ -21,7 +22,8 @@ def fill(contract: type[Contract], module: ModuleType) -> Contract:
     """The contract with the module's values; what the module leaves out keeps its default.
 
     The field ``name``, where there is one, is the module's name. UserError names the file for a
-    field without default that is missing, and for a public name that looks like a misspelt field.
+    field without default that is missing, for a public name that looks like a misspelt field, and
+    for a key of its ``Config`` that needs a range and has none.
     """
     fields = dataclasses.fields(contract)  # type: ignore[arg-type]
     names = [field.name for field in fields if field.name != "name"]
@@ -34,6 +36,12 @@ def fill(contract: type[Contract], module: ModuleType) -> Contract:
     for field in fields:
         if field.name in names and field.name not in values and not _has_default(field):
             raise UserError(f"{path}: {field.name} is missing.")
+    lacking = ranges.lacking(values["Config"]) if "Config" in values else []
+    if lacking:
+        raise UserError(
+            f"{path}: Config.{lacking[0]} has no range: write key(DEFAULT, at_least(0)), or "
+            "another range of ranges.py."
+        )
     if len(names) < len(fields):
         values["name"] = module.__name__.rpartition(".")[2]
     return contract(**values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reasoning_jax import graders, prng, prompts, tasks, tokenizer, workdir
+from reasoning_jax import default, graders, prng, prompts, tasks, tokenizer
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, presets, sharding
 from reasoning_jax.policy import Policy
@@ -24,37 +24,6 @@ from reasoning_jax.rollout import Rollout
 from reasoning_jax.sampling.methods import make_method
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import optim, state
-
-POSITIVE = (
-    "batch_size",
-    "micro_batches",
-    "sequence_length",
-    "log_every",
-    "sampling.batch_size",
-    "sampling.max_new_tokens",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "eval.every",
-    "rounds.updates",
-    "optim.max_skipped",
-)
-NOT_NEGATIVE = (
-    "seed",
-    "task.seed",
-    "base.num_updates",
-    "rounds.count",
-    "rounds.examples",
-    "rounds.increment",
-    "rounds.patience",
-    "rounds.min_kept_rows",
-    "optim.warmup",
-    "optim.clip_norm",
-    "eval.num_examples",
-    "eval.num_test",
-    "eval.test_every",
-)
-ABOVE_0 = ("base.learning_rate", "optim.learning_rate", "rounds.growth")
-FRACTIONS = ("optim.b1", "optim.b2", "optim.decay", "sampling.top_p")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,9 +128,9 @@ def data_dir(name: str) -> str:
 def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """Everything but the parameters; sets the mesh, once, for the whole process.
 
-    UserError names the config's key.
+    The config's values are checked first: UserError names the key.
     """
-    _check(cfg)
+    check(cfg)
     task = tasks.get(cfg.task.name)
     task_cfg = cfg.task.copy_and_resolve_references()
     if "path" in task_cfg and not task_cfg.path:
@@ -183,17 +152,20 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     )
 
 
-def _check(cfg: ConfigDict) -> None:
-    """UserError naming the key of a value that no run can be made with."""
-    _check_ranges(workdir.flat(cfg.to_dict()))
-    if cfg.seed >= 2**32:
-        raise UserError(f"config.seed: {cfg.seed} is not below 2^32.")
+def check(cfg: ConfigDict) -> None:
+    """UserError naming a key whose value is out of its range, or keys that do not go together."""
+    default.check(cfg)
     if cfg.sampling.max_new_tokens >= cfg.sequence_length:
         raise UserError(
             f"config.sampling.max_new_tokens: {cfg.sampling.max_new_tokens} leave no room for a "
             f"prompt in config.sequence_length {cfg.sequence_length}."
         )
     make_method(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
+    if cfg.eval.test_every % cfg.eval.every:
+        raise UserError(
+            f"config.eval.test_every: {cfg.eval.test_every} is no multiple of config.eval.every "
+            f"{cfg.eval.every}."
+        )
     rounds = cfg.rounds
     if rounds.online and (rounds.growth != 1 or rounds.increment != 0):
         raise UserError(
@@ -205,20 +177,6 @@ def _check(cfg: ConfigDict) -> None:
             f"config.rounds.growth: {rounds.growth} makes more updates in round {rounds.count} "
             "than can be counted."
         )
-
-
-def _check_ranges(values: Mapping[str, workdir.Json]) -> None:
-    for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"config.{key}: {value} is not a finite number.")
-        if key in POSITIVE and value < 1:
-            raise UserError(f"config.{key}: {value} is less than 1.")
-        if key in NOT_NEGATIVE and value < 0:
-            raise UserError(f"config.{key}: {value} is less than 0.")
-        if key in ABOVE_0 and value <= 0:
-            raise UserError(f"config.{key}: {value} is not above 0.")
-        if key in FRACTIONS and not 0 <= value <= 1:
-            raise UserError(f"config.{key}: {value} is not between 0 and 1.")
 
 
 def _sampling_mesh(cfg: ConfigDict, mesh: Mesh) -> Mesh | None:

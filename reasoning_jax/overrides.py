@@ -9,22 +9,14 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from reasoning_jax import algorithms, default, graders, legacy, tasks, workdir
+from reasoning_jax import default, graders, legacy, tasks, workdir
 from reasoning_jax.arguments import parse_into
+from reasoning_jax.default import NAMED
 from reasoning_jax.errors import UserError
-
-# The sections whose keys depend on their name, and who has them.
-SECTIONS: dict[str, ModuleType] = {
-    "algorithm": algorithms,
-    "base.algorithm": algorithms,
-    "task": tasks,
-    "grader": graders,
-}
 
 
 def _section_of(cfg: ConfigDict, section: str) -> ConfigDict:
@@ -65,7 +57,7 @@ def change(cfg: ConfigDict, changes: Mapping[str, object]) -> None:
     """Sets values by dotted key; UserError for a key that the experiment does not have."""
     for key, value in changes.items():
         section, _, name = key.rpartition(".")
-        if name == "name" and section in SECTIONS:
+        if name == "name" and section in NAMED:
             _choose_by_name(cfg, section, str(value))
     for key, value in changes.items():
         _check_key(key, cfg)
@@ -78,14 +70,14 @@ def set_value(cfg: ConfigDict, key: str, value: object) -> None:
     holder = _section_of(cfg, section)
     before = holder[name]
     may_be_none = before is None or section == "model"
-    unlike = isinstance(value, bool) != isinstance(before, bool) and before is not None
+    kind = holder.get_type(name)
+    unlike = isinstance(value, bool) != (kind is bool)  # a bool is an int to ConfigDict
     if (value is None and not may_be_none) or (value is not None and unlike):
-        raise UserError(f"config.{key}={value!r}: this must be of type {type(before).__name__}.")
+        raise UserError(f"config.{key}={value!r}: this must be of type {kind.__name__}.")
     try:
         holder[name] = value
-    except TypeError:
-        kind = holder.get_type(name).__name__
-        raise UserError(f"config.{key}={value!r}: this must be of type {kind}.") from None
+    except (TypeError, OverflowError):
+        raise UserError(f"config.{key}={value!r}: this must be of type {kind.__name__}.") from None
     _check_tuple(key, before, value)
 
 
@@ -94,7 +86,7 @@ def _names_chosen(arguments: Sequence[str]) -> list[tuple[str, str]]:
     names = []
     for number, argument in enumerate(arguments):
         match = re.fullmatch(r"--?config\.([\w.]+)\.name(?:=(.*))?", argument)
-        if not match or match[1] not in SECTIONS:
+        if not match or match[1] not in NAMED:
             continue
         following = arguments[number + 1 : number + 2]
         value = [match[2]] if match[2] is not None else following
@@ -107,13 +99,13 @@ def _choose_by_name(cfg: ConfigDict, section: str, name: str) -> None:
     holder, _, last = section.rpartition(".")
     if _section_of(cfg, section).name == name:
         return
-    if name not in SECTIONS[section].names():
+    if name not in NAMED[section].names():
         kind = section.rpartition(".")[2]
-        known = ", ".join(SECTIONS[section].names())
+        known = ", ".join(NAMED[section].names())
         raise UserError(f"config.{section}.name: there is no {kind} {name!r}; they are {known}.")
     own_grader = cfg.grader.name == tasks.get(cfg.task.name).GRADER
     with cfg.unlocked():
-        _section_of(cfg, holder)[last] = default.section(SECTIONS[section], name)
+        _section_of(cfg, holder)[last] = default.section(NAMED[section], name)
         if section == "task" and own_grader:
             cfg.grader = default.section(graders, tasks.get(name).GRADER)
 
@@ -135,7 +127,7 @@ def _check_key(key: str, cfg: ConfigDict) -> None:
         settable = ", ".join(f"config.{k}" for k in inside)
         raise UserError(f"config.{key} is a section: set one of {settable}.")
     section, _, name = key.rpartition(".")
-    if section in SECTIONS:
+    if section in NAMED:
         _refuse_foreign_key(section, name, _section_of(cfg, section).name)
     if key in legacy.MOVED:
         raise UserError(f"config.{key} is now config.{legacy.MOVED[key]}.")
@@ -147,7 +139,7 @@ def _check_key(key: str, cfg: ConfigDict) -> None:
 
 def _refuse_foreign_key(section: str, key: str, own_name: str) -> None:
     """UserError where others than ``own_name`` have this key, naming them."""
-    contract = SECTIONS[section]
+    contract = NAMED[section]
     owners = []
     for name in contract.names():
         fields = dataclasses.fields(contract.get(name).Config)

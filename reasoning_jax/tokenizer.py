@@ -167,10 +167,6 @@ def make(cfg: ConfigDict, alphabet: Sequence[str], task_name: str) -> Tokenizer:
         return Characters(alphabet)
     if cfg.name == "bytes":
         return Bytes()
-    if cfg.name == "sentencepiece":
-        if not cfg.path:
-            raise UserError("config.tokenizer.path: a SentencePiece model file is needed.")
-        return SentencePiece(cfg.path)
-    raise UserError(
-        f"config.tokenizer.name: {cfg.name!r} is not one of characters, bytes, sentencepiece."
-    )
+    if not cfg.path:
+        raise UserError("config.tokenizer.path: a SentencePiece model file is needed.")
+    return SentencePiece(cfg.path)

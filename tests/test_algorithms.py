@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 
 import jax
@@ -222,6 +223,16 @@ def test_a_misspelt_part_is_an_error(misspelt, meant):
 def test_a_misspelt_required_part_is_named():
     with pytest.raises(UserError, match=r"colect has no effect; did you mean collect\?$"):
         contracts.fill(Algorithm, module(WHOLE.replace("def collect", "def colect")))
+
+
+@pytest.mark.parametrize("field", ["scale: float = 1.0", "given: tuple[int, ...] = (0,)"])
+def test_a_number_without_a_range_is_an_error(field, monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_jax.algorithms.made_up", algorithms)
+    sentence = rf"^reasoning_jax/algorithms/made_up\.py: Config\.{field.split(':')[0]} has no range"
+    with pytest.raises(UserError, match=sentence):
+        contracts.fill(Algorithm, module(WHOLE.replace("    pass", f"    {field}", 1)))
+    plain = 'direct: bool = False\n    path: str = ""'
+    contracts.fill(Algorithm, module(WHOLE.replace("    pass", f"    {plain}", 1)))
 
 
 def test_helpers_and_what_is_imported_are_no_misspellings():

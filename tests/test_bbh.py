@@ -483,10 +483,7 @@ def test_published_splits(data_dir, form, sizes):
 
 
 def test_mistakes_are_one_sentence(tmp_path):
-    forms = "boolean_expressions.*word_sorting"
-    with pytest.raises(ValueError, match=rf"config\.task\.form: .*'sums'.*{forms}") as error:
-        bbh.load(config("sums"), "train")
-    assert all(name in str(error.value) for name in bbh_forms.NAMES) and len(bbh_forms.NAMES) == 27
+    assert len(bbh_forms.NAMES) == 27
     with pytest.raises(ValueError, match=r"no split 'dev'.*train.*test"):
         bbh.load(config("navigate"), "dev")
     with pytest.raises(ValueError, match=r"config\.task\.given names 5 levels"):

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
+import math
+import operator
+import random
 import re
+import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 
-from reasoning_jax import algorithms, arguments, config, default, experiment, overrides, tasks
+from reasoning_jax import (
+    algorithms,
+    arguments,
+    config,
+    default,
+    experiment,
+    graders,
+    overrides,
+    ranges,
+    tasks,
+)
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.workdir import flat
 
+NAN, INF = math.nan, math.inf
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -238,22 +256,17 @@ def test_a_damaged_config_of_a_run_is_one_sentence_with_its_file(tmp_path, conte
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"seed": 2**32}, "config.seed: 4294967296 is not below"),
-        ({"seed": -1}, "config.seed: -1 is less than 0"),
-        ({"task.seed": -1}, "config.task.seed: -1 is less than 0"),
-        ({"optim.learning_rate": float("nan")}, "config.optim.learning_rate: nan is not a finite"),
-        ({"optim.learning_rate": -1.0}, "config.optim.learning_rate: -1.0 is not above 0"),
-        ({"optim.decay": 5.0}, "config.optim.decay: 5.0 is not between 0 and 1"),
-        ({"optim.b1": 2.0}, "config.optim.b1: 2.0 is not between"),
-        ({"rounds.count": -1}, "config.rounds.count: -1 is less than 0"),
-        ({"rounds.updates": 0}, "config.rounds.updates: 0 is less than 1"),
+        ({"seed": 2**32}, "config.seed: 4294967296 is not a whole number from 0 to 2^32 - 1."),
+        ({"optim.learning_rate": NAN}, "config.optim.learning_rate: nan is not a finite number"),
+        ({"optim.b1": 1.0}, "config.optim.b1: 1.0 is not a finite number from 0 to below 1."),
+        ({"base.algorithm.hinted": 2.0}, "config.base.algorithm.hinted: 2.0 is not a finite"),
+        ({"task.given": (-1, 5)}, "config.task.given: (-1, 5) is not a tuple of which each is a"),
+        ({"model.dtype": "float16"}, "config.model.dtype: 'float16' is not one of float32, bf"),
         ({"rounds.growth": 1e30}, "config.rounds.growth: 1e+30 makes more updates"),
-        ({"rounds.growth": -1.0}, "config.rounds.growth: -1.0 is not above 0"),
-        ({"eval.num_examples": -5}, "config.eval.num_examples: -5 is less than 0"),
         ({"sampling.max_new_tokens": 5000}, "config.sampling.max_new_tokens: 5000 leave no room"),
-        ({"model.num_layers": 0}, "config.model.num_layers: 0 is less than 1"),
-        ({"model.head_dim": 0}, "config.model.head_dim: 0 is less than 1"),
-        ({"model.rope_theta": -1.0}, "config.model.rope_theta: -1.0 is not above 0"),
+        ({"eval.every": 3}, "config.eval.test_every: 4 is no multiple of config.eval.every 3."),
+        ({"model.num_heads": 5}, "config.model: num_heads 5 is no multiple of num_kv_heads 2."),
+        ({"model.head_dim": 7}, "config.model.head_dim: rotary embedding needs an even size"),
     ],
 )
 def test_a_value_that_no_run_can_have_is_one_sentence(changes, sentence):
@@ -263,18 +276,174 @@ def test_a_value_that_no_run_can_have_is_one_sentence(changes, sentence):
         experiment.make(cfg)
 
 
+# ---- ranges --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Some:
+    rate: float = ranges.key(0.5, ranges.between(0, 1, above=True))
+    decay: float = ranges.key(0.5, ranges.between(0, 1, below=True))
+    peak: float = ranges.key(1.0, ranges.above(0))
+    count: int = ranges.key(2, ranges.at_least(1, also=-1))
+    kind: str = ranges.key("a", ranges.one_of("a", ""))
+    given: tuple[int, ...] = ranges.key((), ranges.each(ranges.between(0, 2**20)))
+    unset: int | None = ranges.key(None, ranges.at_least(1))
+    flag: bool = False
+    text: str = ""
+
+
+RATE = "a finite number above 0 and at most 1"
+DECAY = "a finite number from 0 to below 1"
+COUNT = "a whole number from 1 to 2^31 - 1, or -1"
+GIVEN = "a tuple of which each is a whole number from 0 to 2^20"
+
+
 @pytest.mark.parametrize(
-    "changes, sentence",
+    "name, inside, outside, what",
     [
-        ({"max_digits": 30}, "config.task.max_digits: 30 is not 1 to 18"),
-        ({"given": (-1,)}, "given must not be negative"),
+        ("rate", (1e-30, 1, 1.0), (0.0, 1.1, -1, NAN, INF, True, "x", None), RATE),
+        ("decay", (0.0, 0, 0.999), (1, -0.1, -INF), DECAY),
+        ("peak", (3e38, 1e-30, 10**30), (INF, 10**400, -1), "a finite number above 0"),
+        ("peak", (), (1e-50, 1e39), "a finite number above 0 in float32"),
+        ("decay", (), (1 - 1e-9,), f"{DECAY} in float32"),  # 1 in float32
+        ("count", (1, -1, 2**31 - 1), (0, -2, 2**31, 1.0, NAN, True, None), COUNT),
+        ("kind", ("a", ""), ("b", None, 1), 'one of a, ""'),
+        ("given", ((), (0, 2**20)), ((-1, 5), (True,), (0.5,), 3, [1], "x"), GIVEN),
+        ("unset", (None, 1), (0, -1), "a whole number from 1 to 2^31 - 1"),
+        ("flag", (True, False), (1, None, "x"), "True or False"),
+        ("text", ("", "x"), (1, None, True), "text"),
     ],
 )
-def test_sums_that_cannot_be_made_are_one_sentence(changes, sentence):
+def test_what_a_range_allows(name, inside, outside, what):
+    values = dataclasses.asdict(Some())
+    ranges.check(Some, values)
+    for value in inside:
+        ranges.check(Some, values | {name: value})
+    for value in outside:
+        with pytest.raises(UserError) as error:
+            ranges.check(Some, values | {name: value})
+        assert str(error.value) == f"config.{name}: {value!r} is not {what}."
+
+
+def test_a_key_that_is_missing_is_named():
     cfg = default.get_config()
-    cfg.task.update(changes)
-    with pytest.raises(UserError, match=sentence):
-        tasks.get("addition").load(cfg.task, "given")
+    cfg.algorithm.name = "rejection"  # whose keys it does not have
+    with pytest.raises(UserError, match=r"^config\.algorithm\.num_samples is missing\.$"):
+        default.check(cfg)
+
+
+def test_a_name_that_nobody_has_is_named_with_its_section():
+    cfg = default.get_config()
+    cfg.base.algorithm.name = "rejecton"
+    with pytest.raises(UserError, match=r"^config\.base\.algorithm\.name: 'rejecton' is not one"):
+        default.check(cfg)
+
+
+def every_config():
+    """A config of each method, each task and each grader: every key of all is in one of them."""
+    for name in algorithms.names():
+        yield default.get_config(algorithm=name, base=name)
+    for name in tasks.names():
+        yield default.get_config(task=name)
+    for name in graders.names():
+        yield default.get_config(grader=name)
+
+
+def keys_of(cfg):
+    """(dotted key, Key) of every key."""
+    values = flat(cfg.to_dict())
+    for section, own in default.configs(values).items():
+        for key in ranges.keys(own):
+            yield f"{section}.{key.name}".lstrip("."), key
+
+
+def test_every_key_of_a_config_is_a_key_of_a_dataclass():
+    for cfg in every_config():
+        names = {f"{section}.name" for section in default.NAMED}
+        assert {name for name, _ in keys_of(cfg)} | names == set(flat(cfg.to_dict()))
+        default.check(cfg)
+
+
+def test_every_key_but_text_and_booleans_has_a_range():
+    for cfg in every_config():
+        for name, key in keys_of(cfg):
+            assert key.range is not None or key.kind in (bool, str), name
+
+
+def just_outside(key):
+    """The nearest values outside each end of a key's range."""
+    if isinstance(key.range, ranges.Choice):
+        return ["nothing of this name"]
+    if isinstance(key.range, ranges.Each):
+        kind = typing.get_args(key.kind)[0]
+        item = ranges.Key(name="", default=0, kind=kind, range=key.range.item)
+        return [(value,) for value in just_outside(item)]
+    interval = key.range
+    if key.kind is int:
+        high = ranges.MOST if interval.high == INF else interval.high
+        return [interval.low - 1, high + 1]
+    low, high = np.float32(interval.low), np.float32(interval.high)
+    below = low if interval.above else np.nextafter(low, np.float32(-INF))
+    above = high if interval.below or high == INF else np.nextafter(high, np.float32(INF))
+    return [float(below), float(above), NAN, INF, -INF]
+
+
+def test_a_value_just_outside_either_end_of_a_range_is_refused():
+    """In one sentence that names the key and the range; the default is inside."""
+    tried = set()
+    for cfg in every_config():
+        values = flat(cfg.to_dict())
+        for section, own in default.configs(values).items():
+            prefix = f"{section}." if section else ""
+            for key in ranges.keys(own):
+                assert key.allows(key.default)
+                if key.range is None:
+                    continue
+                for value in just_outside(key):
+                    name = f"{prefix}{key.name}"
+                    with pytest.raises(UserError) as error:
+                        ranges.check(own, values | {name: value}, prefix)
+                    sentence = f"config.{name}: {value!r} is not {key.range.describe(key.kind)}"
+                    assert str(error.value).startswith(sentence)
+                    assert "\n" not in str(error.value)
+                    tried.add(name)
+    assert {"seed", "optim.b1", "algorithm.kl", "base.algorithm.hinted", "task.given"} <= tried
+
+
+HOSTILE = [0, -1, 10**30, -(10**30), 10**400, NAN, INF, "", "x", (), (True,), (NAN,), None, True]
+
+
+def refused(cfg, name, value):
+    """Whether setting a key to a value is answered by a sentence; any other error is raised."""
+    before = flat(cfg.to_dict())[name]
+    try:
+        overrides.change(cfg, {name: value})
+        default.check(cfg)
+    except UserError as error:
+        assert "\n" not in str(error) and f"config.{name}" in str(error)
+        return True
+    finally:
+        section, _, last = name.rpartition(".")
+        (operator.attrgetter(section)(cfg) if section else cfg)[last] = before
+    return False
+
+
+def test_hostile_values_are_refused_or_allowed_and_nothing_else():
+    """Every value at every key; and in every composition, at a few keys, one value each."""
+    tried = set()
+    for cfg in every_config():
+        values = flat(cfg.to_dict())
+        for name in values:
+            owner = values.get(f"{name.rpartition('.')[0]}.name", "")
+            if (owner, name) not in tried:
+                assert any([refused(cfg, name, value) for value in HOSTILE])
+            tried.add((owner, name))
+    rng = random.Random(0)
+    names = itertools.product(algorithms.names(), tasks.names(), graders.names())
+    for algorithm, task, grader in names:
+        cfg = default.get_config(algorithm=algorithm, task=task, grader=grader)
+        for name in rng.sample(sorted(flat(cfg.to_dict())), 8):
+            refused(cfg, name, rng.choice(HOSTILE))
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_what_a_config_names_is_there(name, arg):
     presets.model_config(cfg.model, vocab_size=32)
     optim.make(cfg.optim)
     methods.make_method(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
-    experiment._check(cfg)
+    experiment.check(cfg)
     assert cfg.batch_size % cfg.micro_batches == 0
     assert cfg.sampling.max_new_tokens < cfg.sequence_length
 

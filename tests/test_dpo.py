@@ -251,10 +251,10 @@ def test_other_errors(settings, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         collect(settings([PAIRS[0], PAIRS[1] | {"chosen": "x"}]))
     dpo.check(settings(PAIRS))
-    with pytest.raises(ValueError, match=r"config\.algorithm\.beta"):
-        dpo.check(settings(PAIRS, beta=0.0))
     with pytest.raises(ValueError, match=r"config\.algorithm\.desirable_weight.*dpo has none"):
         dpo.check(settings(PAIRS, desirable_weight=2.0))
+    with pytest.raises(ValueError, match=r"config\.algorithm\.desirable_weight.*both are 0"):
+        dpo.check(settings(PAIRS, preference="kto", desirable_weight=0.0, undesirable_weight=0.0))
     cfg = settings(PAIRS)
     cfg.rounds.examples = 5
     with pytest.raises(ValueError, match=r"config\.rounds\.examples"):

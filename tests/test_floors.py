@@ -18,7 +18,7 @@ PACKAGE = ROOT / "reasoning_jax"
 # "tasks" is tasks/__init__.py; "tasks/*" is every file and folder of tasks/ that is not named:
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
-    """errors arguments contracts prng discovery multihost interrupts
+    """errors arguments ranges contracts prng discovery multihost interrupts
     answers answers/killable answers/arithmetic answers/markup answers/units answers/quantities
     answers/statements answers/choices answers/words answers/equivalence answers/expressions
     workdir metrics progress tokenizer svg charts""",

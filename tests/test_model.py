@@ -313,10 +313,6 @@ def test_a_seed_gives_the_parameters_of_the_first_version(tiny):
     [
         ({"num_kv_heads": 3}, "num_heads"),
         ({"head_dim": 5}, "head_dim"),
-        ({"remat": "some"}, "remat"),
-        ({"attention": "flash"}, "attention"),
-        ({"dtype": "float16"}, "dtype"),
-        ({"window": -1}, "window"),
     ],
 )
 def test_config_errors_name_the_key(tiny, change, key):

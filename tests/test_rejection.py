@@ -132,8 +132,6 @@ def test_updates_and_errors():
     assert [REJECTION.num_updates(n, 100, offline) for n in (1, 3)] == [70, 110]  # STaR's schedule
     REJECTION.check(config("rejection", num_samples=1))
     assert REJECTION.init_memory(config("rejection", num_samples=1), 5) == ()
-    with pytest.raises(ValueError, match=r"^config\.algorithm\.num_samples: 0"):
-        REJECTION.check(config("rejection", num_samples=0))
 
 
 def test_several_samples_at_temperature_0_are_refused():

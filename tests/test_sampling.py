@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -359,17 +360,15 @@ def test_methods_of_a_config():
 
 
 @pytest.mark.parametrize(
-    ("values", "key"),
+    ("values", "sentence"),
     [
-        ((-1.0,), "temperature"),
-        ((1.0, -1), "top_k"),
-        ((1.0, 0, 0.0), "top_p"),
-        ((1.0, 0, 1.1), "top_p"),
-        ((1.0, 5, 0.5), "top_k or top_p"),
+        ((-1.0,), "temperature: -1.0 is not a finite number of at least 0."),
+        ((float("nan"),), "temperature: nan is not a finite number of at least 0."),
+        ((1.0, 5, 0.5), "config.sampling: set top_k or top_p, not both."),
     ],
 )
-def test_bad_values_of_a_config_are_one_sentence_with_the_key(values, key):
-    with pytest.raises(UserError, match=rf"^config\.sampling: [^\n]*{key}[^\n]*\.$"):
+def test_bad_values_are_one_sentence_with_the_key(values, sentence):
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
         methods.make_method(*values)
 
 

@@ -167,5 +167,3 @@ def test_make(data_dir):
     assert tokenizer.make(config("sentencepiece", path), (), "toy").vocab_size == 512
     with pytest.raises(UserError, match=r"config\.tokenizer\.path"):
         tokenizer.make(config("sentencepiece"), (), "toy")
-    with pytest.raises(UserError, match="'gpt2'"):
-        tokenizer.make(config("gpt2"), (), "toy")

@@ -457,8 +457,6 @@ def test_proposals_must_be_the_models_own_distribution(key, value):
 def test_control_variates_by_name_and_when():
     trice.check(settings())
     key = r"^config\.algorithm\.control_variate: "
-    with pytest.raises(ValueError, match=rf"{key}'papers' is not none, batch or history\.$"):
-        trice.check(settings(control_variate="papers"))
     offline = {"online": False, "updates": 7, "increment": 2}
     with pytest.raises(ValueError, match=rf"{key}'history' needs .*: set 'none'\.$"):
         trice.check(settings(control_variate="history", rounds=offline))

@@ -215,8 +215,6 @@ def test_rounds():
         ("rounds", "online", True),
         ("rounds", "patience", 4),
         ("algorithm", "preference", "kto"),
-        ("algorithm", "num_samples", 0),
-        ("algorithm", "beta", 0.0),
         ("sampling", "temperature", 0.0),
     ],
 )

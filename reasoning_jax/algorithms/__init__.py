@@ -2,7 +2,7 @@
 
 A method is a module with the functions of ``Algorithm``, of which only ``Config``, ``collect``,
 ``loss`` and ``BATCH`` must be there. ``cfg`` is the whole experiment; its section ``algorithm``
-holds the keys of the method's ``Config``.
+holds the keys of the method's ``Config``, which are in their ranges (ranges.py).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Algorithm:
 
     collect(rollout, examples, memory, round, cfg) -> Collected      on the host
     loss(logprobs, batch, cfg) -> Loss                               pure; sums over the batch
-    check(cfg)                            UserError for a value that the method cannot work with
+    check(cfg)                            UserError for values that do not go together
     init_memory(cfg, num_examples)        called before anything is trained
     num_updates(round, num_rows, cfg)     updates of a round
     examples(source, memory, round, cfg)  what a round is asked

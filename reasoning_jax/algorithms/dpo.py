@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax.algorithms import Collected, Memory, Programs
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import at_least, key
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import preference_files, preferences
@@ -37,8 +38,8 @@ class Config(preferences.PreferenceConfig):
     pairs: str = ""  # a JSONL file with prompt, chosen, rejected (see above), or tfds:...
     whole_text: bool = False  # chosen and rejected begin with the prompt
     skip_bad: bool = False  # leave unusable pairs out and count them, instead of an error
-    desirable_weight: float = 1.0  # kto: lambda of desirable completions
-    undesirable_weight: float = 1.0  # kto: lambda of undesirable ones
+    desirable_weight: float = key(1.0, at_least(0))  # kto: lambda of desirable completions
+    undesirable_weight: float = key(1.0, at_least(0))  # kto: lambda of undesirable ones
 
 
 def check(cfg: ConfigDict) -> None:
@@ -48,6 +49,10 @@ def check(cfg: ConfigDict) -> None:
         raise UserError(
             f"config.algorithm.desirable_weight, undesirable_weight: {a.preference} has none; "
             "kto has."
+        )
+    if a.desirable_weight == 0 and a.undesirable_weight == 0:
+        raise UserError(
+            "config.algorithm.desirable_weight, undesirable_weight: both are 0: there is no loss."
         )
     if cfg.rounds.examples:
         raise UserError("config.rounds.examples: dpo trains on all pairs in every round: 0.")

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax.algorithms import Collected, Memory, Programs
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import above, between, each, key
 from reasoning_jax.rollout import Rollout, Sample, groups_of
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import preferences
@@ -38,11 +39,11 @@ CHARTS = preferences.CHARTS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(preferences.PreferenceConfig):
-    num_samples: int = 4  # samples a question
-    pairs_per_question: int = 10
+    num_samples: int = key(4, between(2, 2**16))  # samples a question
+    pairs_per_question: int = key(10, between(1, 2**16))
     # Of each round, the last for all that follow: later rounds need a higher one to find wrong
     # samples. () = sampling.temperature.
-    temperatures: tuple[float, ...] = ()
+    temperatures: tuple[float, ...] = key((), each(above(0)))
     gold: bool = True  # a worked rationale wins where no sample is right
 
 
@@ -54,16 +55,8 @@ def check(cfg: ConfigDict) -> None:
             "config.rounds.restart: irpo's reference is the model that a round's training "
             "starts from: False."
         )
-    if a.num_samples < 2 or a.pairs_per_question < 1:
-        raise UserError(
-            "config.algorithm: irpo needs num_samples of 2 or more and pairs_per_question of 1 "
-            "or more."
-        )
-    if min(a.temperatures or (cfg.sampling.temperature,)) <= 0:
-        raise UserError(
-            "config.sampling.temperature: at 0 all samples of a question are alike "
-            "(also in config.algorithm.temperatures)."
-        )
+    if not a.temperatures and cfg.sampling.temperature == 0:
+        raise UserError("config.sampling.temperature: at 0 all samples of a question are alike.")
 
 
 def temperature_of_round(round: int, cfg: ConfigDict) -> float:

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax.algorithms import Collected, Memory
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import at_least, between, key
 from reasoning_jax.rollout import Rollout, Sample, groups_of
 from reasoning_jax.tasks import Example
 from reasoning_jax.training.losses import Loss, sequence_nll
@@ -37,17 +38,14 @@ EQUATION = re.compile(rf"{NUMBER}(?: *[-+*/] *{NUMBER})+ *= *[-$]*\d[\d.,]*")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    num_samples: int = 4  # samples a question
-    max_kept: int = 0  # of a question's correct samples; 0 = all
+    num_samples: int = key(4, between(1, 2**16))  # samples a question
+    max_kept: int = key(0, at_least(0))  # of a question's correct samples; 0 = all
     distinct: bool = False  # one sample of each path, without false lines
     per_question: bool = False  # a question weighs 1 however many samples it keeps
 
 
 def check(cfg: ConfigDict) -> None:
-    n = cfg.algorithm.num_samples
-    if n < 1:
-        raise UserError(f"config.algorithm.num_samples: {n} samples a question are too few.")
-    if n > 1 and cfg.sampling.temperature <= 0:
+    if cfg.algorithm.num_samples > 1 and cfg.sampling.temperature == 0:
         raise UserError(
             "config.sampling.temperature: at 0 all samples of a question are alike; "
             "set it above 0, or config.algorithm.num_samples=1."

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax.algorithms import Collected, Memory
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import between, key
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import Example
 from reasoning_jax.training.losses import Loss, weighted_nll
@@ -25,12 +26,8 @@ BATCH = ("weights",)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     direct: bool = False  # answers without rationales
-    hinted: float = 0.0  # the fraction of worked examples that is shown with the hint too
-
-
-def check(cfg: ConfigDict) -> None:
-    if not 0 <= cfg.algorithm.hinted <= 1:
-        raise UserError(f"config.algorithm.hinted: {cfg.algorithm.hinted} is no fraction.")
+    # The fraction of worked examples that is shown with the hint too.
+    hinted: float = key(0.0, between(0, 1))
 
 
 def collect(

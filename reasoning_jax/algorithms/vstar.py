@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from reasoning_jax.algorithms import Collected, Programs, SideModel, scheduled_updates
 from reasoning_jax.charts import Chart, Curve
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import above, at_least, between, key
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import preferences
@@ -45,10 +46,10 @@ CHARTS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(preferences.PreferenceConfig):
-    num_samples: int = 4  # samples a question and round
-    pairs_per_question: int = 10  # at most
-    verifier_updates: int = 200  # of the last round
-    verifier_learning_rate: float = 1e-4
+    num_samples: int = key(4, between(1, 2**16))  # samples a question and round
+    pairs_per_question: int = key(10, between(1, 2**16))  # at most
+    verifier_updates: int = key(200, at_least(1))  # of the last round
+    verifier_learning_rate: float = key(1e-4, above(0))
 
 
 class Memory(NamedTuple):
@@ -63,9 +64,8 @@ class Memory(NamedTuple):
 
 
 def check(cfg: ConfigDict) -> None:
-    a = cfg.algorithm
     rounds = cfg.rounds
-    preferences.check_pairs(a, "vstar")
+    preferences.check_pairs(cfg.algorithm, "vstar")
     if rounds.count < 2:
         _refuse("rounds.count", "the last round is the verifier's: vstar needs 2 or more")
     if rounds.examples != 0:
@@ -74,8 +74,8 @@ def check(cfg: ConfigDict) -> None:
         _refuse("rounds.restart, online", "every round starts from the base model: True, False")
     if rounds.patience != 0:
         _refuse("rounds.patience", "a run that stops early has no verifier: 0")
-    if cfg.sampling.temperature <= 0 or a.num_samples < 1:
-        _refuse("sampling.temperature, algorithm.num_samples", "must be above 0")
+    if cfg.sampling.temperature == 0:
+        _refuse("sampling.temperature", "at 0 all samples of a question are alike")
 
 
 def _refuse(key: str, reason: str) -> None:

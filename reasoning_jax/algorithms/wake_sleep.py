@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax.algorithms import Collected, Memory
-from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import between, key
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.sampling.methods import check_untruncated
 from reasoning_jax.tasks import Example
@@ -33,13 +33,12 @@ BATCH = ("weights", "normaliser")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    num_samples: int = 4  # rationales that the guide proposes for a question
+    # Rationales that the guide proposes for a question.
+    num_samples: int = key(4, between(1, 2**16))
 
 
 def check(cfg: ConfigDict) -> None:
     check_untruncated(cfg.sampling, "importance weights need the guide's own distribution")
-    if cfg.algorithm.num_samples < 1:
-        raise UserError(f"config.algorithm.num_samples: {cfg.algorithm.num_samples} is below 1.")
 
 
 def importance_weights(log_p: np.ndarray, log_q: np.ndarray, correct: np.ndarray) -> np.ndarray:

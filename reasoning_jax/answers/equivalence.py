@@ -19,7 +19,8 @@ BARE_NAMES = re.compile(r"(?<![\\a-zA-Z])(pi|exp|sqrt|sin|cos|tan|log|ln)(?![a-z
 ROOT = re.compile(r"\\sqrt ?\(([^()]*)\)")
 # What math-verify drops, and calls the rest equal: "~72", "\\ne 72", "72?", "72_8", "5 Mb", "1..2".
 DROPPED = re.compile(
-    r"[?'\"~°$≠≈±√π∓≤≥]|\d\.\s|\.\.|\\[lc]?dots|\\(?:neq?|approx|sim|simeq|cong|sum|prod|int)(?![a-z])"
+    r"[?'\"~°$≠≈±√π∓≤≥]|\d\.\s|\.\.|\\[lc]?dots"
+    r"|\\(?:neq?|approx|sim|simeq|cong|sum|prod|int)(?![a-z])"
     r"|(?<!log)_ ?\{?\d|\d\s+(?!or\b|and\b)[A-Za-z]{2}"
 )
 RELATION = re.compile(r"\s*(?:[<>=]|\\(?:le|ge|leq|geq|lt|gt)(?![a-z]))")

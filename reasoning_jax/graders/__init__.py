@@ -1,14 +1,14 @@
 """Who judges samples: one file a grader, named like the grader.
 
-A grader is a module with a class ``Config`` (a frozen dataclass: its own keys, each with a
-comment) and
+A grader is a module with a class ``Config`` (a frozen dataclass: its own keys, each with its range
+and a comment) and
 
     grade(samples, policy, task, cfg) -> list[Grade]
 
 a batch at a time, so that a judge may ask a model (with one process: each grades its own samples).
 ``cfg`` is the whole experiment; a grader's own keys are in ``cfg.grader``. A module may also have
-``check(cfg)``, which raises UserError for values that make no sense, and ``equal(answer, other)``,
-by which the answers in its grades are compared in votes.
+``check(cfg)``, which raises UserError for values that do not go together, and
+``equal(answer, other)``, by which the answers in its grades are compared in votes.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def get(name: str) -> GraderModule:
 def make(cfg: ConfigDict, task: Task) -> Grader:
     """The grader that the experiment's ``grader`` section names; the task's where it names none.
 
-    UserError for an unknown name, and for values of its keys that make no sense.
+    UserError for an unknown name, and for values that do not go together.
     """
     grader = get(cfg.grader.name or task.GRADER)
     grader.check(cfg)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from reasoning_jax import graders
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import Answered, Grade
+from reasoning_jax.ranges import at_least, key, one_of
 from reasoning_jax.tasks import Task
 
 if TYPE_CHECKING:
@@ -22,16 +23,13 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    answers: str = ""  # the grader of the answers: exact or math; "" = the task's
-    format: float = 0.0  # what <think>...</think><answer>...</answer> adds to the score
-    overlong: float = 0.0  # weight of the penalty, 0 to -1, of the last tokens before the limit
-    overlong_tokens: int = 32  # how many tokens these are
-
-
-def check(cfg: ConfigDict) -> None:
-    """UserError for a grader of answers that cannot be one."""
-    if cfg.grader.answers not in ("", "exact", "math"):
-        raise UserError(f"config.grader.answers: {cfg.grader.answers!r} is neither exact nor math.")
+    # The grader of the answers; "" = the task's.
+    answers: str = key("", one_of("", "exact", "math"))
+    # What <think>...</think><answer>...</answer> adds to the score.
+    format: float = key(0.0, at_least(0))
+    # Weight of the penalty, 0 to -1, of the last tokens before the limit.
+    overlong: float = key(0.0, at_least(0))
+    overlong_tokens: int = key(32, at_least(0))  # how many tokens these are
 
 
 def grade(

@@ -16,8 +16,6 @@ REMAT = {
 ATTENTION = ("auto", "plain", "splash")
 DTYPES = ("float32", "bfloat16")
 
-SIZES = ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -42,11 +40,6 @@ class ModelConfig:
     attention: str = "auto"  # "plain", "splash" (a TPU kernel, for lengths of 128 n) or "auto"
 
     def __post_init__(self) -> None:
-        for name in SIZES:
-            if getattr(self, name) < 1:
-                raise UserError(f"config.model.{name}: {getattr(self, name)} is less than 1.")
-        if self.rope_theta <= 0:
-            raise UserError(f"config.model.rope_theta: {self.rope_theta} is not above 0.")
         if self.num_heads % self.num_kv_heads:
             raise UserError(
                 f"config.model: num_heads {self.num_heads} is no multiple of "
@@ -56,13 +49,3 @@ class ModelConfig:
             raise UserError(
                 f"config.model.head_dim: rotary embedding needs an even size, got {self.head_dim}."
             )
-        if self.window < 0:
-            raise UserError(f"config.model.window: {self.window} is less than 0.")
-        if self.remat not in REMAT:
-            raise UserError(f"config.model.remat: {self.remat!r} is not one of {', '.join(REMAT)}.")
-        if self.attention not in ATTENTION:
-            raise UserError(
-                f"config.model.attention: {self.attention!r} is not auto, plain or splash."
-            )
-        if self.dtype not in DTYPES:
-            raise UserError(f"config.model.dtype: {self.dtype!r} is not float32 or bfloat16.")

@@ -36,13 +36,8 @@ def model_config(cfg: ConfigDict, vocab_size: int) -> ModelConfig:
     """The ModelConfig of the ``model`` section: its preset and every key that the section sets.
 
     vocab_size: the tokenizer's; the model's may be larger, and ids beyond the tokenizer's decode to
-    nothing. UserError where there is no such preset or the vocabulary is too small.
+    nothing. UserError where the vocabulary is too small or the sizes do not fit together.
     """
-    if cfg.preset not in SIZES:
-        raise UserError(
-            f"config.model.preset: there is no size {cfg.preset!r}; "
-            f"the sizes are {', '.join(SIZES)}."
-        )
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     own = {key: value for key, value in cfg.items() if key in names and value is not None}
     shape = {"vocab_size": vocab_size} | SIZES[cfg.preset] | own

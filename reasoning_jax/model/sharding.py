@@ -8,6 +8,7 @@ every function returns its array as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -86,15 +87,13 @@ def make_mesh(
 def _mesh_sizes(sizes: tuple[int, ...], num_devices: int) -> tuple[int, ...]:
     """The sizes with -1 replaced; UserError where they do not fit the number of devices."""
     shape = dict(zip(AXES, sizes, strict=True))
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise UserError(
-            f"config.mesh: sizes must be positive and at most one may be -1, got {shape}."
-        )
+    if sizes.count(-1) > 1:
+        raise UserError(f"config.mesh: at most one size may be -1, got {shape}.")
     if -1 in sizes:
-        others = -int(np.prod(sizes))
+        others = -math.prod(sizes)
         rest = max(1, num_devices // others)
         sizes = tuple(rest if size == -1 else size for size in sizes)
-    if int(np.prod(sizes)) != num_devices:
+    if math.prod(sizes) != num_devices:
         raise UserError(f"config.mesh: {shape} does not fit {num_devices} device(s).")
     return sizes
 
@@ -224,7 +223,7 @@ def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:
     devices = sorted(mesh.devices.flat, key=lambda d: (d.process_index, d.id))
     first = devices[0].process_index
     per_process = sum(device.process_index == first for device in devices)
-    if tensor < 1 or per_process % tensor:
+    if per_process % tensor:
         raise UserError(
             f"config.mesh.sampling_tensor: {tensor} does not divide the {per_process} devices of "
             "a process."

@@ -5,6 +5,8 @@ Letters of shapes: B sequences, V vocabulary.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -85,12 +87,11 @@ Method = Greedy | Temperature | TopK | TopP
 def make_method(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Method:
     """The method of a config: temperature 0 is greedy; top_k 0 and top_p 1 truncate nothing.
 
-    UserError where the values are out of range or contradict each other.
+    UserError where the values contradict each other, and for a temperature, which may be that of a
+    call and not the config's, below 0.
     """
-    if temperature < 0 or top_k < 0:
-        raise UserError("config.sampling: temperature and top_k must not be negative.")
-    if not 0 < top_p <= 1:
-        raise UserError("config.sampling: top_p must be in (0, 1].")
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"temperature: {temperature} is not a finite number of at least 0.")
     if top_k and top_p < 1:
         raise UserError("config.sampling: set top_k or top_p, not both.")
     if temperature == 0:

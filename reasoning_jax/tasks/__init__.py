@@ -58,7 +58,7 @@ class Task:
     """A task's parts; a task's file may leave out those that have a default here."""
 
     name: str
-    Config: type[TaskConfig]  # a frozen dataclass: the keys of the task, each with a comment
+    Config: type[TaskConfig]  # a frozen dataclass: the task's keys, each with its range
     # The grader of an experiment that names none.
     GRADER: str = "exact"
     # The symbols of its tokenizer, where the task is spelled in characters.

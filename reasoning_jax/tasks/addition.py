@@ -24,21 +24,28 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import between, each, key
 from reasoning_jax.tasks import Example, TaskConfig
 
 ALPHABET = (*"0123456789+,C:\n", "<scratch>", "</scratch>")
 SPLITS = {"train": 0, "given": 1, "validation": 2, "test": 3}
 MAX_DIGITS = 18  # that 64 bits hold
 IDS = 10_000_000  # a split's ids begin at so many times its number: no two splits share an id
+# Of one length: there are 81,000 pairs of 3 digits in validation, and 567,000 in given.
+MAX_EVAL = 50_000
+MAX_GIVEN = 500_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(TaskConfig):
-    seed: int = 0  # of the problems themselves: the same for every config.seed
-    max_digits: int = 5  # operands have 1 to this many digits
-    num_train: int = 50_000  # problems without a rationale
-    num_eval: int = 500  # held-out problems a length, in validation and in test
-    given: tuple[int, ...] = (0,)  # worked examples of 1, 2, ... digits
+    # Of the problems themselves: the same for every config.seed.
+    seed: int = key(0, between(0, 2**32 - 1))
+    max_digits: int = key(5, between(1, MAX_DIGITS))  # operands have 1 to this many digits
+    num_train: int = key(50_000, between(0, IDS))  # problems without a rationale
+    # Held-out problems a length, in validation and in test.
+    num_eval: int = key(500, between(0, MAX_EVAL))
+    # Worked examples of 1, 2, ... digits.
+    given: tuple[int, ...] = key((0,), each(between(0, MAX_GIVEN)))
 
 
 def scratchpad(a: int, b: int) -> str:
@@ -115,10 +122,6 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     """
     if split not in SPLITS:
         raise UserError(f"addition has no split {split!r}; it has {', '.join(SPLITS)}.")
-    if not 1 <= cfg.max_digits <= MAX_DIGITS:
-        raise UserError(f"config.task.max_digits: {cfg.max_digits} is not 1 to {MAX_DIGITS}.")
-    if min(cfg.num_train, cfg.num_eval, *cfg.given) < 0:
-        raise UserError("config.task: num_train, num_eval and given must not be negative.")
     rng = np.random.default_rng([cfg.seed, SPLITS[split]])
     counts = enumerate(_counts(cfg, split), start=1)
     pairs = [_pairs(digits, count, split, rng) for digits, count in counts if count]

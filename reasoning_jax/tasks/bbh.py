@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax.answers import choices, markup, quantities, statements, words
 from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax.ranges import between, each, key, one_of
 from reasoning_jax.tasks import Example, FileTaskConfig, bbh_forms
 
 # What the published records have besides ASCII.
@@ -27,6 +28,7 @@ SYMBOLS = [*map(chr, range(32, 127)), "\n", *FOREIGN, "Q:", "\nA:", " So the ans
 ALPHABET = tuple(dict.fromkeys(SYMBOLS + bbh_forms.words()))
 SPLITS = {"train": 0, "given": 1, "validation": 2, "test": 3}
 IDS = 10_000_000  # a split's ids begin at so many times its number: no two splits share an id
+MAX_GIVEN = 500_000  # of one level
 # Tenths of all questions, by their checksum.
 TENTHS = {"train": range(5, 10), "given": range(1, 5), "validation": range(1)}
 BRACKETS = re.compile(r"[][(){}<>\s]")
@@ -34,11 +36,13 @@ BRACKETS = re.compile(r"[][(){}<>\s]")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(FileTaskConfig):
-    seed: int = 0  # of the made questions: the same for every config.seed
-    form: str = "boolean_expressions"  # which of the 27 tasks
-    num_train: int = 50_000  # made questions without a rationale
-    num_eval: int = 500  # made questions in validation
-    given: tuple[int, ...] = (0,)  # worked examples of the form's levels, easiest first
+    # Of the made questions: the same for every config.seed.
+    seed: int = key(0, between(0, 2**32 - 1))
+    form: str = key("boolean_expressions", one_of(*bbh_forms.NAMES))  # which of the 27 tasks
+    num_train: int = key(50_000, between(0, IDS))  # made questions without a rationale
+    num_eval: int = key(500, between(0, IDS))  # made questions in validation
+    # Worked examples of the form's levels, easiest first.
+    given: tuple[int, ...] = key((0,), each(between(0, MAX_GIVEN)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,15 +51,12 @@ class FormExample(Example):
 
 
 def load(cfg: ConfigDict, split: str) -> Sequence[FormExample]:
-    """The questions of a split; UserError for an unknown form or split, or an empty one.
+    """The questions of a split; UserError for an unknown split, or an empty one.
 
     ``train``: num_train questions, ``validation``: num_eval, both spread evenly over the form's
     LEVELS; ``given``: given[i] worked examples of LEVELS[i]. A level with too few questions
     repeats them, but in validation has fewer.
     """
-    if cfg.form not in bbh_forms.NAMES:
-        known = ", ".join(bbh_forms.NAMES)
-        raise UserError(f"config.task.form: there is no form {cfg.form!r}; the forms are {known}.")
     if split not in SPLITS:
         raise UserError(f"bbh has no split {split!r}; it has {', '.join(SPLITS)}.")
     form = bbh_forms.get(cfg.form)

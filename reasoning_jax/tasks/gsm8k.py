@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax.answers import arithmetic, quantities, statements
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import key, one_of
 from reasoning_jax.tasks import Example, FileTaskConfig
 from reasoning_jax.training import data
 
@@ -38,7 +39,7 @@ MAX_SPANS = 500
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(FileTaskConfig):
-    source: str = "jsonl"  # jsonl or tfds
+    source: str = key("jsonl", one_of("jsonl", "tfds"))
     calculator: bool = True  # keep the <<48/2=24>> spans
 
 

@@ -143,6 +143,7 @@ def plan(
     fit: "batch" and "mesh" search first, and leave what they chose in ``cfg``; None compiles it as
     it is. UserError as of ``compiler.devices``, ``experiment.make`` and ``search.best_mesh``.
     """
+    experiment.check(cfg)
     chip = topology.chip
     programs_of = _Compiler(cfg, topology, slices)
     meshes = None

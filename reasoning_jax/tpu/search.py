@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import tasks, tokenizer
+from reasoning_jax import default, tasks, tokenizer
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import presets
 from reasoning_jax.model.decoder import ModelConfig
@@ -79,13 +79,15 @@ def _hungriest(compiled: Iterable[Compiled]) -> Compiled:
 def largest(
     smallest: int, start: int, compile_with: Callable[[int], Compiled], hbm: float
 ) -> int | None:
-    """The largest smallest x 2^k that fits, k at most 16; None where ``smallest`` itself does not.
+    """The largest smallest x 2^k that fits; None where ``smallest`` itself does not.
 
-    It begins at ``start``; what is compiled next is chosen as if memory were linear in the batch.
+    k is at most 16, and the batch one that a config can have. The search begins at ``start``; what
+    is compiled next is chosen as if memory were linear in the batch.
     """
     low = -1  # 2^low fits, as far as is known
-    high = MOST_DOUBLINGS + 1  # 2^high does not
-    k = min(MOST_DOUBLINGS, max(0, int(math.log2(start / smallest))))
+    most = min(MOST_DOUBLINGS, int(math.log2(default.MOST_SEQUENCES / smallest)))
+    high = most + 1  # 2^high does not
+    k = min(most, max(0, int(math.log2(start / smallest))))
     measured: list[tuple[int, int]] = []  # 2^k and the bytes needed
     while high - low > 1:
         compiled = compile_with(smallest * 2**k)

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from reasoning_jax.charts import Chart, Curve
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import above, at_least, between, key, one_of
 from reasoning_jax.training.rows import Row, attach
 
-KINDS = ("dpo", "ipo", "ipo_mean", "kto")
 CHARTS = (
     Chart(
         title="Log-likelihood of the sides",
@@ -53,28 +53,23 @@ CHARTS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreferenceConfig:
-    preference: str = "dpo"  # dpo, ipo, ipo_mean, or kto (on verdicts from a file only)
-    beta: float = 0.1  # of the implicit reward (ipo: tau)
-    label_smoothing: float = 0.0  # how often the preferences are taken to be wrong
-    dpo_weight: float = 1.0  # weight of the preference loss; 0 = alpha's term alone
-    alpha: float = 0.0  # weight of the chosen side's negative log-likelihood, a mean over tokens
+    # The loss; kto is for verdicts from a file only.
+    preference: str = key("dpo", one_of("dpo", "ipo", "ipo_mean", "kto"))
+    beta: float = key(0.1, above(0))  # of the implicit reward (ipo: tau)
+    # How often the preferences are taken to be wrong.
+    label_smoothing: float = key(0.0, between(0, 0.5, below=True))
+    dpo_weight: float = key(1.0, at_least(0))  # of the preference loss; 0 = alpha's term alone
+    # Weight of the chosen side's negative log-likelihood, a mean over tokens.
+    alpha: float = key(0.0, at_least(0))
 
 
 def check(cfg: ConfigDict) -> None:
-    """UserError naming the key of ``cfg`` that no loss can be made with, or that has no effect.
+    """UserError naming the keys of ``cfg`` that make no loss together, or that have no effect.
 
     cfg: a method's section with the keys of ``PreferenceConfig``.
     """
-    if cfg.preference not in KINDS:
-        _refuse("preference", f"{cfg.preference!r} is not one of {', '.join(KINDS)}")
-    if not cfg.beta > 0:
-        _refuse("beta", f"{cfg.beta} is not above 0")
-    if not 0 <= cfg.label_smoothing < 0.5:
-        _refuse("label_smoothing", f"{cfg.label_smoothing} is not in [0, 0.5)")
     if cfg.label_smoothing and cfg.preference != "dpo":
         _refuse("label_smoothing", f"{cfg.preference} has none")
-    if cfg.dpo_weight < 0 or cfg.alpha < 0:
-        _refuse("dpo_weight, alpha", "they must not be negative")
     if cfg.dpo_weight == 0 and cfg.alpha == 0:
         _refuse("dpo_weight, alpha", "both are 0: there is no loss")
     if cfg.preference == "kto" and (cfg.dpo_weight != 1 or cfg.alpha != 0):

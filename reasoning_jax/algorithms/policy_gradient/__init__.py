@@ -39,6 +39,7 @@ from reasoning_jax.algorithms import Collected, Memory, Programs
 from reasoning_jax.algorithms.policy_gradient.advantages import KINDS, advantages, token_weights
 from reasoning_jax.algorithms.policy_gradient.charts import CHARTS
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import above, at_least, between, key, one_of
 from reasoning_jax.rollout import Rollout, Sample, groups_of
 from reasoning_jax.sampling.methods import check_untruncated
 from reasoning_jax.tasks import Example
@@ -51,35 +52,31 @@ BATCH = ("weights", "advantage", "old", "normaliser")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    kind: str = "grpo"  # rloo, grpo, dr_grpo or dapo
-    num_samples: int = 4  # samples a question: the size of a group
-    groups: int = 0  # train on so many groups that are neither all right nor all wrong; 0 = on all
-    clip_low: float = 0.2  # ratios are clipped to 1 - clip_low, 1 + clip_high
-    clip_high: float = 0.2
-    kl: float = 0.0  # weight of the KL divergence from the base model
-    kl_kind: str = "k3"  # k2 or k3, in the loss, or k1, in the rewards
+    kind: str = key("grpo", one_of(*KINDS))
+    num_samples: int = key(4, between(2, 2**16))  # samples a question: the size of a group
+    # Train on so many groups that are neither all right nor all wrong; 0 = on all.
+    groups: int = key(0, at_least(0))
+    # Ratios are clipped to 1 - clip_low, 1 + clip_high; a large number clips nothing.
+    clip_low: float = key(0.2, above(0))
+    clip_high: float = key(0.2, above(0))
+    kl: float = key(0.0, at_least(0))  # weight of the KL divergence from the base model
+    # k2 and k3 are in the loss, k1 in the rewards.
+    kl_kind: str = key("k3", one_of("k1", "k2", "k3"))
 
 
 def check(cfg: ConfigDict) -> None:
     a = cfg.algorithm
     batch_size = cfg.sampling.batch_size
-    if a.kind not in KINDS:
-        _refuse("algorithm.kind", f"{a.kind!r} is not one of {', '.join(KINDS)}")
     check_untruncated(cfg.sampling, "the samples must be of the policy's own distribution")
-    if a.num_samples < 2 or batch_size % a.num_samples:
-        reason = f"{a.num_samples} is below 2 or does not divide sampling.batch_size {batch_size}"
+    if batch_size % a.num_samples:
+        reason = f"{a.num_samples} does not divide sampling.batch_size {batch_size}"
         _refuse("algorithm.num_samples", reason)
     if cfg.rounds.restart:
         reason = "updates go on from the model that drew the samples: False"
         _refuse("rounds.restart", reason)
-    if a.clip_low <= 0 or a.clip_high <= 0:
-        reason = "must be above 0; a large number clips nothing"
-        _refuse("algorithm.clip_low, clip_high", reason)
     # A standard deviation would blow up what k1 adds to the rewards.
-    kinds = ("k1", "k2", "k3") if a.kind in ("rloo", "dr_grpo") else ("k2", "k3")
-    if a.kl_kind not in kinds:
-        reason = f"{a.kl_kind!r} is not one of {', '.join(kinds)}, for {a.kind}"
-        _refuse("algorithm.kl_kind", reason)
+    if a.kl_kind == "k1" and a.kind not in ("rloo", "dr_grpo"):
+        _refuse("algorithm.kl_kind", f"'k1' is not one of k2, k3, for {a.kind}")
 
 
 def _refuse(key: str, reason: str) -> None:
@@ -187,9 +184,9 @@ def _row(
     if reference is not None:
         values["ref"] = reference
     prompt_length = len(row["tokens"]) - n
-    for key, value in values.items():
+    for name, value in values.items():
         of_completion = np.broadcast_to(np.asarray(value, np.float32), n)
-        row[key] = np.pad(of_completion, (prompt_length, 0))
+        row[name] = np.pad(of_completion, (prompt_length, 0))
     return row
 
 

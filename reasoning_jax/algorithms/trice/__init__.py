@@ -41,6 +41,7 @@ from reasoning_jax.algorithms.trice.chains import Chains
 from reasoning_jax.algorithms.trice.charts import CHARTS
 from reasoning_jax.algorithms.trice.gradient import coefficients
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import at_least, key, one_of
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.sampling.methods import check_untruncated
 from reasoning_jax.tasks import Example, Task
@@ -54,24 +55,23 @@ BATCH = ("weights", "normaliser")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    control_variate: str = "history"  # none, batch (the paper's), history (ours)
-    refresh: int = 0  # how many of a round's chains get a proposal; the others stay; 0 = all
+    # Batch is the paper's, history ours.
+    control_variate: str = key("history", one_of("none", "batch", "history"))
+    # How many of a round's chains get a proposal; the others stay; 0 = all.
+    refresh: int = key(0, at_least(0))
     stochastic: bool = False  # p(y | x, z) is the model's own, not whether the answer is right
-    subsample: int = 0  # terms of a gradient, by systematic resampling; 0 = all
-    max_age: int = 0  # a chain without an acceptance in so many visits is left out; 0 = never
+    # Terms of a gradient, by systematic resampling; 0 = all.
+    subsample: int = key(0, at_least(0))
+    # A chain without an acceptance in so many visits is left out; 0 = never.
+    max_age: int = key(0, at_least(0))
     # Rounds between measurements of the gradient's variance, from which "history" learns; 0 =
     # never.
-    measure_every: int = 10
+    measure_every: int = key(10, at_least(0))
 
 
 def check(cfg: ConfigDict) -> None:
     a = cfg.algorithm
     check_untruncated(cfg.sampling, "TRICE's proposals are the model's own distribution")
-    if a.control_variate not in ("none", "batch", "history"):
-        raise UserError(
-            f"config.algorithm.control_variate: {a.control_variate!r} is not none, batch or "
-            "history."
-        )
     if a.control_variate != "none" and not cfg.rounds.online:
         raise UserError(
             f"config.algorithm.control_variate: {a.control_variate!r} needs rounds.online=True; "
