@@ -220,7 +220,8 @@ def test_cut_off_and_empty_samples_are_never_correct(make):
 
 def test_a_prompt_that_is_too_long_is_one_sentence(make):
     sentence = (
-        r"^Example 0: its prompt of 13 tokens and sampling\.max_new_tokens 6 [^\n]*"
+        r"^sample, example 0 \('12345\+54321'\): the prompt of 13 tokens and "
+        r"config\.sampling\.max_new_tokens 6 [^\n]*"
         r"config\.sequence_length 18\.$"
     )
     roll = make(max_length=13 + N - 1)
