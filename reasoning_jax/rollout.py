@@ -161,12 +161,8 @@ class Rollout:
         grades the samples that its own devices hold, and the grades are then gathered. A hinted and
         a plain sample of one example and index share their noise.
         """
-        if hint:
-            plain = [self.prompt_ids(e) for e in examples]
-            asked = [np.asarray(self.check_prompt(e, hint=True), np.int32) for e in examples]
-        else:
-            asked = [np.asarray(self.check_prompt(e), np.int32) for e in examples]
-            plain = asked
+        asked = [np.asarray(self.check_prompt(e, hint), np.int32) for e in examples]
+        plain = [self.prompt_ids(e) for e in examples] if hint else asked
         requests = [
             Request(example.id, index, ids)
             for example, ids in zip(examples, asked, strict=True)

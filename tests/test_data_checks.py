@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
 import pytest
+import scripted
 
 from reasoning_jax import algorithms, data_checks, default, experiment, loop, overrides
 from reasoning_jax.errors import UserError
@@ -106,13 +108,45 @@ def test_a_hint_counts_where_the_method_gives_one(settings):
     check(settings(train=(exact, GOOD), **changes | {"algorithm.rationalize": False}))
 
 
+@pytest.mark.parametrize(
+    ("name", "hinted"),
+    [
+        *((name, True) for name in ("star", "trice", "wake_sleep")),
+        *((name, False) for name in ("irpo", "policy_gradient", "rejection", "vstar")),
+    ],
+)
+def test_methods_check_the_prompts_that_they_ask(name, hinted):
+    """One token a character, and the start token."""
+    method = algorithms.get(name)
+
+    def check(room):
+        roll = scripted.rollout({}, max_length=64 + room)
+        return method.check_data(roll, [scripted.example(1)], scripted.config(name))
+
+    needed = len("17+26\n43\n") + 1 if hinted else len("17+26\n") + 1
+    assert check(needed) == []
+    with pytest.raises(UserError, match=f"of {needed} tokens and config.sampling.max_new_tokens"):
+        check(needed - 1)
+
+
+def test_rationales_that_a_method_would_take_are_counted():
+    examples = [scripted.example(1, given=True), scripted.example(2)]
+    for name in ("irpo", "vstar"):
+        check = algorithms.get(name).check_data
+        cfg = scripted.config(name)
+        assert check(scripted.rollout({}), examples, cfg) == []
+        short = scripted.rollout({}, max_length=40, max_new_tokens=20)
+        [warning] = check(short, examples, cfg)
+        assert warning.startswith("1 of 1 worked examples are longer")
+
+
 def test_questions_without_tokens_are_named(settings, tmp_path):
     words = {"tokenizer.name": "sentencepiece", "tokenizer.path": str(tmp_path / "absent")}
     assert "absent: there is no such file" in refused(settings(**words))
     cfg = settings(test=(GOOD, FOREIGN))
     exp = experiment.make(cfg)
     letters = experiment.tokenizer.Characters([chr(n) for n in range(10, 127)])
-    exp = experiment.dataclasses.replace(exp, tokenizer=letters)
+    exp = dataclasses.replace(exp, tokenizer=letters)
     with pytest.raises(UserError, match=r"^test split, .*test\.jsonl, line 2: .*'€' is not in the"):
         data_checks.check_evaluations(exp)
 
@@ -139,7 +173,7 @@ def test_a_shot_without_tokens_is_named(settings, tmp_path):
     path.write_text("Q: 1 + 1?\nA: It is 2.\n#### 2\n\nQ: 1 € + 1 €?\nA: It is 2.\n#### 2\n")
     exp = experiment.make(settings(**{"task.shots": str(path)}))
     letters = experiment.tokenizer.Characters([chr(n) for n in range(10, 127)])
-    exp = experiment.dataclasses.replace(exp, tokenizer=letters)
+    exp = dataclasses.replace(exp, tokenizer=letters)
     with pytest.raises(UserError, match=r"^config\.task\.shots, .*shots\.txt, line 5: .*'€'"):
         data_checks.check_shots(exp)
     path.write_text(" \n")

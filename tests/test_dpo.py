@@ -267,6 +267,9 @@ def test_other_errors(settings, tmp_path):
     sentence = r"pairs\.jsonl, line 2: The character 'x' is not in the alphabet"
     with pytest.raises(ValueError, match=sentence):
         check_data(settings([PAIRS[0], PAIRS[1] | {"chosen": "x"}]))
+    foreign = [*VERDICTS[:3], VERDICTS[3] | {"completion": "x"}, VERDICTS[4]]
+    with pytest.raises(ValueError, match=r"pairs\.jsonl, line 4: The character 'x'"):
+        check_data(settings(foreign, preference="kto"))  # line 3 has it as its mismatched side
     dpo.check(settings(PAIRS))
     with pytest.raises(ValueError, match=r"config\.algorithm\.beta"):
         dpo.check(settings(PAIRS, beta=0.0))

@@ -230,6 +230,16 @@ def test_a_prompt_that_is_too_long_is_one_sentence(make):
     assert make(max_length=13 + N, batch_size=8)(EXAMPLES[:1])
 
 
+def test_a_question_without_tokens_is_one_sentence_with_its_place(make):
+    foreign = dataclasses.replace(EXAMPLES[1], question="1+é", where="sums.jsonl, line 3")
+    sentence = r"^sample, sums\.jsonl, line 3: The character 'é' is not in the alphabet"
+    for hint in (False, True):
+        with pytest.raises(ValueError, match=sentence):
+            make()([EXAMPLES[0], foreign], hint=hint)
+    with pytest.raises(ValueError, match=sentence):
+        make().worked_row(foreign)
+
+
 def test_worked_rows(make):
     e, roll = EXAMPLES[1], make()
     row = roll.worked_row(e)

@@ -108,12 +108,18 @@ def _pairs(
 
 def _pair(rollout: Rollout, preference: Preference) -> Row:
     tokenizer = rollout.tokenizer
-    try:
-        prompt_ids = [tokenizer.bos_id, *tokenizer.encode(preference.prompt)]
-        sides = [[*tokenizer.encode(text), tokenizer.eos_id] for text in preference.sides]
-    except ValueError as error:
-        raise UserError(f"{preference.where}: {error}") from None
-    return pair_row(prompt_ids, sides)
+
+    def encode(text: str, where: str) -> list[int]:
+        try:
+            return tokenizer.encode(text)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    own = preference.where
+    other = preference.mismatched_where or own
+    prompt_ids = [tokenizer.bos_id, *encode(preference.prompt, own)]
+    sides = [encode(text, at) for text, at in zip(preference.sides, (own, other), strict=True)]
+    return pair_row(prompt_ids, [[*side, tokenizer.eos_id] for side in sides])
 
 
 def programs(cfg: ConfigDict) -> Programs:

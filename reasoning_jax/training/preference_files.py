@@ -22,6 +22,7 @@ class Preference(NamedTuple):
     prompt: str
     sides: tuple[str, str]
     desirable: bool = True
+    mismatched_where: str = ""  # of a verdict's mismatched side, which is another's own
 
 
 class LeftOut:
@@ -71,7 +72,7 @@ def read(cfg: ConfigDict) -> tuple[list[Preference], LeftOut]:
         else:
             usable.append(_preference(where, record, keys, cfg.whole_text))
     if cfg.preference == "kto" and usable:
-        usable = _with_mismatched_sides(usable)
+        usable = _with_mismatched_sides(usable, cfg.pairs)
     if not usable:
         raise UserError(f"{cfg.pairs}: no row is a preference that can be trained on.")
     return usable, left_out
@@ -176,16 +177,17 @@ def _preference(
     )
 
 
-def _with_mismatched_sides(verdicts: list[Preference]) -> list[Preference]:
+def _with_mismatched_sides(verdicts: list[Preference], source: str) -> list[Preference]:
     """Each verdict with the completion of the next one that has another prompt, for KTO's z0."""
     if len({verdict.prompt for verdict in verdicts}) == 1:
         raise UserError(
-            "config.algorithm.pairs: KTO's z0 needs completions of more than one prompt."
+            f"config.algorithm.pairs={source}: KTO's z0 needs completions of more than one prompt."
         )
     pairs = []
     count = len(verdicts)
     for i, verdict in enumerate(verdicts):
         following = (verdicts[(i + step) % count] for step in range(1, count))
         mismatched = next(other for other in following if other.prompt != verdict.prompt)
-        pairs.append(verdict._replace(sides=(verdict.sides[0], mismatched.sides[0])))
+        sides = verdict.sides[0], mismatched.sides[0]
+        pairs.append(verdict._replace(sides=sides, mismatched_where=mismatched.where))
     return pairs
