@@ -355,6 +355,13 @@ def test_an_experiment_that_fails_when_it_is_read(tmp_path, content, sentence):
     assert "\n" not in str(caught.value)
 
 
+def test_the_line_is_named_of_a_path_that_is_relative_too(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^mine\.py, line 2: an experiment must not exit"):
+        config.load("mine.py")
+
+
 def test_what_is_no_file_is_no_experiment(tmp_path):
     os.mkfifo(tmp_path / "pipe.py")
     (tmp_path / "mine.txt").write_text("def get_config(arg):\n    pass\n")

@@ -8,6 +8,7 @@ tries so many files a loader, and prints how many of each kind were loaded and r
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import io
 import json
@@ -215,7 +216,7 @@ def any_key(rng: random.Random, holder: list | dict) -> object:
 
 def changed_value(rng: random.Random, values: list) -> None:
     holder = rng.choice(holders(values))
-    holder[any_key(rng, holder)] = rng.choice(ODD)
+    holder[any_key(rng, holder)] = copy.deepcopy(rng.choice(ODD))
 
 
 def removed_key(rng: random.Random, values: list) -> None:

@@ -72,12 +72,10 @@ def _tfds_records(name: str, data_dir: str | Path, split: str) -> list[tuple[int
         builder = read_only_builder.builder_from_files(name, data_dir=str(data_dir))
     except tfds.core.DatasetNotFoundError:
         raise MissingFileError(
-            f"config.task.path: {data_dir} holds no TFDS data set {name!r}; {advice}."
+            f"{data_dir}: there is no TFDS data set {name!r}; {advice}."
         ) from None
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise UserError(
-            f"config.task.path: {builder.data_dir} is in another file format; {advice}."
-        )
+        raise UserError(f"{builder.data_dir}: this is in another file format; {advice}.")
     try:
         source = builder.as_data_source(split=split)
         slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
