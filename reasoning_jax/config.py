@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import re
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import default, legacy, overrides, workdir
-from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax import default, legacy, overrides, text_files, workdir
+from reasoning_jax.errors import UserError
 
 # ---- experiment files --------------------------------------------------------------------------
 
@@ -62,35 +64,62 @@ def load(argument: str) -> ConfigDict:
     UserError naming the file where it is not there, is no experiment, or refuses the argument.
     """
     name, _, arg = argument.partition(":")
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise MissingFileError(f"--config: there is no file {name}.")
+    path = Path(name).expanduser().absolute()  # as tracebacks name it
+    text_files.check_is_file(path, f"--config={name}")
     spec = importlib.util.spec_from_file_location("experiment_config", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config: {name} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        _check_get_config(module, name)
         cfg = module.get_config(arg)
     except UserError as error:
         raise UserError(f"--config={argument}: {error}") from error
     except SyntaxError as error:
-        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}.") from None
-    except Exception as error:  # whatever the file does wrong, it is the user's
+        place = f"{error.filename}, line {error.lineno}" if error.filename else name
+        raise UserError(f"{place}: {error.msg}.") from None
+    except SystemExit as error:  # or the command would end here, as if it were done
+        raise UserError(f"{_line_of(error, path, name)}: an experiment must not exit.") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the file does wrong, it is the user's
         raise UserError(f"{_line_of(error, path, name)}: {_reason(error)}.") from error
     if not isinstance(cfg, ConfigDict) or "rounds" not in cfg:
         raise UserError(f"--config: get_config of {name} does not return an experiment's config.")
+    _check_keys(cfg, name)
     return cfg
 
 
-def _line_of(error: Exception, path: Path, name: str) -> str:
+def _check_get_config(module: ModuleType, name: str) -> None:
+    """UserError where an experiment's file has no get_config that takes the argument."""
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise UserError(f"{name} has no function get_config.")
+    try:
+        inspect.signature(get_config).bind("")
+    except TypeError:
+        raise UserError(
+            f'get_config of {name} must take one argument, as in get_config(arg: str = "").'
+        ) from None
+
+
+def _check_keys(cfg: ConfigDict, name: str) -> None:
+    """UserError where a config was unlocked and has other keys, or values of other types."""
+    values = workdir.flat(cfg.to_dict())
+    missing = workdir.flat(_fill(values, name).to_dict()).keys() - values.keys()
+    if missing:
+        raise UserError(f"{name}: the key {min(missing)} is missing.")
+
+
+def _line_of(error: BaseException, path: Path, name: str) -> str:
     """The file, and the line of it that was at work."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == path]
     return f"{name}, line {lines[-1]}" if lines else name
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What an exception says, on one line; of an unknown key, which."""
     text = str(error.args[0] if error.args else error) or type(error).__name__
     match = re.search(r'[Kk]ey "?(\w+)"? does not exist', text)
@@ -113,9 +142,19 @@ def from_saved(saved: Mapping[str, workdir.Json], path: Path | str) -> ConfigDic
     """The config of the content of a config.json; what it does not say has its default."""
     try:
         values = workdir.flat(legacy.upgrade(saved))
-        names = {section: str(values[f"{section}.name"]) for section in default.NAMED}
     except KeyError as error:
         raise UserError(f"{path}: the key {error.args[0]} is missing.") from None
+    return _fill(values, path)
+
+
+def _fill(values: Mapping[str, workdir.Json], path: Path | str) -> ConfigDict:
+    """A config with these values by dotted key; UserError naming the file and the key."""
+    names = {}
+    for section in default.NAMED:
+        name = values.get(f"{section}.name")
+        if not isinstance(name, str):
+            raise UserError(f"{path}: the key {section}.name is missing.")
+        names[section] = name
     try:
         cfg = default.get_config(
             algorithm=names["algorithm"],

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax import text_files
+from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import Example, Task
 
 SEPARATOR = "\n\n"  # between shots
@@ -22,13 +23,10 @@ def read_shots(path: str | Path, task: Task, cfg: ConfigDict) -> list[Example]:
     experiment's ``task`` section. MissingFileError, or UserError naming file and line, for a shot
     that ``task`` would not write so, and for one whose question holds the hint already.
     """
-    try:
-        blocks = Path(path).read_text(encoding="utf-8").strip("\n").split(SEPARATOR)
-    except OSError:
-        raise MissingFileError(f"config.task.shots: there is no file {str(path)!r}.") from None
+    text = text_files.read_text(path, f"config.task.shots={path}")
+    line = 1 + len(text) - len(text.lstrip("\n"))
     shots = []
-    line = 1
-    for i, block in enumerate(blocks):
+    for i, block in enumerate(text.strip("\n").split(SEPARATOR)):
         shots.append(_shot(block, -1 - i, task, cfg, where=f"{path}, line {line}"))
         line += block.count("\n") + 2
     return shots
@@ -37,9 +35,9 @@ def read_shots(path: str | Path, task: Task, cfg: ConfigDict) -> list[Example]:
 def _shot(block: str, id: int, task: Task, cfg: ConfigDict, where: str) -> Example:
     question, separator, rationale = block.removeprefix("Q: ").partition("\nA: ")
     answer = task.extract(f" {rationale}")
-    shot = Example(id=id, question=question, answer=answer or "", rationale=rationale)
+    shot = Example(id=id, question=question, answer=answer or "", rationale=rationale, where=where)
     answer = None if answer is None else task.reading(answer, shot)
-    if not separator or answer is None:
+    if not separator or not question.strip() or answer is None:
         raise UserError(
             f"{where}: a shot needs lines 'Q: ...' and 'A: ...' and an answer at the end."
         )

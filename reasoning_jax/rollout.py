@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -93,10 +94,33 @@ class Rollout:
 
     def prompt_ids(self, example: Example, hint: bool = False) -> np.ndarray:
         """The start token, once, and the prompt, [P] int32."""
+        return np.asarray(self._prompt(example, hint), np.int32)
+
+    def _prompt(self, example: Example, hint: bool = False) -> list[int]:
         answer = example.answer if hint else None
         text = prompts.build(self.task, example, self.task_cfg, self.shots, answer)
-        ids = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
-        return np.asarray(ids, np.int32)
+        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+
+    def check_prompt(self, example: Example, hint: bool = False) -> list[int]:
+        """Its tokens; UserError where they cannot be written, or leave no room for a completion."""
+        with self._naming(example):
+            ids = self._prompt(example, hint)
+            if len(ids) + self.max_new_tokens > self.max_length:
+                hinted = " with its hint" if hint else ""
+                raise UserError(
+                    f"the prompt{hinted} of {len(ids)} tokens and config.sampling.max_new_tokens "
+                    f"{self.max_new_tokens} exceed config.sequence_length {self.max_length}."
+                )
+        return ids
+
+    @contextlib.contextmanager
+    def _naming(self, example: Example) -> Iterator[None]:
+        """Puts the example in front of what is wrong with it."""
+        try:
+            yield
+        except UserError as error:
+            place = example.where or f"example {example.id} ({example.question[:60]!r})"
+            raise UserError(f"{self.label}, {place}: {error}") from None
 
     def worked_row(
         self, example: Example, *, hint: bool = False, direct: bool = False
@@ -105,9 +129,10 @@ class Rollout:
 
         None where it is longer than a sequence.
         """
-        text = self.task.target(example, direct)
-        completion = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
-        row = completion_row(self.prompt_ids(example, hint), completion)
+        with self._naming(example):
+            text = self.task.target(example, direct)
+            completion = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
+            row = completion_row(self._prompt(example, hint), completion)
         return row if len(row["tokens"]) <= self.max_length else None
 
     def worked_tokens(self, example: Example) -> np.ndarray | None:
@@ -136,9 +161,8 @@ class Rollout:
         grades the samples that its own devices hold, and the grades are then gathered. A hinted and
         a plain sample of one example and index share their noise.
         """
-        plain = [self.prompt_ids(e) for e in examples]
-        asked = [self.prompt_ids(e, hint=True) for e in examples] if hint else plain
-        self._check_lengths(examples, asked)
+        asked = [np.asarray(self.check_prompt(e, hint), np.int32) for e in examples]
+        plain = [self.prompt_ids(e) for e in examples] if hint else asked
         requests = [
             Request(example.id, index, ids)
             for example, ids in zip(examples, asked, strict=True)
@@ -179,15 +203,6 @@ class Rollout:
             "stop_ids": [self.tokenizer.eos_id],
             "max_new_tokens": self.max_new_tokens,
         }
-
-    def _check_lengths(self, examples: Sequence[Example], prompt_ids: Sequence[np.ndarray]) -> None:
-        for example, ids in zip(examples, prompt_ids, strict=True):
-            if len(ids) + self.max_new_tokens > self.max_length:
-                raise UserError(
-                    f"Example {example.id}: its prompt of {len(ids)} tokens and "
-                    f"sampling.max_new_tokens {self.max_new_tokens} exceed "
-                    f"config.sequence_length {self.max_length}."
-                )
 
     def _read(
         self,

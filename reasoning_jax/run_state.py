@@ -10,7 +10,15 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from reasoning_jax import algorithms, config, experiment, metrics, multihost, workdir
+from reasoning_jax import (
+    algorithms,
+    config,
+    data_checks,
+    experiment,
+    metrics,
+    multihost,
+    workdir,
+)
 from reasoning_jax.algorithms import Algorithm, Memory, SideModel
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.model.decoder import Params
@@ -132,9 +140,11 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     """
     exp = experiment.make(cfg)
     base_stage = _base_stage(exp, cfg) if cfg.base.num_updates else None
-    for split in (cfg.eval.split, "test"):
-        exp.load(split)
     method_stage = _stage(exp, cfg)
+    data_checks.check_shots(exp)
+    data_checks.check_evaluations(exp)
+    for stage in filter(None, (base_stage, method_stage)):
+        data_checks.check_method(exp, stage.algorithm, stage.source, stage.cfg)
     memory = method_stage.algorithm.init_memory(cfg, len(method_stage.source))
     flat_cfg = workdir.flat(config.as_dict(cfg))
     multihost.assert_same({f"config.{key}": value for key, value in flat_cfg.items()})

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ml_collections import ConfigDict
 
-from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax import text_files
+from reasoning_jax.errors import UserError
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -75,6 +76,12 @@ class Characters:
         return "".join(self.alphabet[i - SPECIAL] for i in ids if SPECIAL <= i < self.vocab_size)
 
 
+def _check(text: str) -> None:
+    problem = text_files.encoding_problem(text)
+    if problem is not None:
+        raise UserError(f"The text {problem}.")
+
+
 class Bytes:
     """One token a byte of UTF-8; bytes that are no UTF-8 decode to the replacement character."""
 
@@ -82,6 +89,7 @@ class Bytes:
     vocab_size = SPECIAL + 256
 
     def encode(self, text: str) -> list[int]:
+        _check(text)
         return [SPECIAL + byte for byte in text.encode("utf-8")]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -114,11 +122,10 @@ class SentencePiece:
     def _load(self) -> SentencePieceProcessor:
         import sentencepiece
 
-        if not Path(self.path).is_file():
-            raise MissingFileError(f"config.tokenizer.path: there is no file {self.path!r}.")
+        content = text_files.read_bytes(self.path, f"config.tokenizer.path={self.path}")
         model = sentencepiece.SentencePieceProcessor()
         try:
-            model.Load(self.path)
+            model.LoadFromSerializedProto(content)
         except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
@@ -145,6 +152,7 @@ class SentencePiece:
         return self.model.eos_id()
 
     def encode(self, text: str) -> list[int]:
+        _check(text)
         return self.model.encode(text, add_bos=False, add_eos=False)
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -495,11 +495,38 @@ def test_mistakes_are_one_sentence(tmp_path):
             bbh.load(config(form, tmp_path), split)
     (tmp_path / "bbh").mkdir()
     path, good = tmp_path / "bbh" / "snarks.json", {"input": "?", "target": "(A)"}
-    for text in ("{", "[]", "{}", '{"examples": 3', "\xff"):
-        path.write_text(text, encoding="latin-1")
+    for text in ("[]", "{}", "3", *(f'{{"examples": {x}}}' for x in ("3", "null", "{}", "[]"))):
+        path.write_text(text)
         with pytest.raises(ValueError, match=r"snarks\.json: not a file of BIG-Bench Hard"):
+            bbh.load(config("snarks", tmp_path), "train")
+    for text, sentence in (
+        ("{", "not valid JSON"),
+        ("\xff", "line 1: this is not UTF-8"),
+        ("[" * 9999, "nested"),
+    ):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=rf"snarks\.json.*{sentence}"):
             bbh.load(config("snarks", tmp_path), "train")
     for bad in ({"input": "?"}, {"input": "?", "target": 3}, "?"):
         path.write_text(json.dumps({"examples": [good, bad]}))
         with pytest.raises(ValueError, match=r"snarks\.json, record 2: .*'target'"):
             bbh.load(config("snarks", tmp_path), "train")
+    half = {"input": "\ud800", "target": "(A)"}
+    path.write_text(json.dumps({"examples": [good, half]}))
+    with pytest.raises(ValueError, match=r"snarks\.json, record 2: 'input' holds .ud800, half"):
+        bbh.load(config("snarks", tmp_path), "train")
+
+
+def test_a_published_question_that_its_form_cannot_read_is_named(tmp_path):
+    """Grading line by line would fail in the middle of a run."""
+    (tmp_path / "bbh").mkdir()
+    path = tmp_path / "bbh" / "boolean_expressions.json"
+    good = {"input": "not ( True ) is", "target": "False"}
+    path.write_text(json.dumps({"examples": [good, {"input": "Who?", "target": "False"}]}))
+    with pytest.raises(
+        ValueError, match=r"boolean_expressions\.json, record 2: this is no questio"
+    ):
+        bbh.load(config("boolean_expressions", tmp_path), "test")
+    path.write_text(json.dumps({"examples": [good, good]}))
+    [first, second] = bbh.load(config("boolean_expressions", tmp_path), "test")
+    assert second.where == f"{path}, record 2" and first.question == second.question

@@ -260,6 +260,32 @@ def test_data_that_is_missing_or_malformed_is_named(said, config, tmp_path):
     assert str(data / "test.jsonl") in line and "line 2" in line
 
 
+def test_the_advice_about_pairs_works(said, config, tmp_path, capsys):
+    """skip_bad, which the first command's sentence names, in the same work directory."""
+    pairs = [{"prompt": f"{i}+1\n", "chosen": f"{i + 1}", "rejected": "3"} for i in range(3, 9)]
+    pairs[2]["chosen"] = "9" * 100  # with the other side over the limit
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    arguments = [
+        f"--config={config}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.algorithm.name=dpo",
+        f"--config.algorithm.pairs={path}",
+        "--config.base.num_updates=1",
+        "--config.rounds.count=1",
+        "--config.rounds.updates=1",
+    ]
+    line = said(*arguments)
+    assert f"{path}, line 3: it is longer than config.sequence_length" in line
+    advice = re.search(r"config\.algorithm\.skip_bad=True", line)
+    assert not (tmp_path / "run").exists()
+    command_line.run(main.main, argv=[*arguments, f"--{advice[0]}"])
+    out, err = capsys.readouterr()
+    assert "best round" in out
+    assert err.count("WARNING: dpo: 1 rows are left out, as it is longer") == 1
+    assert f"{path}, line 3." in err
+
+
 def test_folders_that_are_not_this_runs_are_refused(said, config, finished, tmp_path):
     line = said(f"--config={config}", f"--workdir={finished}", "--config.optim.learning_rate=0.5")
     assert str(finished) in line and "optim.learning_rate was 0.001 and is now 0.5" in line

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import operator
+import os
 import random
 import re
 import typing
@@ -79,7 +80,7 @@ def test_an_argument_that_an_experiment_does_not_have_is_refused(argument, words
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(MissingFileError, match="there is no file .*missing.py"):
+    with pytest.raises(MissingFileError, match="missing.py: there is no such file"):
         config.load(str(tmp_path / "missing.py"))
 
 
@@ -478,6 +479,15 @@ def test_none_is_for_keys_of_the_model():
     [
         ("    return None", "does not return an experiment's config"),
         ("    return {'seed': 1}", "does not return an experiment's config"),
+        ("    return c.to_dict()", "does not return an experiment's config"),
+        ("    c.unlock(); del c.seed; return c", "the key seed is missing"),
+        ("    c.unlock(); del c.task.name; return c", "the key task.name is missing"),
+        ("    c.unlock(); del c.rounds; c.rounds = 3; return c", "rounds=3 is not of a config"),
+        ("    c.unlock(); c.sede = 3; return c", "sede=3 is not of a config"),
+        ("    exit()", "line 6: an experiment must not exit"),
+        ("    raise SystemExit(0)", "line 6: an experiment must not exit"),
+        ("    raise BaseException('no')", "line 6: BaseException: no"),
+        ("    return get_config(arg)", "RecursionError"),
         ("    return 1 / 0", "line 6: ZeroDivisionError: division by zero"),
         ("    import foo_bar", "line 6: ModuleNotFoundError: No module named 'foo_bar'"),
         ("    c.rounds.cnt = 3", "line 6: the config has no key cnt; did you mean count"),
@@ -493,10 +503,47 @@ def test_what_an_experiment_does_wrong_is_named_with_its_line(tmp_path, body, se
     assert "mine.py" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_experiment_that_fails_when_it_is_read(tmp_path):
-    (tmp_path / "mine.py").write_text("from reasoning_jax import nope\n")
-    with pytest.raises(UserError, match="mine.py, line 1: ImportError"):
-        config.load(str(tmp_path / "mine.py"))
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"from reasoning_jax import nope\n", "mine.py, line 1: ImportError"),
+        (b"import sys\nsys.exit(0)\n", "mine.py, line 2: an experiment must not exit"),
+        (b"def get_confg(arg):\n    pass\n", "mine.py has no function get_config"),
+        (b"get_config = 3\n", "mine.py has no function get_config"),
+        (b"def get_config():\n    pass\n", "mine.py must take one argument"),
+        (b"def get_config(arg, more):\n    pass\n", "mine.py must take one argument"),
+        (b"x = 1\0\n", "mine.py"),
+        (b"x = '\xff'\n", "mine.py"),
+    ],
+)
+def test_an_experiment_that_fails_when_it_is_read(tmp_path, content, sentence):
+    path = tmp_path / "mine.py"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=sentence) as caught:
+        config.load(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_line_is_named_of_a_path_that_is_relative_too(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^mine\.py, line 2: an experiment must not exit"):
+        config.load("mine.py")
+
+
+def test_what_is_no_file_is_no_experiment(tmp_path):
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "mine.txt").write_text("def get_config(arg):\n    pass\n")
+    names = {
+        "": "this is a folder",
+        "/pipe.py": "this is not a regular file",
+        "/mine.txt": "is not a Python file",
+        "/a\0.py": "this cannot be the name of a file",
+        f"/{'a' * 300}.py": "File name too long",
+    }
+    for name, sentence in names.items():
+        with pytest.raises(UserError, match=sentence):
+            config.load(f"{tmp_path}{name}")
 
 
 def test_a_flag_that_takes_no_value_says_so():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
 import types
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from reasoning_jax.answers import equivalence
+from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.tasks import gsm8k
 from reasoning_jax.training import data
 
@@ -20,18 +23,32 @@ from reasoning_jax.training import data
 def test_read_jsonl(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1, "b": "x\\ny"}\n{"a": 2, "b": "é\u2028"}\n')
-    assert data.read_jsonl(path, ["a", "b"]) == [{"a": 1, "b": "x\ny"}, {"a": 2, "b": "é\u2028"}]
+    first, second = {"a": 1, "b": "x\ny"}, {"a": 2, "b": "é\u2028"}
+    assert data.read_jsonl(path) == [(f"{path}, line 1", first), (f"{path}, line 2", second)]
     path.write_text('{"a": 1}')
-    assert data.read_jsonl(str(path)) == [{"a": 1}]
+    assert data.read_jsonl(str(path)) == [(f"{path}, line 1", {"a": 1})]
+
+
+def test_what_editors_of_other_systems_write(tmp_path):
+    """A byte order mark, CRLF, and blank lines at the end."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n\r\n \n')
+    assert [record for _, record in data.read_jsonl(path)] == [{"a": 1}, {"a": 2}]
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('{"a": 1}\n{"a": \n', r"rows\.jsonl, line 2: not a JSON object"),
-        ('{"a": 1}\n\n{"a": 2}\n', r"rows\.jsonl, line 2: not a JSON object"),
-        ('{"a": 1}\n[1]\n', r"rows\.jsonl, line 2: not a JSON object but '\[1\]'"),
-        ('{"a": 1}\n{"b": 1}\n', r"rows\.jsonl, line 2: the key 'a' is missing"),
+        ('{"a": 1}\n{"a": \n', r"rows\.jsonl, line 2: not valid JSON"),
+        ('{"a": 1}\n\n{"a": 2}\n', r"rows\.jsonl, line 2: the line is blank"),
+        ('{"a": 1}\n[1]\n', r"rows\.jsonl, line 2: not a JSON object but a list: '\[1\]'"),
+        ('{"a": 1}\nnull\n', r"rows\.jsonl, line 2: not a JSON object but null"),
+        ('{"a": 1}\n{"a": NaN}\n', r"rows\.jsonl, line 2: not valid JSON \(NaN is no JSON\)"),
+        ('{"a": 1}\n{"a": -Infinity}\n', r"rows\.jsonl, line 2: not valid JSON"),
+        ('{"a": 1, "a": 2}\n', r"rows\.jsonl, line 1: not valid JSON .the key 'a' is there twice"),
+        ("[" * 100_000 + "\n", r"rows\.jsonl, line 1: this JSON is nested too deeply"),
+        ('{"a": ' + "1" * 5000 + "}\n", r"rows\.jsonl, line 1: not valid JSON \(Exceeds"),
+        ("x" * 3_000_000, r"rows\.jsonl, line 1: not valid JSON"),
         ("", r"rows\.jsonl: the file is empty"),
         ("\n", r"rows\.jsonl: the file is empty"),
     ],
@@ -39,19 +56,49 @@ def test_read_jsonl(tmp_path):
 def test_bad_jsonl(text, message, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
-    with pytest.raises(ValueError, match=message) as error:
-        data.read_jsonl(path, ["a"])
-    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=message) as error:
+        data.read_jsonl(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
-def test_missing_and_binary_jsonl(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent\.jsonl: there is no such file"):
-        data.read_jsonl(tmp_path / "absent.jsonl", [])
-    with pytest.raises(FileNotFoundError):
-        data.read_jsonl(tmp_path, [])
-    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"binary\.jsonl"):
-        data.read_jsonl(tmp_path / "binary.jsonl", [])
+def test_other_encodings_are_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes('{"a": 1}\n{"a": "é"}\n'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2: this is not UTF-8 text"):
+        data.read_jsonl(path)
+    path.write_bytes('{"a": 1}\n'.encode("utf-16"))
+    with pytest.raises(UserError, match=r"rows\.jsonl: this is UTF-16 text"):
+        data.read_jsonl(path)
+
+
+def test_what_is_not_a_file_is_never_opened(tmp_path):
+    """A pipe, above all: to open it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_text("{}")
+    for name in ("absent", "file/inside"):
+        with pytest.raises(MissingFileError, match=f"{name}: there is no such file"):
+            data.read_jsonl(tmp_path / name)
+    others = {
+        tmp_path: "this is a folder, not a file",
+        tmp_path / "pipe": "pipe: this is not a regular file",
+        "/dev/zero": "/dev/zero: this is not a regular file",
+        tmp_path / "loop": "loop: Too many levels of symbolic links",
+        tmp_path / "a\0b": "this cannot be the name of a file",
+        tmp_path / ("a" * 300): "aaa: File name too long",
+    }
+    for path, sentence in others.items():
+        with pytest.raises(UserError, match=sentence) as error:
+            data.read_jsonl(path)
+        assert not isinstance(error.value, MissingFileError)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read(tmp_path):
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "secret").chmod(0)
+    with pytest.raises(UserError, match="secret: Permission denied"):
+        data.read_jsonl(tmp_path / "secret")
 
 
 # ---- TFDS ----------------------------------------------------------------------------------------
@@ -100,6 +147,36 @@ def test_tfds_errors(prepared, tmp_path):
         with pytest.raises(ValueError, match="the split") as error:
             data.tfds_source("gsm8k", prepared.folder, split)
         assert split in str(error.value) and "\n" not in str(error.value)
+
+
+def test_damaged_tfds_files_are_one_sentence(prepared, tmp_path):
+    """Every file of the data set, cut in half or with bytes changed."""
+    whole = tmp_path / "whole"
+    shutil.copytree(prepared.folder, whole)
+    for path in sorted(p for p in whole.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        for damaged in (content[: len(content) // 2], b"\xff" * 64 + content[64:]):
+            path.write_bytes(damaged)
+            try:
+                assert data.tfds_source("gsm8k", whole, "train")
+            except UserError as error:
+                assert str(whole) in str(error) and "\n" not in str(error)
+        path.write_bytes(content)
+
+
+def test_tfds_records_of_other_types_are_named(monkeypatch):
+    cfg = types.SimpleNamespace(path="/data", source="tfds", calculator=True)
+    good = {"question": "1 + 1?", "answer": "#### 2"}
+    for changes, sentence in [
+        ({"question": np.array([1, 2])}, "'question' is a list, not text"),
+        ({"question": 3}, "'question' is a number, not text"),
+        ({"answer": "#### 2\udcff"}, "'answer' holds .udcff, half of a character"),
+        ({"answer": ""}, "'answer' is empty"),
+    ]:
+        rows = [(7, good), (8, good | changes)]
+        monkeypatch.setattr(data, "tfds_source", lambda *args, rows=rows: rows)
+        with pytest.raises(UserError, match=rf"\(gsm8k, train\[:9\]\), record 9: {sentence}"):
+            gsm8k.load(cfg, "train[:9]")
 
 
 def test_gsm8k_from_tfds(prepared):

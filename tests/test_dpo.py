@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import graded
@@ -17,6 +18,7 @@ from scripted import TASK, TOK, config
 from configs import dpo_jsonl
 from reasoning_jax import algorithms
 from reasoning_jax.algorithms import dpo
+from reasoning_jax.errors import UserError
 from reasoning_jax.model import logprobs
 from reasoning_jax.policy import Policy
 from reasoning_jax.tasks import CORRECT, WRONG, Example, addition
@@ -68,6 +70,11 @@ def collect(cfg, memory=None, round=1, max_length=256):
     result = dpo.collect(roll, [], memory, round, cfg)
     assert roll.calls == []
     return result, [len(rows) for _, rows in roll.policy.calls]
+
+
+def check_data(cfg, max_length=256):
+    """What is said of a config's pairs before anything is trained."""
+    return dpo.check_data(scripted.rollout({}, max_length=max_length), [], cfg)
 
 
 def texts(row):
@@ -185,18 +192,22 @@ def test_tfds(tmp_path):
 # ---- bad input -----------------------------------------------------------------------------------
 
 BAD_PAIRS = [
-    ({"prompt": "1+2\n", "chosen": "", "rejected": "4"}, "a side is empty"),
-    ({"prompt": "1+2\n", "chosen": "4", "rejected": " \n"}, "a side is empty"),
+    ({"prompt": "1+2\n", "chosen": "", "rejected": "4"}, "'chosen' is empty"),
+    ({"prompt": "1+2\n", "chosen": "4", "rejected": " \n"}, "'rejected' is empty"),
+    ({"prompt": "\n", "chosen": "4", "rejected": "5"}, "'prompt' is empty"),
     ({"prompt": "1+2\n", "chosen": "3", "rejected": "3"}, "the sides are equal"),
-    ({"prompt": "1+2\n", "chosen": 3, "rejected": "4"}, "a value is not text"),
+    ({"prompt": "1+2\n", "chosen": 3, "rejected": "4"}, "'chosen' is a number, not text"),
+    ({"prompt": ["1+2"], "chosen": "3", "rejected": "4"}, "'prompt' is a list, not text"),
+    ({"prompt": "\ud8001", "chosen": "3", "rejected": "4"}, r"'prompt' holds .ud800, half"),
 ]
 BAD_WHOLE_TEXTS = [
     ({"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+3\n4"}, "the prompt is no prefix"),
     ({"prompt": "1+2\n", "chosen": "1+2\n3", "rejected": "1+2\n"}, "a side is empty"),
 ]
 BAD_VERDICTS = [
-    ({"prompt": "1+2\n", "completion": "", "label": True}, "a side is empty"),
+    ({"prompt": "1+2\n", "completion": "", "label": True}, "'completion' is empty"),
     ({"prompt": "1+2\n", "completion": "3", "label": "yes"}, "the label is neither"),
+    ({"prompt": "1+2\n", "completion": "3", "label": [1]}, "the label is neither"),
 ]
 BAD = [
     *((line, message, {}, PAIRS) for line, message in BAD_PAIRS),
@@ -215,8 +226,8 @@ def test_a_bad_line_is_a_sentence_or_is_counted(settings, line, message, changes
     result, _ = collect(settings(lines, skip_bad=True, **changes))
     assert len(result.rows) == len(good)
     assert result.stats["kept"] == len(good) / (len(good) + 2)
-    (warning,) = result.warnings
-    assert warning.startswith(f"2 rows are left out, as {message}")
+    [warning] = check_data(settings(lines, skip_bad=True, **changes))
+    assert re.match(f"2 rows are left out, as {message}", warning)
     assert "line 3; " in warning and "jsonl, line" in warning
 
 
@@ -230,12 +241,18 @@ def test_pairs_over_the_limit(settings):
     with pytest.raises(ValueError, match=r"line 3: the sides are equal"):
         load(settings(lines))
     with pytest.raises(ValueError, match=r"line 1: it is longer than config\.sequence_length"):
-        collect(settings(lines[:2]), max_length=limit)
+        check_data(settings(lines[:2]), max_length=limit)
+    with pytest.raises(ValueError, match=f"{limit - 1} tokens have no room for any of the 2 pairs"):
+        check_data(settings(lines, skip_bad=True), max_length=limit - 1)
     result, asked = collect(settings(lines, skip_bad=True), max_length=limit)
     assert [texts(row)[0] for row in result.rows] == ["1+2\n"]
     assert result.memory.tolist() == [[0, 0], [-11, -11]] and asked == [1]
     assert result.stats == pytest.approx({"kept_rows": 1, "kept": 1 / 3})
-    assert len(result.warnings) == 2
+    warnings = check_data(settings(lines, skip_bad=True), max_length=limit)
+    assert [sentence.split(":")[0] for sentence in warnings] == [
+        "1 rows are left out, as the sides are equal",
+        "1 rows are left out, as it is longer than config.sequence_length",
+    ]
 
 
 def test_other_errors(settings, tmp_path):
@@ -249,7 +266,10 @@ def test_other_errors(settings, tmp_path):
         dpo.init_memory(settings([PAIRS[0] | {"chosen": ""}], skip_bad=True), 9)
     sentence = r"pairs\.jsonl, line 2: The character 'x' is not in the alphabet"
     with pytest.raises(ValueError, match=sentence):
-        collect(settings([PAIRS[0], PAIRS[1] | {"chosen": "x"}]))
+        check_data(settings([PAIRS[0], PAIRS[1] | {"chosen": "x"}]))
+    foreign = [*VERDICTS[:3], VERDICTS[3] | {"completion": "x"}, VERDICTS[4]]
+    with pytest.raises(ValueError, match=r"pairs\.jsonl, line 4: The character 'x'"):
+        check_data(settings(foreign, preference="kto"))  # line 3 has it as its mismatched side
     dpo.check(settings(PAIRS))
     with pytest.raises(ValueError, match=r"config\.algorithm\.desirable_weight.*dpo has none"):
         dpo.check(settings(PAIRS, desirable_weight=2.0))
@@ -259,6 +279,49 @@ def test_other_errors(settings, tmp_path):
     cfg.rounds.examples = 5
     with pytest.raises(ValueError, match=r"config\.rounds\.examples"):
         dpo.check(cfg)
+
+
+MESSAGES = [{"role": "user", "content": "1+2"}, {"role": "assistant", "content": "3"}]
+
+
+def test_messages_are_not_read_yet(settings):
+    """The most common shape of published pairs, and TRL's without a prompt."""
+    for key in ("prompt", "chosen", "rejected"):
+        for pair in (PAIRS[0], {k: v for k, v in PAIRS[0].items() if k != "prompt"}):
+            with pytest.raises(
+                UserError, match=f"line 1: '{key}' is a list of messages, .* one te"
+            ):
+                load(settings([pair | {key: MESSAGES}], skip_bad=True))
+    with pytest.raises(UserError, match="line 1: 'completion' is a list of messages"):
+        load(settings([VERDICTS[0] | {"completion": MESSAGES}], preference="kto"))
+
+
+def test_pairs_without_a_prompt_say_what_to_do(settings):
+    pairs = [{"chosen": "1+2\n3", "rejected": "1+2\n4"}]
+    with pytest.raises(UserError, match=r"line 1: .*'prompt' is missing: .*whole_text=True"):
+        load(settings(pairs))
+    with pytest.raises(
+        UserError, match="line 1: the key 'completion' is missing; needed: prompt, "
+    ):
+        load(settings(PAIRS, preference="kto"))
+
+
+def test_sides_that_repeat_the_prompt_are_counted(settings):
+    assert check_data(settings(PAIRS)) == []
+    assert check_data(settings(WHOLE, whole_text=True)) == []
+    [warning] = check_data(settings([*WHOLE[:2], PAIRS[2]]))
+    assert "2 of 3 completions repeat their prompt" in warning and "whole_text=True" in warning
+    whole = [v | {"completion": v["prompt"] + v["completion"]} for v in VERDICTS]
+    [warning] = check_data(settings([*whole[:4], VERDICTS[4]], preference="kto"))
+    assert "4 of 5 completions repeat their prompt" in warning
+
+
+def test_verdicts_of_one_kind_are_named(settings):
+    assert check_data(settings(VERDICTS, preference="kto")) == []
+    for label in (True, False):
+        alike = [verdict | {"label": label} for verdict in VERDICTS]
+        [warning] = check_data(settings(alike, preference="kto"))
+        assert f"all 5 labels are {str(label).lower()}" in warning
 
 
 # ---- training ------------------------------------------------------------------------------------

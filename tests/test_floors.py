@@ -18,7 +18,7 @@ PACKAGE = ROOT / "reasoning_jax"
 # "tasks" is tasks/__init__.py; "tasks/*" is every file and folder of tasks/ that is not named:
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
-    """errors arguments ranges contracts prng discovery multihost interrupts
+    """errors arguments ranges contracts text_files prng discovery multihost interrupts
     answers answers/killable answers/arithmetic answers/markup answers/units answers/quantities
     answers/statements answers/choices answers/words answers/equivalence answers/expressions
     workdir metrics progress tokenizer svg charts""",
@@ -31,8 +31,8 @@ FLOORS = [
     "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",
-    """legacy default overrides config estimators evaluation experiment report_samples
-    report_histories report run_state events assessment e_step m_step loop""",
+    """legacy default overrides config estimators evaluation experiment data_checks
+    report_samples report_histories report run_state events assessment e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
     tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner command_line api""",
     "main evaluate ask plan",

@@ -102,9 +102,19 @@ def test_bad_data_is_named(tmp_path, folder):
         write(folder / "train.jsonl", content)
         with pytest.raises(ValueError, match=r"train\.jsonl, line 3: .*'####'"):
             gsm8k.load(config(folder), "train")
-    write(folder / "train.jsonl", [*records[:7], {"question": "?"}])
-    with pytest.raises(ValueError, match=r"train\.jsonl, line 8: .*'answer'"):
-        gsm8k.load(config(folder), "train")
+    for bad, sentence in [
+        ({"question": "?"}, "the key 'answer' is missing"),
+        ({**records[0], "question": None}, "'question' is null, not text"),
+        ({**records[0], "question": ["a"]}, "'question' is a list, not text"),
+        ({**records[0], "question": " "}, "'question' is empty"),
+        ({**records[0], "question": "\ud800"}, r"'question' holds .ud800, half of a character"),
+        ({**records[0], "answer": 5}, "'answer' is a number, not text"),
+        ({**records[0], "answer": {"a": 5}}, "'answer' is an object, not text"),
+        ({**records[0], "answer": "\udfff #### 5"}, r"'answer' holds .udfff, half of a character"),
+    ]:
+        write(folder / "test.jsonl", [*records[:7], bad])
+        with pytest.raises(ValueError, match=rf"test\.jsonl, line 8: {sentence}"):
+            gsm8k.load(config(folder), "test")
     write(folder / "train.jsonl", records[:500])
     with pytest.raises(ValueError, match=r"train\.jsonl: 500 examples"):
         gsm8k.load(config(folder), "train")

@@ -220,13 +220,24 @@ def test_cut_off_and_empty_samples_are_never_correct(make):
 
 def test_a_prompt_that_is_too_long_is_one_sentence(make):
     sentence = (
-        r"^Example 0: its prompt of 13 tokens and sampling\.max_new_tokens 6 [^\n]*"
+        r"^sample, example 0 \('12345\+54321'\): the prompt of 13 tokens and "
+        r"config\.sampling\.max_new_tokens 6 [^\n]*"
         r"config\.sequence_length 18\.$"
     )
     roll = make(max_length=13 + N - 1)
     with pytest.raises(ValueError, match=sentence):
         roll([EXAMPLES[1], EXAMPLES[0]])
     assert make(max_length=13 + N, batch_size=8)(EXAMPLES[:1])
+
+
+def test_a_question_without_tokens_is_one_sentence_with_its_place(make):
+    foreign = dataclasses.replace(EXAMPLES[1], question="1+é", where="sums.jsonl, line 3")
+    sentence = r"^sample, sums\.jsonl, line 3: The character 'é' is not in the alphabet"
+    for hint in (False, True):
+        with pytest.raises(ValueError, match=sentence):
+            make()([EXAMPLES[0], foreign], hint=hint)
+    with pytest.raises(ValueError, match=sentence):
+        make().worked_row(foreign)
 
 
 def test_worked_rows(make):

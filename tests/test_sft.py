@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +73,27 @@ def test_rows_that_are_too_long_are_left_out_and_counted():
     limit = max(len(r["tokens"]) for r in collect(WORKED)[0])
     rows, stats = collect(longest, max_length=limit)
     assert len(rows) == 4 and stats == {"kept_rows": 4, "kept": 0.8, "samples": 5}
+
+
+def test_what_is_too_long_is_said_before_the_training():
+    def check(examples, max_length, **changes):
+        roll = scripted.rollout({}, max_length=max_length)
+        return sft.check_data(roll, examples, config("sft", **changes))
+
+    longest = [example(9, 12345, 54321, given=True), *WORKED]
+    lengths = [len(row["tokens"]) for row in collect(longest)[0]]
+    assert check(longest, max(lengths)) == []
+    [warning] = check(longest, max(lengths) - 1)
+    assert warning.startswith("1 of 5 worked examples are longer than config.sequence_length")
+    [warning] = check(longest, max(lengths), hinted=1.0)
+    assert warning.startswith("1 of 10 ")  # the longest with its hint
+    with pytest.raises(ValueError, match="no room for any of the 5 worked examples"):
+        check(longest, min(lengths) - 1)
+    foreign = dataclasses.replace(WORKED[1], rationale="é")
+    with pytest.raises(
+        ValueError, match=r"^sample, example 2 \('22\+24'\): .*'é' is not in the al"
+    ):
+        check([WORKED[0], foreign], 256)
 
 
 def test_examples_without_rationales_are_a_sentence():

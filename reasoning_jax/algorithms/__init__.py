@@ -63,6 +63,7 @@ class SideModel:
 
 
 Collect = Callable[[Rollout, Sequence[Example], Memory, int, ConfigDict], Collected]
+CheckData = Callable[[Rollout, Sequence[Example], ConfigDict], list[str]]
 Begin = Callable[[Rollout, Sequence[Example], Memory, ConfigDict], Collected]
 Examples = Callable[[Sequence[Example], Memory, int, ConfigDict], list[Example]]
 LossFunction = Callable[[jax.Array, Mapping[str, jax.Array], ConfigDict], Loss]
@@ -76,6 +77,39 @@ def no_check(cfg: ConfigDict) -> None:
 def no_memory(cfg: ConfigDict, num_examples: int) -> Memory:
     """The method remembers nothing from round to round."""
     return ()
+
+
+def check_prompts(rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict) -> list[str]:
+    """Every example can be asked."""
+    for example in examples:
+        rollout.check_prompt(example)
+    return []
+
+
+def check_hinted_prompts(
+    rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict
+) -> list[str]:
+    """Every example can be asked with its answer as a hint; such a prompt is the longer one."""
+    for example in examples:
+        rollout.check_prompt(example, hint=True)
+    return []
+
+
+def check_prompts_and_rationales(
+    rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict
+) -> list[str]:
+    """Every example can be asked, and its rationale, where one is given, be trained on."""
+    check_prompts(rollout, examples, cfg)
+    worked = [e for e in examples if e.rationale is not None]
+    too_long = sum(rollout.worked_tokens(e) is None for e in worked)
+    return left_out_warnings(too_long, len(worked), "worked examples")
+
+
+def left_out_warnings(count: int, total: int, what: str) -> list[str]:
+    """A sentence about what no sequence has room for; none where there is nothing of it."""
+    if not count:
+        return []
+    return [f"{count} of {total} {what} are longer than config.sequence_length and left out."]
 
 
 def no_side_model(round: int, cfg: ConfigDict) -> SideModel | None:
@@ -110,6 +144,8 @@ class Algorithm:
     collect(rollout, examples, memory, round, cfg) -> Collected      on the host
     loss(logprobs, batch, cfg) -> Loss                               pure; sums over the batch
     check(cfg)                            UserError for values that do not go together
+    check_data(rollout, examples, cfg)    UserError for what cannot be asked or trained on; returns
+                                          warnings; the rollout draws nothing
     init_memory(cfg, num_examples)        called before anything is trained
     num_updates(round, num_rows, cfg)     updates of a round
     examples(source, memory, round, cfg)  what a round is asked
@@ -125,6 +161,7 @@ class Algorithm:
     BATCH: tuple[str, ...]  # arrays that the loss reads, besides tokens, positions, segment_ids
     CHARTS: tuple[Chart, ...] = ()  # what the report draws of this method
     check: Callable[[ConfigDict], None] = no_check
+    check_data: CheckData = check_prompts
     init_memory: Callable[[ConfigDict, int], Memory] = no_memory
     num_updates: Callable[[int, int, ConfigDict], int] = scheduled_updates
     examples: Examples = seeded_order

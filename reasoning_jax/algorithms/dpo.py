@@ -26,7 +26,7 @@ from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import preference_files, preferences
 from reasoning_jax.training.losses import Loss, pair_loss, verdict_loss
-from reasoning_jax.training.preference_files import Preference
+from reasoning_jax.training.preference_files import LeftOut, Preference
 from reasoning_jax.training.rows import Row, attach, pair_row
 
 BATCH = ("weights", "ref")
@@ -58,11 +58,19 @@ def check(cfg: ConfigDict) -> None:
         raise UserError("config.rounds.examples: dpo trains on all pairs in every round: 0.")
 
 
-def init_memory(cfg: ConfigDict, num_examples: int) -> np.ndarray:
-    """Room for the reference's log-likelihood of each side, [N, 2].
+def check_data(rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict) -> list[str]:
+    """Every pair can be written, and some of them fit into a sequence."""
+    usable, left_out = preference_files.read(cfg.algorithm)
+    if not any(row is not None for row in _pairs(rollout, usable, left_out, cfg)):
+        raise UserError(
+            f"config.sequence_length: {rollout.max_length} tokens have no room for any of the "
+            f"{len(usable)} pairs of {cfg.algorithm.pairs}."
+        )
+    return [*left_out.warnings(), *preference_files.warnings(usable, cfg.algorithm)]
 
-    Reads the preferences: their errors come before anything is trained.
-    """
+
+def init_memory(cfg: ConfigDict, num_examples: int) -> np.ndarray:
+    """Room for the reference's log-likelihood of each side, [N, 2]."""
     usable, _ = preference_files.read(cfg.algorithm)
     return np.zeros((len(usable), 2), np.float32)
 
@@ -74,34 +82,49 @@ def collect(
     likelihoods = np.asarray(memory)
     usable, left_out = preference_files.read(cfg.algorithm)
     total = len(usable) + len(left_out)
-    rows: list[Row] = []
-    fitting: list[int] = []
-    for i, preference in enumerate(usable):
-        row = _pair(rollout, preference)
-        if len(row["tokens"]) > rollout.max_length:
-            left_out.add("it is longer than config.sequence_length", preference.where)
-            continue
-        if cfg.algorithm.preference == "kto":
-            row = attach(row, "desirable", (preference.desirable, 0))
-        fitting.append(i)
-        rows.append(row)
+    pairs = _pairs(rollout, usable, left_out, cfg)
+    fitting = [i for i, row in enumerate(pairs) if row is not None]
+    rows = [row for row in pairs if row is not None]
     if round == 1:
         likelihoods = likelihoods.copy()
         logprobs = rollout.policy.logprobs(rows)
         likelihoods[fitting] = preferences.side_log_likelihoods(rows, logprobs)
     rows = [attach(row, "ref", likelihoods[i]) for i, row in zip(fitting, rows, strict=True)]
     stats = {"kept_rows": len(rows), "kept": len(rows) / total}
-    return Collected(rows=rows, memory=likelihoods, stats=stats, warnings=left_out.warnings())
+    return Collected(rows=rows, memory=likelihoods, stats=stats)
+
+
+def _pairs(
+    rollout: Rollout, usable: Sequence[Preference], left_out: LeftOut, cfg: ConfigDict
+) -> list[Row | None]:
+    """The preferences as rows; None for what is too long, which is left out too."""
+    rows: list[Row | None] = []
+    for preference in usable:
+        row = _pair(rollout, preference)
+        if len(row["tokens"]) > rollout.max_length:
+            left_out.add("it is longer than config.sequence_length", preference.where)
+            rows.append(None)
+        elif cfg.algorithm.preference == "kto":
+            rows.append(attach(row, "desirable", (preference.desirable, 0)))
+        else:
+            rows.append(row)
+    return rows
 
 
 def _pair(rollout: Rollout, preference: Preference) -> Row:
     tokenizer = rollout.tokenizer
-    try:
-        prompt_ids = [tokenizer.bos_id, *tokenizer.encode(preference.prompt)]
-        sides = [[*tokenizer.encode(text), tokenizer.eos_id] for text in preference.sides]
-    except ValueError as error:
-        raise UserError(f"{preference.where}: {error}") from None
-    return pair_row(prompt_ids, sides)
+
+    def encode(text: str, where: str) -> list[int]:
+        try:
+            return tokenizer.encode(text)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    own = preference.where
+    other = preference.mismatched_where or own
+    prompt_ids = [tokenizer.bos_id, *encode(preference.prompt, own)]
+    sides = [encode(text, at) for text, at in zip(preference.sides, (own, other), strict=True)]
+    return pair_row(prompt_ids, [[*side, tokenizer.eos_id] for side in sides])
 
 
 def programs(cfg: ConfigDict) -> Programs:

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import Collected, Memory, Programs
+from reasoning_jax.algorithms import Collected, Memory, Programs, check_prompts_and_rationales
 from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import above, between, each, key
 from reasoning_jax.rollout import Rollout, Sample, groups_of
@@ -35,6 +35,7 @@ from reasoning_jax.training.rows import Row, pair_row
 T = TypeVar("T")
 BATCH = ("weights", "ref")
 CHARTS = preferences.CHARTS
+check_data = check_prompts_and_rationales
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,12 @@ from collections.abc import Mapping, Sequence
 import jax
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import Collected, Memory
+from reasoning_jax.algorithms import (
+    Collected,
+    Memory,
+    check_hinted_prompts,
+    check_prompts,
+)
 from reasoning_jax.charts import Chart, Curve
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import Example
@@ -56,6 +61,12 @@ CHARTS = (  # in the place of the common charts of these titles
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     rationalize: bool = True  # a second, hinted attempt at what failed
+
+
+def check_data(rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict) -> list[str]:
+    """Every example can be asked; again with a hint, where what failed is."""
+    check = check_hinted_prompts if cfg.algorithm.rationalize else check_prompts
+    return check(rollout, examples, cfg)
 
 
 def collect(

@@ -22,7 +22,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import Collected, Programs, SideModel, scheduled_updates
+from reasoning_jax.algorithms import (
+    Collected,
+    Programs,
+    SideModel,
+    check_prompts_and_rationales,
+    scheduled_updates,
+)
 from reasoning_jax.charts import Chart, Curve
 from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import above, at_least, between, key
@@ -34,6 +40,7 @@ from reasoning_jax.training.rows import Row, completion_row, pair_row
 
 BATCH = ("weights",)
 VERIFIER_BATCH = ("weights", "ref")
+check_data = check_prompts_and_rationales
 CHARTS = (
     Chart(
         title="Distinct rationales accepted",

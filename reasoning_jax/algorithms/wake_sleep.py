@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import Collected, Memory
+from reasoning_jax.algorithms import Collected, Memory, check_hinted_prompts
 from reasoning_jax.ranges import between, key
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.sampling.methods import check_untruncated
@@ -29,6 +29,7 @@ from reasoning_jax.training.losses import Loss, sequence_nll
 from reasoning_jax.training.rows import completion_row, weighted_row
 
 BATCH = ("weights", "normaliser")
+check_data = check_hinted_prompts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ class Example:
     question: str
     answer: str
     rationale: str | None = None
+    where: str = ""  # its place in a file, for messages: "FILE, line 3"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ def load(cfg: ConfigDict, split: str) -> Sequence[FormExample]:
         raise UserError(f"bbh has no split {split!r}; it has {', '.join(SPLITS)}.")
     form = bbh_forms.get(cfg.form)
     if form is None or split == "test":
-        return _published(cfg, split, has_generator=form is not None)
+        return _published(cfg, split, form)
     examples: list[FormExample] = []
     for question in _made(cfg, split, form):
         answer, rationale = form.solve(question)
@@ -81,22 +81,28 @@ def load(cfg: ConfigDict, split: str) -> Sequence[FormExample]:
     return examples
 
 
-def _published(cfg: ConfigDict, split: str, has_generator: bool) -> list[FormExample]:
-    """The published records of a split."""
-    records = bbh_forms.published(cfg.path, cfg.form)
+def _published(cfg: ConfigDict, split: str, form: bbh_forms.Form | None) -> list[FormExample]:
+    """The published records of a split; ``form``: None where there is no generator."""
+    path = bbh_forms.published_file(cfg.path, cfg.form)
+    records = list(enumerate(bbh_forms.published(cfg.path, cfg.form), start=1))
     cut = len(records) * 6 // 10
     splits = {
         "train": records[:cut],
         "validation": records[cut - cut // 5 : cut],
-        "test": records if has_generator else records[cut:],
+        "test": records if form else records[cut:],
     }
     if split not in splits:
         known = ", ".join(splits)
         raise UserError(f"{cfg.form} has no worked examples ('given'), only {known}.")
-    return [
-        FormExample(id=id, question=question, answer=answer, form=cfg.form)
-        for id, (question, answer) in enumerate(splits[split], start=SPLITS[split] * IDS)
-    ]
+    examples = []
+    for id, (number, (question, answer)) in enumerate(splits[split], start=SPLITS[split] * IDS):
+        where = f"{path}, record {number}"
+        if form:
+            bbh_forms.check_is_read(form, question, where)
+        examples.append(
+            FormExample(id=id, question=question, answer=answer, form=cfg.form, where=where)
+        )
+    return examples
 
 
 def _made(cfg: ConfigDict, split: str, form: bbh_forms.Form) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from reasoning_jax import text_files
 from reasoning_jax.answers import choices, statements
 from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import Example, FileTaskConfig
@@ -44,15 +45,15 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
         raise UserError(f"commonsense_qa has no split {split!r}{reason}; it has {known}.")
     published, first_id = ("dev", TEST_ID) if split == "test" else ("train", 0)
     path = Path(cfg.path) / f"{published}_rand_split.jsonl"
-    records = list(enumerate(data.read_jsonl(path, ("answerKey", "question"))))
+    records = list(enumerate(data.read_jsonl(path)))
     if split != "test" and len(records) <= VALIDATION:
         raise UserError(
             f"{path}: more than {VALIDATION} examples are needed, as the last {VALIDATION} are "
             "validation."
         )
     return [
-        _example(record, id=first_id + number, where=f"{path}, line {number + 1}")
-        for number, record in records[SPLITS[split]]
+        _example(record, id=first_id + number, where=where)
+        for number, (where, record) in records[SPLITS[split]]
     ]
 
 
@@ -112,16 +113,20 @@ def difficulty(example: Example) -> tuple[str, int]:
 
 
 def _example(record: data.Record, id: int, where: str) -> Example:
-    try:
-        question = record["question"]
-        stem = question["stem"].strip()
-        choices = {c["label"].lower(): c["text"].strip().lower() for c in question["choices"]}
-        answer = record["answerKey"].lower()
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{where}: not a record of CommonsenseQA ({type(error).__name__}: {error})."
-        ) from None
-    if "".join(choices) != LETTERS or answer not in choices:
+    [answer] = text_files.check_texts(record, ("answerKey",), where)
+    question = record.get("question")
+    if not isinstance(question, dict) or not isinstance(question.get("choices"), list):
+        raise UserError(f"{where}: 'question' must be an object with 'stem' and a list 'choices'.")
+    [stem] = text_files.check_texts(question, ("stem",), f"{where}, in 'question'")
+    labels = []
+    lines = []
+    for choice in question["choices"]:
+        if not isinstance(choice, dict):
+            raise UserError(f"{where}: a choice must be an object with 'label' and 'text'.")
+        label, text = text_files.check_texts(choice, ("label", "text"), f"{where}, in a choice")
+        labels.append(label.lower())
+        lines.append(f"({label.lower()}) {text.strip().lower()}")
+    if labels != list(LETTERS) or answer.lower() not in labels:
         raise UserError(f"{where}: the choices must be A to E and the answer one of them.")
-    listed = "\n".join(f"({letter}) {text}" for letter, text in choices.items())
-    return Example(id=id, question=f"{stem}\nAnswer Choices:\n{listed}", answer=answer)
+    listed = "\n".join([stem.strip(), "Answer Choices:", *lines])
+    return Example(id=id, question=listed, answer=answer.lower(), where=where)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from reasoning_jax import text_files
 from reasoning_jax.answers import arithmetic, quantities, statements
 from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import key, one_of
@@ -53,37 +54,41 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     published = split
     if split in ("given", "validation"):
         published = "train"
-    records, where = _read(cfg, published)
+    records = _read(cfg, published)
     if split in SPLITS and published == "train" and len(records) <= VALIDATION:
+        source = records[0][0].rpartition(", ")[0]
         raise UserError(
-            f"{where}: {len(records)} examples are too few, as the last {VALIDATION} are for "
+            f"{source}: {len(records)} examples are too few, as the last {VALIDATION} are for "
             "validation."
         )
     first_id = TEST_ID if published.startswith("test") else 0
     examples = []
-    for number, record in records[SPLITS.get(split, slice(None))]:
-        rationale = record["answer"] if cfg.calculator else SPAN.sub("", record["answer"])
+    for where, number, record in records[SPLITS.get(split, slice(None))]:
+        question, solution = text_files.check_texts(record, ("question", "answer"), where)
+        rationale = solution if cfg.calculator else SPAN.sub("", solution)
         answer = extract(rationale)
         if answer is None:
-            unit = "record" if cfg.source == "tfds" else "line"
-            raise UserError(f"{where}, {unit} {number + 1}: the answer has no number after '####'.")
+            raise UserError(f"{where}: the answer has no number after '####'.")
         examples.append(
             Example(
                 id=first_id + number,
-                question=record["question"],
+                question=question,
                 answer=answer,
                 rationale=None if split == "train" else rationale,
+                where=where,
             )
         )
     return examples
 
 
-def _read(cfg: ConfigDict, split: str) -> tuple[list[tuple[int, data.Record]], str]:
-    """(number, record) of every record of a published split, and what errors call the split."""
+def _read(cfg: ConfigDict, split: str) -> list[tuple[str, int, data.Record]]:
+    """(where it is, number, record) of every record of a published split."""
     if cfg.source == "tfds":
-        return data.tfds_source("gsm8k", cfg.path, split), f"{cfg.path} (gsm8k, {split})"
-    path = str(Path(cfg.path) / f"{split}.jsonl")
-    return list(enumerate(data.read_jsonl(path, ("question", "answer")))), path
+        source = f"{cfg.path} (gsm8k, {split})"
+        rows = data.tfds_source("gsm8k", cfg.path, split)
+        return [(f"{source}, record {number + 1}", number, record) for number, record in rows]
+    lines = data.read_jsonl(Path(cfg.path) / f"{split}.jsonl")
+    return [(where, number, record) for number, (where, record) in enumerate(lines)]
 
 
 def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reasoning_jax import text_files
 from reasoning_jax.errors import MissingFileError, UserError
 
 Record = dict[str, Any]  # one JSON object, or the features of one TFDS record
@@ -18,42 +17,24 @@ Record = dict[str, Any]  # one JSON object, or the features of one TFDS record
 # ---- JSON lines ----------------------------------------------------------------------------------
 
 
-def read_jsonl(path: str | Path, required_keys: Sequence[str] = ()) -> list[Record]:
-    """The objects of a JSON lines file, in order: object i is line i + 1.
+def read_jsonl(path: str | Path) -> list[tuple[str, Record]]:
+    """(where it is, object) of every line of a JSON lines file, such as ("FILE, line 3", {...}).
 
-    MissingFileError where there is no such file. UserError, naming file and line, for an empty
-    file, for a line that is no JSON object, and for one without a required key.
+    MissingFileError where there is no such file. UserError, naming file and line, for what is no
+    text, for an empty file, and for a line that is no JSON object.
     """
     records = []
-    for number, line in enumerate(_read_lines(path), start=1):
-        record = _parse_line(f"{path}, line {number}", line)
-        for key in required_keys:
-            if key not in record:
-                raise UserError(f"{path}, line {number}: the key {key!r} is missing.")
-        records.append(record)
+    # splitlines() would also split at characters inside JSON strings.
+    for number, line in enumerate(text_files.read_text(path).split("\n"), start=1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            raise UserError(f"{where}: the line is blank.")
+        record = text_files.parse_json(line, where)
+        if not isinstance(record, dict):
+            kind = text_files.kind_of(record)
+            raise UserError(f"{where}: not a JSON object but {kind}: {line[:40]!r}.")
+        records.append((where, record))
     return records
-
-
-def _read_lines(path: str | Path) -> list[str]:
-    try:
-        text = Path(path).read_text(encoding="utf-8").removesuffix("\n")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise MissingFileError(f"{path}: there is no such file.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: this is not UTF-8 text.") from None
-    if not text:
-        raise UserError(f"{path}: the file is empty.")
-    return text.split("\n")  # splitlines() would also split at characters inside JSON strings
-
-
-def _parse_line(where: str, line: str) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not a JSON object ({error}).") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: not a JSON object but {line[:40]!r}.")
-    return record
 
 
 # ---- TFDS ----------------------------------------------------------------------------------------
@@ -64,9 +45,21 @@ def tfds_source(name: str, data_dir: str | Path, split: str) -> list[tuple[int, 
 
     The number is that in the whole split, so a record keeps it in every slice. Features that are
     text become str. Reads ArrayRecord files only, as they need no TensorFlow. MissingFileError
-    where the data set is not prepared, UserError for another file format or for a split that is
-    unknown or empty.
+    where the data set is not prepared, UserError for another file format, for a split that is
+    unknown or empty, and for what is damaged.
     """
+    try:
+        return _tfds_records(name, data_dir, split)
+    except UserError:
+        raise
+    except Exception as error:  # whatever TFDS and ArrayRecord stumble over in damaged files
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{data_dir}: the TFDS data set {name!r} cannot be read ({reason})."
+        ) from error
+
+
+def _tfds_records(name: str, data_dir: str | Path, split: str) -> list[tuple[int, Record]]:
     import tensorflow_datasets as tfds  # takes seconds to import, and only this source needs it
     from tensorflow_datasets.core import read_only_builder
 
@@ -79,12 +72,10 @@ def tfds_source(name: str, data_dir: str | Path, split: str) -> list[tuple[int, 
         builder = read_only_builder.builder_from_files(name, data_dir=str(data_dir))
     except tfds.core.DatasetNotFoundError:
         raise MissingFileError(
-            f"config.task.path: {data_dir} holds no TFDS data set {name!r}; {advice}."
+            f"{data_dir}: there is no TFDS data set {name!r}; {advice}."
         ) from None
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise UserError(
-            f"config.task.path: {builder.data_dir} is in another file format; {advice}."
-        )
+        raise UserError(f"{builder.data_dir}: this is in another file format; {advice}.")
     try:
         source = builder.as_data_source(split=split)
         slices = tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
@@ -102,10 +93,14 @@ def tfds_source(name: str, data_dir: str | Path, split: str) -> list[tuple[int, 
 
 
 def _decode(features: Record) -> Record:
-    """The record with its bytes as str."""
+    """The record with its bytes as str, where they are UTF-8, and its scalars as Python's."""
     record = {}
     for key, value in features.items():
-        record[key] = value.decode("utf-8") if isinstance(value, bytes) else value
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", errors="surrogateescape")  # else no text: see text_files
+        elif isinstance(value, np.generic):
+            value = value.item()
+        record[key] = value
     return record
 
 

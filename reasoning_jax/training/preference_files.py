@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from reasoning_jax import text_files
 from reasoning_jax.errors import UserError
 from reasoning_jax.training import data
 
@@ -21,6 +22,7 @@ class Preference(NamedTuple):
     prompt: str
     sides: tuple[str, str]
     desirable: bool = True
+    mismatched_where: str = ""  # of a verdict's mismatched side, which is another's own
 
 
 class LeftOut:
@@ -63,43 +65,90 @@ def read(cfg: ConfigDict) -> tuple[list[Preference], LeftOut]:
     keys = VERDICT_KEYS if cfg.preference == "kto" else PAIR_KEYS
     usable: list[Preference] = []
     left_out = LeftOut(cfg.skip_bad)
-    for where, record in _records(cfg.pairs, keys):
+    for where, record in _records(cfg.pairs):
+        _check_keys(record, keys, where)
         if problem := _problem(record, keys, cfg.whole_text):
             left_out.add(problem, where)
         else:
             usable.append(_preference(where, record, keys, cfg.whole_text))
     if cfg.preference == "kto" and usable:
-        usable = _with_mismatched_sides(usable)
+        usable = _with_mismatched_sides(usable, cfg.pairs)
     if not usable:
         raise UserError(f"{cfg.pairs}: no row is a preference that can be trained on.")
     return usable, left_out
 
 
-def _records(source: str, keys: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """(where it is, record); UserError where the source has no such keys."""
+def warnings(preferences: Sequence[Preference], cfg: ConfigDict) -> list[str]:
+    """What looks like a mistake in a file that can be trained on."""
+    sentences = []
+    count = len(preferences)
+    if cfg.preference == "kto":
+        num_desirable = sum(p.desirable for p in preferences)
+        if num_desirable in (0, count):
+            label = "true" if num_desirable else "false"
+            sentences.append(
+                f"{cfg.pairs}: all {count} labels are {label}; KTO compares desirable completions "
+                "with undesirable ones."
+            )
+    own_sides = 1 if cfg.preference == "kto" else 2  # the other one is another prompt's
+    repeated = 0
+    for p in preferences:
+        repeated += all(side.startswith(p.prompt) for side in p.sides[:own_sides])
+    if repeated:
+        sentences.append(
+            f"{cfg.pairs}: {repeated} of {count} completions repeat their prompt, which is then "
+            "there twice; config.algorithm.whole_text=True takes it off."
+        )
+    return sentences
+
+
+def _records(source: str) -> Iterator[tuple[str, data.Record]]:
+    """(where it is, record) of every record."""
     if not source.startswith("tfds:"):
-        for number, record in enumerate(data.read_jsonl(source, keys), 1):
-            yield f"{source}, line {number}", record
+        yield from data.read_jsonl(source)
         return
     if source.count(":") < 3:
         raise UserError(f"config.algorithm.pairs: {source!r} is not tfds:FOLDER:NAME:SPLIT.")
     _, folder, name, split = source.split(":", 3)
     for number, record in data.tfds_source(name, folder, split):
-        where = f"{source}, row {number}"
-        missing = [key for key in keys if key not in record]
-        if missing:
-            raise UserError(f"{where}: the key {missing[0]!r} is missing.")
-        yield where, record
+        yield f"{source}, row {number}", record
 
 
-def _problem(record: dict, keys: Sequence[str], whole_text: bool) -> str | None:
+def _check_keys(record: data.Record, keys: Sequence[str], where: str) -> None:
+    """UserError for a record of another format than pairs, or verdicts, of texts."""
+    for key in keys:
+        if key in record and _is_message_list(record[key]):
+            raise UserError(
+                f"{where}: {key!r} is a list of messages, which is not read yet: write it as one "
+                "text, the messages' contents with what your model is to see between them."
+            )
+    missing = [key for key in keys if key not in record]
+    if missing == ["prompt"]:
+        raise UserError(
+            f"{where}: the key 'prompt' is missing: write what the sides begin with as 'prompt' "
+            "too, and set config.algorithm.whole_text=True."
+        )
+    if missing:
+        raise UserError(f"{where}: the key {missing[0]!r} is missing; needed: {', '.join(keys)}.")
+
+
+def _is_message_list(value: object) -> bool:
+    """[{"role": ..., "content": ...}, ...], or what TFDS makes of it."""
+    if isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, dict) and "content" in value
+
+
+def _problem(record: data.Record, keys: Sequence[str], whole_text: bool) -> str | None:
     """What is wrong with a record, in words that can be counted."""
-    texts = [record[key] for key in keys if key != "label"]
-    if not all(isinstance(text, str) for text in texts):
-        return "a value is not text"
-    if "label" in keys and record["label"] not in (True, False):
+    prompt, *sides = (record[key] for key in keys if key != "label")
+    for key in keys:
+        problem = None if key == "label" else text_files.text_problem(record[key])
+        if problem is not None:
+            return f"{key!r} {problem}"
+    label = record["label"] if "label" in keys else True
+    if not isinstance(label, int) or label not in (0, 1):
         return "the label is neither true nor false"
-    prompt, *sides = texts
     if whole_text and not all(side.startswith(prompt) for side in sides):
         return "the prompt is no prefix"
     completions = _completions(prompt, sides, whole_text)
@@ -115,27 +164,30 @@ def _completions(prompt: str, sides: Sequence[str], whole_text: bool) -> list[st
     return [side[len(prompt) :] for side in sides] if whole_text else list(sides)
 
 
-def _preference(where: str, record: dict, keys: Sequence[str], whole_text: bool) -> Preference:
+def _preference(
+    where: str, record: data.Record, keys: Sequence[str], whole_text: bool
+) -> Preference:
     prompt, *sides = (record[key] for key in keys if key != "label")
     completions = _completions(prompt, sides, whole_text)
     return Preference(
         where=where,
         prompt=prompt,
         sides=(completions[0], completions[-1]),
-        desirable=bool(record.get("label", True)),
+        desirable=bool(record["label"]) if "label" in keys else True,
     )
 
 
-def _with_mismatched_sides(verdicts: list[Preference]) -> list[Preference]:
+def _with_mismatched_sides(verdicts: list[Preference], source: str) -> list[Preference]:
     """Each verdict with the completion of the next one that has another prompt, for KTO's z0."""
     if len({verdict.prompt for verdict in verdicts}) == 1:
         raise UserError(
-            "config.algorithm.pairs: KTO's z0 needs completions of more than one prompt."
+            f"config.algorithm.pairs={source}: KTO's z0 needs completions of more than one prompt."
         )
     pairs = []
     count = len(verdicts)
     for i, verdict in enumerate(verdicts):
         following = (verdicts[(i + step) % count] for step in range(1, count))
         mismatched = next(other for other in following if other.prompt != verdict.prompt)
-        pairs.append(verdict._replace(sides=(verdict.sides[0], mismatched.sides[0])))
+        sides = verdict.sides[0], mismatched.sides[0]
+        pairs.append(verdict._replace(sides=sides, mismatched_where=mismatched.where))
     return pairs

@@ -33,7 +33,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax.algorithms import Collected, Programs, Record
+from reasoning_jax.algorithms import Collected, Programs, Record, check_hinted_prompts
 from reasoning_jax.algorithms.trice import chains as mcmc
 from reasoning_jax.algorithms.trice import control_variate as cv
 from reasoning_jax.algorithms.trice import gradient, stochastic
@@ -51,6 +51,7 @@ from reasoning_jax.training.rows import completion_row
 
 __all__ = ["BATCH", "CHARTS", "Config", "collect", "loss"]
 BATCH = ("weights", "normaliser")
+check_data = check_hinted_prompts  # the guide's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

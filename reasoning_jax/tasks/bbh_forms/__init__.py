@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import importlib
 import itertools
-import json
 import pkgutil
 import zlib
 from collections.abc import Callable, Container, Sequence
@@ -18,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reasoning_jax import contracts
-from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax import contracts, text_files
+from reasoning_jax.errors import UserError
 
 NAMES = (
     "boolean_expressions causal_judgement date_understanding disambiguation_qa dyck_languages "
@@ -103,21 +102,37 @@ def draw(
     return list(itertools.islice(itertools.cycle(questions), count if repeat else len(questions)))
 
 
+def published_file(folder: str | Path, name: str) -> Path:
+    """Where the published records of a form are."""
+    return Path(folder) / "bbh" / f"{name}.json"
+
+
 def published(folder: str | Path, name: str) -> list[tuple[str, str]]:
     """(question, answer) of every published record of a form.
 
     MissingFileError, or UserError naming the file and the record.
     """
-    path = Path(folder) / "bbh" / f"{name}.json"
-    if not path.is_file():
-        raise MissingFileError(f"config.task.path: there is no file {path}.")
+    path = published_file(folder, name)
+    text = text_files.read_text(path, f"config.task.path: {path}")
+    content = text_files.parse_json(text, str(path))
+    records = content.get("examples") if isinstance(content, dict) else None
+    if not isinstance(records, list) or not records:
+        raise UserError(f"{path}: not a file of BIG-Bench Hard: it needs a list 'examples'.")
+    pairs = []
+    for number, record in enumerate(records, start=1):
+        where = f"{path}, record {number}"
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: not an object with 'input' and 'target'.")
+        question, answer = text_files.check_texts(record, ("input", "target"), where)
+        pairs.append((question, answer))
+    return pairs
+
+
+def check_is_read(form: Form, question: str, where: str) -> None:
+    """UserError where a form's generator cannot read a question, as grading line by line does."""
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))["examples"]
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not a file of BIG-Bench Hard ({reason}).") from None
-    for i, record in enumerate(records):
-        texts = [record.get(k) for k in ("input", "target")] if isinstance(record, dict) else [None]
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{path}, record {i + 1}: the texts 'input' and 'target' are needed.")
-    return [(record["input"], record["target"]) for record in records]
+        form.solve(question)
+        form.difficulty(question)
+    except (ValueError, ArithmeticError, LookupError) as error:
+        reason = str(error).splitlines()[0][:200].rstrip(".")
+        raise UserError(f"{where}: this is no question of the form ({reason}).") from None

@@ -1,0 +1,58 @@
+"""Whether all that a run will ask, evaluate and train on can be: said before anything is trained.
+
+Each source is tokenised once: 50,000 sums take about a second.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from reasoning_jax import multihost
+from reasoning_jax.algorithms import Algorithm
+from reasoning_jax.errors import UserError
+from reasoning_jax.experiment import Experiment
+from reasoning_jax.rollout import Rollout
+from reasoning_jax.tasks import Example
+
+
+def check_shots(exp: Experiment) -> None:
+    """UserError naming the line of a worked example of the few-shot prompt without tokens."""
+    for shot in exp.shots:
+        text = exp.task.prompt(shot, exp.task_cfg) + exp.task.target(shot)
+        try:
+            exp.tokenizer.encode(text)
+        except UserError as error:
+            raise UserError(f"config.task.shots, {shot.where}: {error}") from None
+
+
+def check_evaluations(exp: Experiment) -> None:
+    """UserError naming the question of an evaluation that cannot be asked."""
+    for split in dict.fromkeys((exp.cfg.eval.split, "test")):
+        rollout = _rollout(exp, split)
+        for example in exp.load_eval(split):
+            rollout.check_prompt(example)
+
+
+def check_method(
+    exp: Experiment, algorithm: Algorithm, source: Sequence[Example], cfg: ConfigDict
+) -> None:
+    """UserError for what the method cannot ask or train on; prints what it warns of.
+
+    cfg: the experiment's, with this method in the section ``algorithm``.
+    """
+    rounds = cfg.rounds
+    if rounds.examples > len(source):
+        raise UserError(
+            f"config.rounds.examples: {rounds.examples} are more than the {len(source)} examples "
+            f"of the split {rounds.split}."
+        )
+    for sentence in algorithm.check_data(_rollout(exp, rounds.split), source, cfg):
+        multihost.print_once(f"WARNING: {algorithm.name}: {sentence}", file=sys.stderr)
+
+
+def _rollout(exp: Experiment, split: str) -> Rollout:
+    """A rollout that writes prompts of a split; it has no model to draw from."""
+    return exp.rollout({}, f"{split} split", 0)
