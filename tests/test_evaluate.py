@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from reasoning_jax import api, default, estimators, evaluate, evaluation, metrics, tasks
+from reasoning_jax import api, default, estimators, evaluate, evaluation, graders, metrics, tasks
 from reasoning_jax.errors import UserError
 from reasoning_jax.rollout import Sample
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example
@@ -324,6 +324,43 @@ def test_answers_vote_in_one_form_and_what_was_cut_off_does_not_vote():
     assert evaluation.vote_metrics(samples, 5)["eval/maj_at_5"] == 1.0
     cut = [sample(0, 0, "2", CORRECT), *(sample(0, i, "3", TRUNCATED) for i in (1, 2, 3))]
     assert evaluation.vote_metrics(cut, 4)["eval/maj_at_4"] == 1.0
+
+
+def graded(task, texts, gold, grader=""):
+    """The samples of one question, with the grader's verdicts, and the grader's equality."""
+    cfg = default.get_config(task=task, grader=grader)
+    made = graders.make(cfg, tasks.get(task))
+    example = Example(id=0, question="?", answer=gold)
+    samples = [
+        dataclasses.replace(sample(0, i, None, WRONG), example=example, text=text)
+        for i, text in enumerate(texts)
+    ]
+    grades = made(samples, None)
+    changes = [{"answer": grade.answer, "verdict": grade.verdict} for grade in grades]
+    samples = [dataclasses.replace(s, **change) for s, change in zip(samples, changes, strict=True)]
+    return samples, made.equal
+
+
+@pytest.mark.parametrize(
+    "task, grader, gold, right, wrong",
+    [
+        ("bbh", "", "(B)", "(B)|B|(B) y", "(C)|C"),
+        ("bbh", "", "(C)", "(C)|C", "(B)|B|(B) y"),
+        ("bbh", "", "no", "no|implausible", "yes|plausible|'yes'"),
+        ("bbh", "", "a b", "a, b|a b", "b, a|b a|b; a"),
+        ("bbh", "", "] }", "] }|]}", "] )|])|`] )`"),
+        ("gsm8k", "", "72", "72|72.0", "$1,000|1000|1e3"),
+        ("gsm8k", "rewards", "0.5", "50%|1/2", "7 200|7,200|7200.0"),
+    ],
+)
+def test_equal_answers_are_one_party_right_or_wrong(task, grader, gold, right, wrong):
+    statement = {"bbh": "So the answer is {}.", "gsm8k": "#### {}"}[task]
+    texts = [statement.format(a) for a in (*right.split("|"), *wrong.split("|"))]
+    samples, equal = graded(task, texts, gold, grader)
+    values = evaluation.vote_metrics(samples, 5, equal=equal)
+    assert values["eval/maj_at_5"] == (1.0 if len(right.split("|")) == 3 else 0.0)
+    # Were the wrong ones three parties, the right ones would win.
+    assert len({s.answer for s in samples if not s.correct}) == 1 or task == "gsm8k"
 
 
 def test_accuracy_with_its_standard_error_by_difficulty():
