@@ -21,7 +21,7 @@ from absl import flags
 from orbax.checkpoint import v1 as ocp
 
 from reasoning_jax import ask, command_line, errors, evaluate, main
-from reasoning_jax.training import checkpoint
+from reasoning_jax.training import checkpoint_folders
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = """
@@ -385,7 +385,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, finished, tmp_
     shutil.copytree(finished, run)
     newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
     for path in newest.rglob("*"):
-        if path.is_file() and path.name != checkpoint.CHECKSUMS:
+        if path.is_file() and path.name != checkpoint_folders.RECORD:
             content = bytearray(path.read_bytes())
             if damage == "truncated" and content:
                 path.write_bytes(content[: len(content) // 2])

@@ -25,7 +25,7 @@ FLOORS = [
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
     training/preferences training/preference_files training/optim training/state
-    training/train_step training/checkpoint""",
+    training/train_step training/checkpoint_folders training/checkpoint""",
     "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",

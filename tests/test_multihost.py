@@ -27,7 +27,7 @@ from reasoning_jax import (
     workdir,
 )
 from reasoning_jax.model import sharding
-from reasoning_jax.training import checkpoint
+from reasoning_jax.training import checkpoint_folders
 
 IRPO = TINY | {
     "sequence_length": 128,
@@ -490,7 +490,7 @@ def test_a_whole_run_through_paths_that_are_not_pathlib_s(tmp_path, one_device):
     cfg.rounds.count = 1
     loop.train(cfg, epath.Path(tmp_path / "run"))
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-    assert not list((tmp_path / "run").rglob(checkpoint.CHECKSUMS))
+    assert not list((tmp_path / "run").rglob(checkpoint_folders.RECORD))
     assert {m["phase"] for m in metrics.read(epath.Path(tmp_path / "run"))} == {
         "collect",
         "update",
