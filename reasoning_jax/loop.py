@@ -40,16 +40,19 @@ def events(cfg: ConfigDict, directory: Path) -> Iterator[Event]:
     Where the caller stops iterating, the run is as if it had been killed there.
     """
     run = start(cfg, directory)
-    with interrupts.defer_sigterm():
-        try:
-            yield from _rounds(run)
-        except interrupts.Preempted:
-            stop(run)
-            raise
-        finally:
-            run.writer.close()
-    if multihost.is_process_0():
-        report.write(directory)
+    try:
+        with interrupts.defer_sigterm():
+            try:
+                yield from _rounds(run)
+            except interrupts.Preempted:
+                stop(run)
+                raise
+            finally:
+                run.writer.close()
+        if multihost.is_process_0():
+            report.write(directory)
+    finally:
+        run.lock.release()
 
 
 def _rounds(run: Run) -> Iterator[Event]:

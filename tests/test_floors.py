@@ -19,7 +19,7 @@ PACKAGE = ROOT / "reasoning_jax"
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
     """errors arguments contracts prng discovery multihost interrupts killable equivalence
-    workdir metrics progress tokenizer svg charts""",
+    workdir rows_file run_lock metrics progress tokenizer svg charts""",
     """model model/config model/sharding model/linear model/attention model/transformer
     model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
@@ -30,7 +30,7 @@ FLOORS = [
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config estimators evaluation experiment report_samples
-    report_histories report run_state events assessment e_step m_step loop""",
+    report_histories report run_record position run_state events assessment e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
     tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner command_line api""",
     "main evaluate ask plan",
@@ -42,8 +42,8 @@ LINES_ELSEWHERE = 300
 LONGER: dict[str, tuple[int, str]] = {}  # file -> its own budget, and the reason for it
 FIELDS = 3  # more of them are given by keyword
 # These files serve every method and know none.
-GENERAL = """run_state events assessment e_step m_step loop report_samples report_histories report
-    charts svg plan""".split()
+GENERAL = """run_record run_state events assessment e_step m_step loop report_samples
+    report_histories report charts svg plan""".split()
 
 MODULES = sorted(str(p.relative_to(PACKAGE).with_suffix("")) for p in PACKAGE.rglob("*.py"))
 METHODS = sorted({m.split("/")[1] for m in MODULES if m.startswith("algorithms/")} - {"__init__"})

@@ -24,6 +24,7 @@ from reasoning_jax import (
     main,
     metrics,
     multihost,
+    rows_file,
     workdir,
 )
 from reasoning_jax.model import sharding
@@ -459,8 +460,8 @@ def test_a_run_s_files_on_an_object_store(bucket):
         workdir.write(bucket / "metrics.jsonl", b"")
         workdir.claim(cfg, bucket, upgrade=dict)
     rows = [{"tokens": np.arange(3, dtype=np.int32)}]
-    workdir.write_rows(bucket / "rounds" / "0001" / "rows.npz", rows, (np.ones(2),))
-    read, (memory,) = workdir.read_rows(bucket / "rounds" / "0001" / "rows.npz", (np.zeros(2),))
+    rows_file.write_rows(bucket / "rounds" / "0001" / "rows.npz", rows, (np.ones(2),))
+    read, (memory,) = rows_file.read_rows(bucket / "rounds" / "0001" / "rows.npz", (np.zeros(2),))
     assert read[0]["tokens"].tolist() == [0, 1, 2] and memory.tolist() == [1, 1]
 
 

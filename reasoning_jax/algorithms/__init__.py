@@ -78,6 +78,11 @@ def no_memory(cfg: ConfigDict, num_examples: int) -> Memory:
     return ()
 
 
+def no_data(cfg: ConfigDict) -> Mapping[str, Sequence[object]]:
+    """The method reads nothing but the task's examples."""
+    return {}
+
+
 def no_side_model(round: int, cfg: ConfigDict) -> SideModel | None:
     """Every round trains the model that the run is about."""
     return None
@@ -111,6 +116,7 @@ class Algorithm:
     loss(logprobs, batch, cfg) -> Loss                               pure; sums over the batch
     check(cfg)                            UserError for a value that the method cannot work with
     init_memory(cfg, num_examples)        called before anything is trained
+    data(cfg) -> {config key: records}    what the method itself reads, as JSON can hold it
     num_updates(round, num_rows, cfg)     updates of a round
     examples(source, memory, round, cfg)  what a round is asked
     begin(rollout, examples, memory, cfg) -> Collected, before round 1, with all the examples
@@ -126,6 +132,7 @@ class Algorithm:
     CHARTS: tuple[Chart, ...] = ()  # what the report draws of this method
     check: Callable[[ConfigDict], None] = no_check
     init_memory: Callable[[ConfigDict, int], Memory] = no_memory
+    data: Callable[[ConfigDict], Mapping[str, Sequence[object]]] = no_data
     num_updates: Callable[[int, int, ConfigDict], int] = scheduled_updates
     examples: Examples = seeded_order
     programs: Callable[[ConfigDict], Programs] | None = None
