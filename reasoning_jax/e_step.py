@@ -31,6 +31,8 @@ def collect(run: Run, quiet: bool) -> Generator[Event, None, CollectResult]:
         if event:
             yield event
         return rows, {}
+    if run.position.update:
+        raise UserError(f"{folder / 'rows.npz'}: the rows that this round trains on are gone.")
     began = time.monotonic()
     first, collected = _ask_method(run, run.stage, quiet)
     run.memory = collected.memory if run.position.round else run.memory

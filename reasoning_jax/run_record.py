@@ -1,4 +1,4 @@
-"""run.json: fingerprints of the data that a run was made with, and whether it has been saved.
+"""run.json: fingerprints of a run's config and data, and whether the run has been saved.
 
 What a run keeps about its data, such as a reference's log-likelihoods or a method's memory, is of
 use with this data only. A run that has been saved never starts from the beginning again.
@@ -26,6 +26,7 @@ NAME = "run.json"
 class RunRecord(NamedTuple):
     """What run.json holds."""
 
+    config: str  # the fingerprint of config.json
     data: dict[str, str]  # what is read -> its fingerprint
     saved: bool  # whether there has been a checkpoint
 
@@ -74,7 +75,8 @@ def read(directory: Path) -> RunRecord | None:
     try:
         content = json.loads(path.read_text())
         record = RunRecord(**content)
-        is_text = all(isinstance(value, str) for value in record.data.values())
+        texts = [record.config, *record.data.values()]
+        is_text = all(isinstance(value, str) for value in texts)
         if not is_text or not isinstance(record.saved, bool):
             raise ValueError
         return record
@@ -125,7 +127,7 @@ def note_saved(directory: Path) -> None:
 
 
 def claim(directory: Path, data: Mapping[str, str], saved: bool) -> None:
-    """Writes the record of a run that starts or goes on; what it did not hold is told."""
+    """Writes the record of a run whose config.json is written; says where there was none."""
     record = read(directory)
     if record is None and saved:
         multihost.print_once(
@@ -133,6 +135,7 @@ def claim(directory: Path, data: Mapping[str, str], saved: bool) -> None:
             "from now on it is compared with today's."
         )
     before = record.data if record is not None else {}
-    now = RunRecord(data={**before, **data}, saved=saved)
+    config = workdir.config_fingerprint(workdir.read_config(directory))
+    now = RunRecord(config=config, data={**before, **data}, saved=saved)
     if now != record:
         write(directory, now)

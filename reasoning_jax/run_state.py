@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -231,6 +232,9 @@ def _resume(run: Run) -> None:
     if position.finished:
         multihost.print_once(f"{run.dir}: this run is finished.")
         return
+    if run.writer.size() < position.metrics_bytes:
+        log = run.dir / "metrics.jsonl"
+        print(f"WARNING: {log}: lines of the log have been lost.", file=sys.stderr, flush=True)
     run.writer.truncate(position.metrics_bytes, int(run.state.step))
     multihost.print_once(
         f"{run.dir}: going on in round {position.round} after {position.update} updates."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -133,6 +134,23 @@ def read_config(workdir: Path) -> dict[str, Json]:
         raise UserError(f"{path}: this is not the config of a run.") from None
 
 
+def config_fingerprint(config: Mapping[str, Json]) -> str:
+    """16 hexadecimal digits of the values of a config.json, but for those that may change."""
+    values = {key: x for key, x in flat(config).items() if not key.startswith(MAY_CHANGE)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_as_written(workdir: Path, config: Mapping[str, Json]) -> None:
+    """UserError where run.json says that config.json was another than this."""
+    try:
+        expected = json.loads((workdir / "run.json").read_text())["config"]
+    except (OSError, ValueError, TypeError, KeyError):  # an older version wrote none
+        return
+    if expected != config_fingerprint(config):
+        path = workdir / "config.json"
+        raise UserError(f"{path}: this is not the config that the run wrote; put that one back.")
+
+
 def flat(tree: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
     leaves: dict[str, Json] = {}
@@ -195,7 +213,10 @@ def read_lines(name: str | os.PathLike[str]) -> list[Line]:
     lines, objects = file.read_bytes().split(b"\n"), []
     for number, text in enumerate(lines, 1):
         try:
-            objects.append(json.loads(text))
+            line = json.loads(text)
+            if not isinstance(line, dict):
+                raise ValueError("not a JSON object")
+            objects.append(line)
         except ValueError:
             # What follows the last newline is nothing, or a torn line.
             if number < len(lines):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import shutil
 from typing import NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 from reasoning_jax import errors
 from reasoning_jax.training import checkpoint, checkpoint_folders
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 PARAMS = {"w": jax.numpy.arange(4.0)}
 
 
@@ -124,9 +127,10 @@ def test_a_checkpoint_without_its_position_is_not_taken_for_a_beginning(tmp_path
         ("", "checksums.json is damaged"),
         ("[]", "checksums.json is damaged"),
         ('{"a": "b"}', "checksums.json is damaged"),
-        ('{"step": "3", "files": {}}', "checksums.json is damaged"),
+        ('{"step": "3", "directory": "best", "files": {}}', "checksums.json is damaged"),
+        ('{"step": 3, "directory": null, "files": {}}', "checksums.json is damaged"),
         ("{}", "does not belong to it"),
-        ('{"step": 3, "files": {}}', "does not belong to it"),
+        ('{"step": 3, "directory": "best", "files": {}}', "does not belong to it"),
     ],
 )
 def test_a_checkpoint_without_its_record_is_none(tmp_path, record, reason, capsys):
@@ -147,6 +151,15 @@ def test_checkpoints_that_changed_names_are_not_read(tmp_path, capsys):
     assert restored_step(tmp_path) == 1
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2 and "it is checkpoint 2 under another name" in warnings[0]
+
+
+def test_directories_that_changed_names_are_not_read(tmp_path):
+    save_three(tmp_path / "base")
+    (tmp_path / "base").rename(tmp_path / "best")
+    with pytest.raises(errors.UserError, match=r"\(it is one of base\)"):
+        checkpoint.restore(tmp_path / "best", abstract(PARAMS))
+    (tmp_path / "best").rename(tmp_path / "my model")
+    assert restored_step(tmp_path / "my model") == 3
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "folder"])
@@ -195,6 +208,33 @@ def test_a_save_that_is_broken_off_leaves_the_checkpoint_that_it_replaces(tmp_pa
         patch.setattr(checkpoint_folders, "_checksums", lambda folder: 1 / 0)
         checkpoint.save(tmp_path, 3, PARAMS, None, {"round": 7}, 3)
     assert restored_step(tmp_path) == 3
+
+
+def test_a_hundred_damages_are_never_read_in_silence(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import damage
+
+    whole = tmp_path / "whole"
+    save_three(whole / "checkpoints")
+    rng = np.random.default_rng(0)
+    ends = []
+    for number in range(120):
+        kind = damage.KINDS[number % len(damage.KINDS)]
+        copy = tmp_path / "copy"
+        shutil.copytree(whole, copy)
+        what = damage.damage(copy, kind, rng)
+        try:
+            step = restored_step(copy / "checkpoints")
+            warnings = capsys.readouterr().err
+            assert step == 3 or warnings.startswith("WARNING: checkpoint 3 in "), (kind, what)
+            ends.append("warned" if warnings else "whole")
+        except errors.UserError as error:
+            assert str(error).startswith("Nothing saved can be used: "), (kind, what)
+            ends.append("refused")
+        shutil.rmtree(copy)
+    # Most damages are to what is not read, as checkpoint 3 is whole.
+    assert ends.count("warned") > 20 and ends.count("whole") > 40
+    assert len(ends) == 120
 
 
 def test_nothing_and_nothing_whole(tmp_path):

@@ -274,6 +274,8 @@ def test_checkpoints_of_another_model_are_one_sentence(said, finished, tmp_path)
     written = json.loads((run / "config.json").read_text())
     written["model"]["width"] = 64
     (run / "config.json").write_text(json.dumps(written))
+    assert "not the config that the run wrote" in said(f"--workdir={run}")
+    (run / "run.json").unlink()  # as an older version's
     line = said(f"--workdir={run}")
     assert str(run / "checkpoints") in line and "another model" in line and "(20, 64)" in line
     line = said(f"--workdir={run}", "1+2", command=ask.main, define=ask._define, words="question")

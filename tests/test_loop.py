@@ -236,7 +236,7 @@ def test_a_run_that_was_never_saved_starts_again(tmp_path, capsys):
     next(events)
     events.close()
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["saved"] is False and len(record["data"]) == 4
+    assert record["saved"] is False and len(record["data"]) == 4 and len(record["config"]) == 16
     assert next(loop.events(small(), tmp_path / "run")).round == 0
     assert "going on" not in capsys.readouterr().out
 
@@ -295,6 +295,32 @@ def test_a_reference_is_not_used_for_other_pairs(tmp_path):
     pairs.write_text("".join(lines[12:24]))
     sentence = refused(cfg, tmp_path / "run")
     assert "made with other data: algorithm.pairs had the fingerprint " in sentence
+
+
+def test_updates_do_not_go_on_with_other_rows(tmp_path):
+    """Rows that are collected again amid a round would be the changed model's."""
+    events = loop.events(small(), tmp_path / "run")
+    for event in events:
+        if (event.phase, event.step) == ("update", 4):  # checkpoint.every is 3
+            break
+    events.close()
+    (tmp_path / "run" / "rounds" / "0000" / "rows.npz").unlink()
+    with pytest.raises(UserError, match=r"0000/rows\.npz: the rows that this round trains on"):
+        next(loop.events(small(), tmp_path / "run"))
+
+
+@pytest.mark.parametrize("text", ["", "[1]\n", '{"phase": "eval"}\n', '{"step": 1}\n', None])
+def test_a_log_that_is_damaged_is_one_sentence(run, tmp_path, text, capsys):
+    directory = tmp_path / "run"
+    shutil.copytree(run[0], directory)
+    path = directory / "metrics.jsonl"
+    path.unlink()
+    path.mkdir() if text is None else path.write_text(text)
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        loop.train(small(), directory)  # it is finished: the table is printed again
+    if text == "":
+        run_state.start(small(**{"rounds.count": 4}), directory).lock.release()
+        assert f"WARNING: {path}: lines of the log have been lost" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from reasoning_jax import workdir
 from reasoning_jax.errors import UserError
@@ -23,6 +24,15 @@ RECORD = "checksums.json"
 STEP = re.compile(r"0|[1-9][0-9]*")
 # What a save that was killed leaves behind: the folders of ``commit``, and those of Orbax.
 LEFT_OVER = re.compile(r"[0-9]+(\.old)?\.tmp|.*\.orbax-checkpoint-tmp.*")
+DIRECTORIES = ("base", "best", "checkpoints")  # those of a work directory
+
+
+class _Record(NamedTuple):
+    """What is recorded of a checkpoint; older versions recorded the files alone."""
+
+    step: int | None
+    directory: str | None  # the name of the folder that it is in
+    files: dict[str, int]  # the CRC-32 of each
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -50,9 +60,13 @@ def check(folder: Path) -> None:
     """ValueError, which says why, where a checkpoint is not as it was written."""
     if not folder.is_dir():
         raise ValueError("it is not a folder")
-    step, recorded = _read_record(folder)
-    if step is not None and step != int(folder.name):
-        raise ValueError(f"it is checkpoint {step} under another name")
+    record = _read_record(folder)
+    if record.step not in (None, int(folder.name)):
+        raise ValueError(f"it is checkpoint {record.step} under another name")
+    directory = folder.parent.name  # a copy of a folder may be called what its owner likes
+    if directory in DIRECTORIES and record.directory not in (None, directory):
+        raise ValueError(f"it is one of {record.directory}")
+    recorded = record.files
     actual = _checksums(folder)
     for name in sorted({*recorded, *actual}):
         if name not in actual:
@@ -63,22 +77,24 @@ def check(folder: Path) -> None:
             raise ValueError(f"its file {name} is damaged")
 
 
-def _read_record(folder: Path) -> tuple[int | None, dict[str, int]]:
-    """The step, and the checksum of each file; the records of older versions hold no step."""
+def _read_record(folder: Path) -> _Record:
     try:
         record = json.loads((folder / RECORD).read_text())
     except FileNotFoundError:
         raise ValueError(f"it has no {RECORD}: it was not saved to its end") from None
     except (OSError, ValueError):
         raise ValueError(f"its file {RECORD} is damaged") from None
-    step = None
-    if isinstance(record, dict) and set(record) == {"step", "files"}:
-        step = record["step"]
-        record = record["files"]
-    is_record = isinstance(record, dict) and all(type(crc) is int for crc in record.values())
-    if not is_record or type(step) not in (int, type(None)):
-        raise ValueError(f"its file {RECORD} is damaged")
-    return step, record
+    damaged = ValueError(f"its file {RECORD} is damaged")
+    if not isinstance(record, dict):
+        raise damaged
+    if set(record) != set(_Record._fields):  # an older version's: the files alone
+        record = {"step": None, "directory": None, "files": record}
+    elif type(record["step"]) is not int or not isinstance(record["directory"], str):
+        raise damaged
+    files = record["files"]
+    if not isinstance(files, dict) or any(type(crc) is not int for crc in files.values()):
+        raise damaged
+    return _Record(**record)
 
 
 def _checksums(folder: Path) -> dict[str, int]:
@@ -106,10 +122,10 @@ def _checksum(path: Path) -> int:
 
 def commit(temporary: Path, folder: Path) -> None:
     """Gives a checkpoint that is complete its record and its name."""
-    record = {"step": int(folder.name), "files": _checksums(temporary)}
+    record = _Record(int(folder.name), folder.parent.name, _checksums(temporary))
     for path in temporary.rglob("*"):
         _sync(path)
-    workdir.write(temporary / RECORD, json.dumps(record).encode())
+    workdir.write(temporary / RECORD, json.dumps(record._asdict()).encode())
     _sync(temporary)
     before = folder.with_name(f"{folder.name}.old.tmp")
     if os.path.lexists(folder):  # a damaged one, or one that is saved again after a kill
