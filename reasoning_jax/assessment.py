@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reasoning_jax import metrics, multihost
+from reasoning_jax.errors import UserError
 from reasoning_jax.evaluation import accuracy_metrics
-from reasoning_jax.events import Event, log
+from reasoning_jax.events import Event, log, warn
 from reasoning_jax.model.decoder import Params
 from reasoning_jax.run_state import Run, note_position, save
 from reasoning_jax.training import checkpoint
@@ -34,8 +35,9 @@ def assess(run: Run) -> Iterator[Event]:
         yield _evaluate(run, "test", n, run.state.params)
     best = position.best_round
     if position.finished and best != n and not _is_tested(run, best):
-        params, _ = checkpoint.load_params(run.dir, run.abstract.params)
-        yield _evaluate(run, "test", best, params)
+        params = _best_params(run)
+        if params is not None:
+            yield _evaluate(run, "test", best, params)
     if position.finished and n < cfg.rounds.count:
         multihost.print_once(
             f"no gain in {cfg.eval.split} accuracy for {cfg.rounds.patience} evaluations: "
@@ -45,6 +47,21 @@ def assess(run: Run) -> Iterator[Event]:
     position.update = 0
     position.iterator = None
     save(run)
+
+
+def _best_params(run: Run) -> Params | None:
+    """The parameters of the best round; None, and a warning, where they are damaged or gone."""
+    folder = run.dir / "best"
+    best = run.position.best_round
+    reason = "it is gone"
+    try:
+        restored = checkpoint.restore(folder, run.abstract.params)
+        if restored is not None and restored.meta["round"] == best:
+            return restored.params
+    except UserError as error:
+        reason = str(error).rstrip(".")
+    warn(f"{folder}: the model of round {best}, the best, is not tested ({reason}).")
+    return None
 
 
 def _is_tested(run: Run, round: int) -> bool:

@@ -135,7 +135,10 @@ def _reason(error: BaseException) -> str:
 
 def rebuild(folder: Path) -> ConfigDict:
     """The config that a run wrote down, whatever version wrote it; UserError names the key."""
-    return from_saved(workdir.read_config(folder), folder / "config.json")
+    saved = workdir.read_config(folder)
+    cfg = from_saved(saved, folder / "config.json")
+    workdir.check_as_written(folder, saved)
+    return cfg
 
 
 def from_saved(saved: Mapping[str, workdir.Json], path: Path | str) -> ConfigDict:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from reasoning_jax import multihost, workdir
+from reasoning_jax import multihost, rows_file, workdir
 from reasoning_jax.algorithms import Collected
+from reasoning_jax.errors import UserError
 from reasoning_jax.evaluation import summary
 from reasoning_jax.events import Event, log, warn
 from reasoning_jax.run_state import Run, Stage, note_position
@@ -30,6 +31,8 @@ def collect(run: Run, quiet: bool) -> Generator[Event, None, CollectResult]:
         if event:
             yield event
         return rows, {}
+    if run.position.update:
+        raise UserError(f"{folder / 'rows.npz'}: the rows that this round trains on are gone.")
     began = time.monotonic()
     first, collected = _ask_method(run, run.stage, quiet)
     run.memory = collected.memory if run.position.round else run.memory
@@ -53,13 +56,28 @@ def _read_collected(run: Run, folder: Path) -> tuple[workdir.Rows, Event | None]
     """The rows on disk; and the event, where the collection is logged again."""
     position = run.position
     like = (run.memory, np.int64(0))
-    rows, (run.memory, samples) = workdir.read_rows(folder / "rows.npz", like)
+    keys = {"tokens", "weights"}
+    if run.stage is not None and run.side_model() is None:
+        keys.update(run.stage.algorithm.BATCH)
+    rows, memory = rows_file.read_rows(folder / "rows.npz", like, position.round, keys)
+    run.memory, samples = memory
     position.samples = int(samples)
     # The log has lost its line where no checkpoint came after it.
     path = folder / "collect.json"
     if position.update == 0 and path.exists():
-        return rows, log(run, "collect", json.loads(path.read_text()))
+        return rows, log(run, "collect", _read_values(path))
     return rows, None
+
+
+def _read_values(path: Path) -> dict[str, float]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError):
+        values = None
+    is_well = isinstance(values, dict) and all(type(x) in (int, float) for x in values.values())
+    if not is_well:
+        raise UserError(f"{path}: this file, what the round's collection has logged, is damaged.")
+    return values
 
 
 def _ask_method(run: Run, stage: Stage, quiet: bool) -> tuple[Collected | None, Collected]:
@@ -138,4 +156,5 @@ def write_rows(run: Run, rows: workdir.Rows) -> None:
     path = _round_folder(run) / "rows.npz"
     if multihost.is_process_0() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        workdir.write_rows(path, rows, (run.memory, np.int64(run.position.samples)))
+        memory = (run.memory, np.int64(run.position.samples))
+        rows_file.write_rows(path, rows, memory, run.position.round)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import interrupts, metrics, multihost, report
+from reasoning_jax import interrupts, metrics, multihost, report, workdir
 from reasoning_jax.assessment import assess
 from reasoning_jax.e_step import collect
+from reasoning_jax.errors import UserError
 from reasoning_jax.events import Event
 from reasoning_jax.m_step import update
 from reasoning_jax.progress import Progress
@@ -40,16 +41,19 @@ def events(cfg: ConfigDict, directory: Path) -> Iterator[Event]:
     Where the caller stops iterating, the run is as if it had been killed there.
     """
     run = start(cfg, directory)
-    with interrupts.defer_sigterm():
-        try:
-            yield from _rounds(run)
-        except interrupts.Preempted:
-            stop(run)
-            raise
-        finally:
-            run.writer.close()
-    if multihost.is_process_0():
-        report.write(directory)
+    try:
+        with interrupts.defer_sigterm():
+            try:
+                yield from _rounds(run)
+            except interrupts.Preempted:
+                stop(run)
+                raise
+            finally:
+                run.writer.close()
+        if multihost.is_process_0():
+            report.write(directory)
+    finally:
+        run.lock.release()
 
 
 def _rounds(run: Run) -> Iterator[Event]:
@@ -84,18 +88,30 @@ def _next_round(run: Run) -> None:
         save(run)
 
 
+def _evaluations(directory: Path) -> list[workdir.Line]:
+    """The lines of the log that are evaluations; UserError where there are none, or bad ones."""
+    path = directory / "metrics.jsonl"
+    lines = [line for line in metrics.read(directory) if line.get("phase") == "eval"]
+    kinds = {"split": str, "round": int, "eval/accuracy": float}
+    for line in lines:
+        for key, kind in kinds.items():
+            if not isinstance(line.get(key), kind):
+                raise UserError(f"{path}: an evaluation says {line.get(key)!r} as its {key}.")
+    if all(line["split"] == "test" for line in lines):
+        raise UserError(f"{path}: it holds no evaluation of this run.")
+    return lines
+
+
 def _best_round(directory: Path) -> int:
     """The round with the highest accuracy on the split that chooses, the earliest of equals."""
-    lines = [line for line in metrics.read(directory) if line["phase"] == "eval"]
-    validations = [line for line in lines if line["split"] != "test"]
+    validations = [line for line in _evaluations(directory) if line["split"] != "test"]
     best = max(validations, key=lambda line: (line["eval/accuracy"], -line["round"]))
     return best["round"]
 
 
 def _accuracy_table(directory: Path) -> str:
     """Test accuracy of the base model and of the rounds that were tested."""
-    lines = [line for line in metrics.read(directory) if line["phase"] == "eval"]
-    tested = {line["round"]: line for line in lines if line["split"] == "test"}
+    tested = {line["round"]: line for line in _evaluations(directory) if line["split"] == "test"}
     best = _best_round(directory)
     rows = []
     for n in sorted(tested):

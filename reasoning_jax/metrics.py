@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from reasoning_jax import workdir
+from reasoning_jax.errors import UserError
 from reasoning_jax.workdir import Line
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Writer:
         """Bytes of metrics.jsonl so far: what a checkpoint remembers and ``truncate`` takes."""
         if not self._active:
             return 0
+        if self._path.is_dir():
+            raise UserError(f"{self._path}: this is not the log of a run but a folder.")
         if self._file is None and not self._path.exists():
             return 0
         if workdir.is_local(self._path):
@@ -108,7 +111,9 @@ class Writer:
             self._file = None
         # TensorBoard forgets all scalars of this step and later ones, but the checkpoint may have
         # come after some of this very step: these are written again.
-        for line in read(self._path.parent):
+        for number, line in enumerate(read(self._path.parent), 1):
+            if not isinstance(line.get("step"), int):
+                raise UserError(f"{self._path}, line {number}: it has no step.")
             if line["step"] >= step:
                 self._scalars(line)
 

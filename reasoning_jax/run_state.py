@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,29 +18,17 @@ from reasoning_jax import (
     experiment,
     metrics,
     multihost,
+    run_record,
     workdir,
 )
 from reasoning_jax.algorithms import Algorithm, Memory, SideModel
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.model.decoder import Params
+from reasoning_jax.position import Position, from_meta
+from reasoning_jax.run_lock import RunLock
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import checkpoint, optim, state
 from reasoning_jax.training.train_step import TrainStep, make_train_step
-
-
-@dataclasses.dataclass(kw_only=True)
-class Position:
-    """Where a run is: the JSON part of every checkpoint."""
-
-    round: int = 0  # the round in progress; round 0 trains the base model
-    update: int = 0  # updates of this round that are done
-    iterator: dict | None = None  # state of the round's stream of batches
-    samples: int = 0  # drawn so far for training
-    metrics_bytes: int = 0  # length of metrics.jsonl
-    best_round: int = -1
-    best_accuracy: float = -1.0
-    evaluations_without_gain: int = 0
-    finished: bool = False
 
 
 class Stage(NamedTuple):
@@ -61,11 +50,13 @@ class Run:
     base_stage: Stage | None  # None where no base model is trained
     method_stage: Stage
     writer: metrics.Writer
+    lock: RunLock
     abstract: state.TrainState  # shapes and shardings of ``state``; its placeholder at first
     state: state.TrainState
     memory: Memory
     position: Position = dataclasses.field(default_factory=Position)
     newest_checkpoint: int = -1  # its number
+    has_been_saved: bool = False  # as run.json says
     # Where collecting and evaluating began: what is saved where they are broken off.
     resume_position: Position | None = None
     _base_params: Params | None = None
@@ -136,7 +127,8 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     """The run from its newest checkpoint, or a new one from ``base.init_from`` or random
     parameters.
 
-    What is wrong with the config or the data is said now, not in the round that first meets it.
+    What is wrong with the config or the data is said now, not in the round that first meets it, and
+    before anything in the directory changes. Whoever ends the run releases its lock.
     """
     exp = experiment.make(cfg)
     base_stage = _base_stage(exp, cfg) if cfg.base.num_updates else None
@@ -146,9 +138,16 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     for stage in filter(None, (base_stage, method_stage)):
         data_checks.check_method(exp, stage.algorithm, stage.source, stage.cfg)
     memory = method_stage.algorithm.init_memory(cfg, len(method_stage.source))
+    stages = [stage for stage in (base_stage, method_stage) if stage]
+    splits = {stage.cfg.rounds.split: stage.source for stage in stages}
+    splits |= {split: exp.load(split) for split in (cfg.eval.split, "test")}
+    data = run_record.fingerprints(exp, splits, method_stage.algorithm)
     flat_cfg = workdir.flat(config.as_dict(cfg))
     multihost.assert_same({f"config.{key}": value for key, value in flat_cfg.items()})
-    multihost.broadcast_from_process_0(lambda: _claim(cfg, directory))
+    multihost.assert_same({f"The fingerprint of {name}": value for name, value in data.items()})
+    multihost.broadcast_from_process_0(lambda: _check(cfg, directory, data))
+    lock = RunLock(directory)
+    multihost.broadcast_from_process_0(lock.acquire)
     run = Run(
         cfg=cfg,
         dir=directory,
@@ -156,12 +155,16 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
         base_stage=base_stage,
         method_stage=method_stage,
         writer=metrics.Writer(directory, active=multihost.is_process_0()),
+        lock=lock,
         abstract=exp.abstract_state(),
         state=exp.abstract_state(),
         memory=memory,
     )
-    if not _resume(run):
-        _begin(run)
+    try:
+        _begin_or_resume(run, data)
+    except BaseException:
+        lock.release()
+        raise
     return run
 
 
@@ -188,37 +191,68 @@ def _base_stage(exp: experiment.Experiment, cfg: ConfigDict) -> Stage:
     return stage
 
 
+def _check(cfg: ConfigDict, directory: Path, data: Mapping[str, str]) -> None:
+    workdir.check_config(cfg, directory, _in_this_version(directory))
+    if workdir.has_begun(directory):
+        run_record.check_data(directory, data)
+
+
 def _claim(cfg: ConfigDict, directory: Path) -> None:
+    workdir.claim(cfg, directory, _in_this_version(directory))
+
+
+def _in_this_version(directory: Path) -> Callable[[dict], dict]:
     path = directory / "config.json"
-
-    def in_this_version(saved: dict) -> dict:
-        return config.as_dict(config.from_saved(saved, path))
-
-    workdir.claim(cfg, directory, in_this_version)
+    return lambda saved: config.as_dict(config.from_saved(saved, path))
 
 
-def _resume(run: Run) -> bool:
-    """Puts the run where its newest checkpoint was; False where there is none."""
+def _begin_or_resume(run: Run, data: Mapping[str, str]) -> None:
+    """Puts the run where its newest checkpoint was, or at its beginning.
+
+    UserError, and nothing is written, where it has been saved and there is no checkpoint now.
+    """
+    folder = run.dir / "checkpoints"
     rest = {"state": run.abstract.replace(params=()), "memory": run.memory}
-    restored = checkpoint.restore(run.dir / "checkpoints", run.abstract.params, rest)
+    restored = checkpoint.restore(folder, run.abstract.params, rest)
+
+    def claim() -> None:
+        if restored is None and run_record.has_been_saved(run.dir):
+            raise UserError(
+                f"{run.dir} holds the results of a run, but {folder} holds no checkpoint to go on "
+                "from; put it back or use another --workdir."
+            )
+        _claim(run.cfg, run.dir)
+        run_record.claim(run.dir, data, saved=restored is not None)
+
     if restored is None:
-        return False
+        multihost.broadcast_from_process_0(claim)
+        _begin(run)
+        return
+    run.position = from_meta(restored.meta, folder)
     run.state = restored.rest["state"].replace(params=restored.params)
     run.memory = restored.rest["memory"]
-    run.position = position = Position(**restored.meta)
+    run.has_been_saved = True
+    multihost.broadcast_from_process_0(claim)
+    _resume(run)
+
+
+def _resume(run: Run) -> None:
+    position = run.position
     # It may have been given more rounds since, or fewer.
     more_rounds = position.round <= run.cfg.rounds.count
     stopped_early = position.finished and run.is_out_of_patience()
     position.finished = stopped_early or not more_rounds
     if position.finished:
         multihost.print_once(f"{run.dir}: this run is finished.")
-        return True
+        return
+    if run.writer.size() < position.metrics_bytes:
+        log = run.dir / "metrics.jsonl"
+        print(f"WARNING: {log}: lines of the log have been lost.", file=sys.stderr, flush=True)
     run.writer.truncate(position.metrics_bytes, int(run.state.step))
     multihost.print_once(
         f"{run.dir}: going on in round {position.round} after {position.update} updates."
     )
     run.newest_checkpoint = int(run.state.step) + position.round
-    return True
 
 
 def _begin(run: Run) -> None:
@@ -273,3 +307,6 @@ def save(run: Run, position: Position | None = None) -> None:
     keep = run.cfg.checkpoint.keep
     checkpoint.save(run.dir / "checkpoints", number, run.state.params, rest, meta, keep)
     run.newest_checkpoint = number
+    if not run.has_been_saved:
+        multihost.broadcast_from_process_0(lambda: run_record.note_saved(run.dir))
+        run.has_been_saved = True

@@ -1,15 +1,15 @@
-"""The files of a run other than checkpoints and metrics: config.json and rounds/."""
+"""The files of a run other than checkpoints and metrics: config.json and those of rounds/."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,12 +19,11 @@ from reasoning_jax.errors import MissingFileError, UserError
 Json = bool | int | float | str | list | dict | None  # what a value of a JSON file is read as
 Line = dict[str, Json]  # an object of a JSON-lines file
 Rows = list[dict[str, np.ndarray]]
-Memory = TypeVar("Memory")  # a tree of arrays
 
 # What a run may go on with another value of: how long it is, and how and on what it is computed.
 MAY_CHANGE = ("rounds.count", "mesh.", "micro_batches", "model.attention", "model.remat")
-# The arrays of a row under the names that older versions gave them, and what they are now.
-OLD_ROW_KEYS = {"share": "normaliser", "part": "side", "place": "position"}
+# What is there before anything has been computed.
+FIRST_FILES = {"config.json", "run.json", "run.lock", "config.json.tmp", "run.json.tmp"}
 
 
 class _Example(Protocol):
@@ -80,24 +79,35 @@ def is_local(path: Path) -> bool:
 # ---- config.json ---------------------------------------------------------------------------------
 
 
-def claim(cfg: ConfigDict, workdir: Path, upgrade: Callable[[dict], dict]) -> None:
-    """Writes config.json; where a run has begun, its config may differ in MAY_CHANGE alone.
-
-    ``upgrade`` makes a config of this version from one that an older version wrote. Raises
-    UserError naming the first key that differs, or a folder that is not a run's.
-    """
-    new, path = json.loads(cfg.to_json_best_effort()), workdir / "config.json"
-    files = {p.name for p in workdir.iterdir()} if workdir.is_dir() else set()
-    files -= {"config.json.tmp"}
-    begun = path.exists() and files != {"config.json"}
-    if begun:
-        _compare(flat(upgrade(read_config(workdir))), flat(new), workdir)
-    elif files - {"config.json"} or (workdir.exists() and not workdir.is_dir()):
+def has_begun(workdir: Path) -> bool:
+    """Whether anything has been computed there; UserError for a folder that is not a run's."""
+    files = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
+    has_results = bool(files - FIRST_FILES)
+    has_config = (workdir / "config.json").exists()
+    if (has_results and not has_config) or (workdir.exists() and not workdir.is_dir()):
         raise UserError(
             f"{workdir} is not empty and not the work directory of a run; choose another --workdir."
         )
+    return has_results
+
+
+def check_config(cfg: ConfigDict, workdir: Path, upgrade: Callable[[dict], dict]) -> None:
+    """Where a run has begun, its config may differ in MAY_CHANGE alone; nothing is written.
+
+    ``upgrade`` makes a config of this version from one that an older version wrote. UserError
+    names the first key that differs, or a folder that is not a run's.
+    """
+    if has_begun(workdir):
+        new = json.loads(cfg.to_json_best_effort())
+        _compare(flat(upgrade(read_config(workdir))), flat(new), workdir)
+
+
+def claim(cfg: ConfigDict, workdir: Path, upgrade: Callable[[dict], dict]) -> None:
+    """``check_config``, and then writes config.json."""
+    check_config(cfg, workdir, upgrade)
     workdir.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(new, indent=1, sort_keys=True).encode())
+    new = json.loads(cfg.to_json_best_effort())
+    write(workdir / "config.json", json.dumps(new, indent=1, sort_keys=True).encode())
 
 
 def _compare(old: Mapping[str, Json], new: Mapping[str, Json], workdir: Path) -> None:
@@ -124,6 +134,23 @@ def read_config(workdir: Path) -> dict[str, Json]:
         raise UserError(f"{path}: this is not the config of a run.") from None
 
 
+def config_fingerprint(config: Mapping[str, Json]) -> str:
+    """16 hexadecimal digits of the values of a config.json, but for those that may change."""
+    values = {key: x for key, x in flat(config).items() if not key.startswith(MAY_CHANGE)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_as_written(workdir: Path, config: Mapping[str, Json]) -> None:
+    """UserError where run.json says that config.json was another than this."""
+    try:
+        expected = json.loads((workdir / "run.json").read_text())["config"]
+    except (OSError, ValueError, TypeError, KeyError):  # an older version wrote none
+        return
+    if expected != config_fingerprint(config):
+        path = workdir / "config.json"
+        raise UserError(f"{path}: this is not the config that the run wrote; put that one back.")
+
+
 def flat(tree: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
     """{"a": {"b": 1}} -> {"a.b": 1}"""
     leaves: dict[str, Json] = {}
@@ -133,53 +160,6 @@ def flat(tree: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
-
-
-# ---- rows.npz ------------------------------------------------------------------------------------
-
-
-def write_rows(path: Path, rows: Rows, memory: Memory) -> None:
-    """A round's rows, and the method's memory after the round's collection."""
-    import jax
-
-    arrays = {f"memory_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(memory))}
-    arrays["lengths"] = np.asarray([len(row["tokens"]) for row in rows], np.int64)
-    for key in rows[0] if rows else ():
-        arrays[f"row_{key}"] = np.concatenate([row[key] for row in rows])
-    write_arrays(path, arrays)
-
-
-def read_rows(path: Path, memory: Memory) -> tuple[Rows, Memory]:
-    """What ``write_rows`` wrote; ``memory`` gives the tree's structure.
-
-    Raises UserError where the file is damaged.
-    """
-    import jax
-
-    try:
-        with np.load(io.BytesIO(path.read_bytes())) as file:
-            arrays = dict(file)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise UserError(f"{path}: this file, the round's rows to train on, is damaged.") from None
-    lengths = arrays["lengths"]
-    ends = np.cumsum(lengths)[:-1] if len(lengths) else []
-    columns = {}  # the name of a row's array -> this array of each row
-    for name, array in arrays.items():
-        if name.startswith("row_"):
-            key = name.removeprefix("row_")
-            columns[OLD_ROW_KEYS.get(key, key)] = np.split(array, ends)
-    rows = [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
-    leaves = [arrays[f"memory_{i}"] for i in range(len(jax.tree.leaves(memory)))]
-    return rows, jax.tree.unflatten(jax.tree.structure(memory), leaves)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz file, all of it or nothing."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write(path, buffer.getvalue())
 
 
 # ---- JSON lines ----------------------------------------------------------------------------------
@@ -233,7 +213,10 @@ def read_lines(name: str | os.PathLike[str]) -> list[Line]:
     lines, objects = file.read_bytes().split(b"\n"), []
     for number, text in enumerate(lines, 1):
         try:
-            objects.append(json.loads(text))
+            line = json.loads(text)
+            if not isinstance(line, dict):
+                raise ValueError("not a JSON object")
+            objects.append(line)
         except ValueError:
             # What follows the last newline is nothing, or a torn line.
             if number < len(lines):
@@ -251,11 +234,22 @@ def write(path: Path, content: bytes) -> None:
         return
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        # A new file, never what a link of this name points to.
+        temporary.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(temporary, flags, 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz file, all of it or nothing."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write(path, buffer.getvalue())

@@ -21,7 +21,7 @@ from absl import flags
 from orbax.checkpoint import v1 as ocp
 
 from reasoning_jax import ask, command_line, errors, evaluate, main
-from reasoning_jax.training import checkpoint
+from reasoning_jax.training import checkpoint_folders
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = """
@@ -300,6 +300,8 @@ def test_checkpoints_of_another_model_are_one_sentence(said, finished, tmp_path)
     written = json.loads((run / "config.json").read_text())
     written["model"]["width"] = 64
     (run / "config.json").write_text(json.dumps(written))
+    assert "not the config that the run wrote" in said(f"--workdir={run}")
+    (run / "run.json").unlink()  # as an older version's
     line = said(f"--workdir={run}")
     assert str(run / "checkpoints") in line and "another model" in line and "(20, 64)" in line
     line = said(f"--workdir={run}", "1+2", command=ask.main, define=ask._define, words="question")
@@ -411,7 +413,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, finished, tmp_
     shutil.copytree(finished, run)
     newest = max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
     for path in newest.rglob("*"):
-        if path.is_file() and path.name != checkpoint.CHECKSUMS:
+        if path.is_file() and path.name != checkpoint_folders.RECORD:
             content = bytearray(path.read_bytes())
             if damage == "truncated" and content:
                 path.write_bytes(content[: len(content) // 2])

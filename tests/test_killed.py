@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from reasoning_jax import algorithms, config, experiment, metrics, overrides, workdir
+from reasoning_jax import algorithms, config, experiment, metrics, overrides, rows_file
 from reasoning_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,7 +172,7 @@ def test_star_killed_in_every_phase(tmp_path):
     check_same_end(whole, broken, STAR)
     for n in (1, 2):
         paths = [folder / f"rounds/000{n}/rows.npz" for folder in (whole, broken)]
-        mine, theirs = (workdir.read_rows(path, ())[0] for path in paths)
+        mine, theirs = (rows_file.read_rows(path, ())[0] for path in paths)
         assert len(mine) == len(theirs)
         assert all(same(a, b) for a, b in zip(mine, theirs, strict=True))
 

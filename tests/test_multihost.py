@@ -24,10 +24,11 @@ from reasoning_jax import (
     main,
     metrics,
     multihost,
+    rows_file,
     workdir,
 )
 from reasoning_jax.model import sharding
-from reasoning_jax.training import checkpoint
+from reasoning_jax.training import checkpoint_folders
 
 IRPO = TINY | {
     "sequence_length": 128,
@@ -459,8 +460,8 @@ def test_a_run_s_files_on_an_object_store(bucket):
         workdir.write(bucket / "metrics.jsonl", b"")
         workdir.claim(cfg, bucket, upgrade=dict)
     rows = [{"tokens": np.arange(3, dtype=np.int32)}]
-    workdir.write_rows(bucket / "rounds" / "0001" / "rows.npz", rows, (np.ones(2),))
-    read, (memory,) = workdir.read_rows(bucket / "rounds" / "0001" / "rows.npz", (np.zeros(2),))
+    rows_file.write_rows(bucket / "rounds" / "0001" / "rows.npz", rows, (np.ones(2),))
+    read, (memory,) = rows_file.read_rows(bucket / "rounds" / "0001" / "rows.npz", (np.zeros(2),))
     assert read[0]["tokens"].tolist() == [0, 1, 2] and memory.tolist() == [1, 1]
 
 
@@ -490,7 +491,7 @@ def test_a_whole_run_through_paths_that_are_not_pathlib_s(tmp_path, one_device):
     cfg.rounds.count = 1
     loop.train(cfg, epath.Path(tmp_path / "run"))
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-    assert not list((tmp_path / "run").rglob(checkpoint.CHECKSUMS))
+    assert not list((tmp_path / "run").rglob(checkpoint_folders.RECORD))
     assert {m["phase"] for m in metrics.read(epath.Path(tmp_path / "run"))} == {
         "collect",
         "update",

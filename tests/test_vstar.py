@@ -13,7 +13,17 @@ import scripted
 from scripted import TOK, example
 
 from configs import vstar_addition
-from reasoning_jax import algorithms, api, experiment, loop, metrics, report, run_state, workdir
+from reasoning_jax import (
+    algorithms,
+    api,
+    experiment,
+    loop,
+    metrics,
+    report,
+    rows_file,
+    run_state,
+    workdir,
+)
 from reasoning_jax.algorithms import SideModel, vstar
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, addition
 from reasoning_jax.training import checkpoint, losses
@@ -297,7 +307,7 @@ def test_a_run_ends_with_a_generator_and_a_verifier(tmp_path, monkeypatch):
     # The verifier is not evaluated as a generator.
     assert {m["round"] for m in lines if m["phase"] == "eval"} == {0, 1}
     like = (vstar.init_memory(cfg, 32), np.int64(0))
-    rows, (memory, _) = workdir.read_rows(directory / "rounds/0002/rows.npz", like)
+    rows, (memory, _) = rows_file.read_rows(directory / "rounds/0002/rows.npz", like)
     assert (memory.lengths > 0).all()
     assert memory.correct.sum() == sum(s["verdict"] == "correct" for s in drawn) > 0
     assert rows and set(rows[0]) == {"tokens", "weights", "side", "position", "ref"}

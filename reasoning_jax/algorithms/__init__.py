@@ -112,6 +112,11 @@ def left_out_warnings(count: int, total: int, what: str) -> list[str]:
     return [f"{count} of {total} {what} are longer than config.sequence_length and left out."]
 
 
+def no_data(cfg: ConfigDict) -> Mapping[str, Sequence[object]]:
+    """The method reads nothing but the task's examples."""
+    return {}
+
+
 def no_side_model(round: int, cfg: ConfigDict) -> SideModel | None:
     """Every round trains the model that the run is about."""
     return None
@@ -147,6 +152,7 @@ class Algorithm:
     check_data(rollout, examples, cfg)    UserError for what cannot be asked or trained on; returns
                                           warnings; the rollout draws nothing
     init_memory(cfg, num_examples)        called before anything is trained
+    data(cfg) -> {config key: records}    what the method itself reads, as JSON can hold it
     num_updates(round, num_rows, cfg)     updates of a round
     examples(source, memory, round, cfg)  what a round is asked
     begin(rollout, examples, memory, cfg) -> Collected, before round 1, with all the examples
@@ -163,6 +169,7 @@ class Algorithm:
     check: Callable[[ConfigDict], None] = no_check
     check_data: CheckData = check_prompts
     init_memory: Callable[[ConfigDict, int], Memory] = no_memory
+    data: Callable[[ConfigDict], Mapping[str, Sequence[object]]] = no_data
     num_updates: Callable[[int, int, ConfigDict], int] = scheduled_updates
     examples: Examples = seeded_order
     programs: Callable[[ConfigDict], Programs] | None = None

@@ -75,6 +75,12 @@ def init_memory(cfg: ConfigDict, num_examples: int) -> np.ndarray:
     return np.zeros((len(usable), 2), np.float32)
 
 
+def data(cfg: ConfigDict) -> dict[str, list[tuple]]:
+    """The preferences that the reference's log-likelihoods are of, wherever they are."""
+    usable, _ = preference_files.read(cfg.algorithm)
+    return {"algorithm.pairs": [(p.prompt, *p.sides, p.desirable) for p in usable]}
+
+
 def collect(
     rollout: Rollout, examples: Sequence[Example], memory: Memory, round: int, cfg: ConfigDict
 ) -> Collected:

@@ -5,18 +5,14 @@ method's memory) and ``meta`` (JSON: round, position in the data, the best round
 every array where its abstract target says, whatever the number of processes and devices was that
 saved it. A bounded number of checkpoints is kept.
 
-A record of checksums is written last, since Orbax reads damaged numbers as numbers, and a damaged
-``meta`` as none. Object stores have checksums of their own, and get no record.
+What is on the disk and can be trusted is in checkpoint_folders.py.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -25,9 +21,9 @@ from orbax.checkpoint import v1 as ocp
 
 from reasoning_jax import interrupts, multihost, workdir
 from reasoning_jax.errors import FullDiskError, MissingFileError, UserError
+from reasoning_jax.training import checkpoint_folders as folders
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every save, and raises what fails
-CHECKSUMS = "checksums.json"
 # Fields of NamedTuples that have been renamed: the name in old checkpoints, and today's.
 OLD_NAMES = {"prints": "fingerprints"}
 FULL_DISK = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
@@ -52,23 +48,38 @@ def save(directory: Path, step: int, params: P, rest: R | None, meta: Meta, keep
 
     FullDiskError naming the directory where there is no space left: the earlier ones are kept.
     """
-    folder = directory / str(step)
+    is_local = workdir.is_local(directory)
     try:
         with interrupts.defer_interrupts():
-            with _open(directory, keep) as checkpointer:
-                checkpointer.save_checkpointables(
-                    step, _items(params, rest), force=True, overwrite=True, custom_metadata=meta
-                )
-            if multihost.is_process_0() and workdir.is_local(directory):
-                record = json.dumps(_checksums(folder))
-                workdir.write(folder / CHECKSUMS, record.encode())
+            multihost.broadcast_from_process_0(lambda: _prepare(directory))
+            folder = directory / str(step)
+            target = directory / f"{step}.tmp" if is_local else folder
+            ocp.save_checkpointables(
+                target.resolve(), _items(params, rest), overwrite=True, custom_metadata=meta
+            )
+            multihost.broadcast_from_process_0(lambda: _finish(target, folder, keep))
     except Exception as error:
         if any(words in str(error) for words in FULL_DISK):
+            if multihost.is_process_0() and is_local:
+                folders.remove_left_over(directory)
             raise FullDiskError(
                 f"{directory}: no space left for checkpoint {step}; "
                 "the earlier checkpoints are kept."
             ) from error
         raise
+
+
+def _prepare(directory: Path) -> None:
+    if workdir.is_local(directory):
+        folders.check_directory(directory)
+        folders.remove_left_over(directory)
+
+
+def _finish(target: Path, folder: Path, keep: int) -> None:
+    """From here on the checkpoint counts, and older ones may go."""
+    if workdir.is_local(folder):
+        folders.commit(target, folder)
+    folders.remove_older(folder.parent, int(folder.name), keep)
 
 
 def restore(directory: Path, params: P, rest: R | None = None) -> Restored[P, R] | None:
@@ -77,14 +88,12 @@ def restore(directory: Path, params: P, rest: R | None = None) -> Restored[P, R]
     params, rest: abstract trees (shape, dtype, sharding); ``rest=None`` reads the parameters only.
     A checkpoint that cannot be read is passed over with a warning; UserError where none can be.
     """
-    if not multihost.broadcast_from_process_0(directory.is_dir):
-        return None
     wanted = _items(params, rest)
     problems: list[str] = []
     # Orbax would suppress a Ctrl-C, and return an empty checkpoint.
-    with interrupts.defer_interrupts(), _open(directory) as checkpointer:
-        for step in multihost.broadcast_from_process_0(lambda: _steps(checkpointer)):
-            loaded, reason = _load_checked(checkpointer, directory, step, wanted)
+    with interrupts.defer_interrupts():
+        for step in multihost.broadcast_from_process_0(lambda: folders.steps(directory)):
+            loaded, reason = _load_checked(directory / str(step), wanted)
             if loaded is None:
                 problems.append(f"checkpoint {step} in {directory} cannot be used ({reason})")
                 continue
@@ -103,13 +112,9 @@ def load_params(folder: Path, params: P) -> tuple[P, Meta]:
 
     folder: a work directory, of which the best round is read, else the newest checkpoint; or a
     folder of checkpoints, such as DIR/base. params: the abstract tree. MissingFileError where there
-    is no checkpoint.
+    is no checkpoint, UserError where none can be used.
     """
-
-    def holds_checkpoints() -> bool:
-        return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
-
-    if multihost.broadcast_from_process_0(holds_checkpoints):
+    if multihost.broadcast_from_process_0(lambda: folders.steps(folder)):
         directories = [folder]
     else:
         directories = [folder / "best", folder / "checkpoints"]
@@ -123,41 +128,23 @@ def load_params(folder: Path, params: P) -> tuple[P, Meta]:
 # ---- Orbax ---------------------------------------------------------------------------------------
 
 
-def _open(directory: Path, keep: int | None = None) -> ocp.training.Checkpointer:
-    """For saving, where ``keep`` is given, else for reading."""
-    policy = None if keep is None else ocp.training.preservation_policies.LatestN(keep)
-    return ocp.training.Checkpointer(
-        directory.resolve(),
-        preservation_policy=policy,
-        cleanup_tmp_directories=keep is not None,
-    )
-
-
 def _items(params: P, rest: R | None) -> Items:
     if rest is None:
         return {"params": params}
     return {"params": params, "rest": rest}
 
 
-def _steps(checkpointer: ocp.training.Checkpointer) -> list[int]:
-    """The numbers of the checkpoints, the newest first."""
-    return sorted((checkpoint.step for checkpoint in checkpointer.checkpoints), reverse=True)
-
-
-def _load_checked(
-    checkpointer: ocp.training.Checkpointer, directory: Path, step: int, wanted: Items
-) -> tuple[tuple[Items, Meta] | None, str | None]:
+def _load_checked(folder: Path, wanted: Items) -> tuple[tuple[Items, Meta] | None, str | None]:
     """One checkpoint, or None and, on all processes, why it cannot be used."""
 
-    def check_files() -> bool:
-        if multihost.is_process_0() and workdir.is_local(directory):
-            _check_files(directory / str(step))
-        return True
+    def check() -> None:
+        if multihost.is_process_0() and workdir.is_local(folder):
+            folders.check(folder)
 
-    _, reason = _attempt(check_files)
+    _, reason = _attempt(check)
     if reason is not None:
         return None, reason
-    return _attempt(lambda: _load(checkpointer, step, wanted))
+    return _attempt(lambda: _load(folder, wanted))
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
@@ -175,18 +162,20 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, str | None]:
     return value, None
 
 
-def _load(checkpointer: ocp.training.Checkpointer, step: int, wanted: Items) -> tuple[Items, Meta]:
-    about = checkpointer.checkpointables_metadata(step)
+def _load(folder: Path, wanted: Items) -> tuple[Items, Meta]:
+    folder = folder.resolve()  # Orbax wants absolute paths
+    about = ocp.checkpointables_metadata(folder)
     saved = _shapes(about.metadata)
     has_old_names = any(name.rpartition(".")[2] in OLD_NAMES for name in saved)
     target = _with_old_names(wanted) if has_old_names else wanted
     _check_shapes(saved, _shapes(target))
-    items = checkpointer.load_checkpointables(step, target)
-    if not about.custom_metadata:
+    items = ocp.load_checkpointables(folder, target)
+    meta = about.custom_metadata
+    if not isinstance(meta, dict) or type(meta.get("round")) is not int:
         raise ValueError("it does not say where the run was")
     if has_old_names:
         items = _with_new_names(items, wanted)
-    return items, about.custom_metadata
+    return items, meta
 
 
 # ---- names and shapes ----------------------------------------------------------------------------
@@ -238,39 +227,3 @@ def _check_shapes(saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int
                 "it is of another model or of other data: "
                 f"{name} is {saved.get(name, 'missing')} there and {shape} here"
             )
-
-
-# ---- checksums -----------------------------------------------------------------------------------
-
-
-def _checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of every file but the record of checksums."""
-    paths = []
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(CHECKSUMS):
-            paths.append(path)
-    names = [str(path.relative_to(folder)) for path in paths]
-    with ThreadPoolExecutor(8) as pool:
-        return dict(zip(names, pool.map(_checksum, paths), strict=True))
-
-
-def _checksum(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 24):
-            crc = zlib.crc32(block, crc)
-    return crc
-
-
-def _check_files(folder: Path) -> None:
-    """ValueError where a file is not as it was written.
-
-    A checkpoint that was saved just before a kill has no record, and is taken as it is.
-    """
-    record = folder / CHECKSUMS
-    if not record.exists():
-        return
-    actual = _checksums(folder)
-    for name, checksum in json.loads(record.read_text()).items():
-        if actual.get(name) != checksum:
-            raise ValueError(f"its file {name} is damaged")
