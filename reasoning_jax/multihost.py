@@ -200,12 +200,15 @@ def broadcast_from_process_0(work: Callable[[], T]) -> T:
 
 
 def assert_same(values: Mapping[str, object]) -> None:
-    """UserError, on all processes, that names the first value which differs between them."""
+    """UserError, on all processes, that names the first value which differs between them.
+
+    NaN is the same as NaN.
+    """
     everyones = gather(dict(values))
     expected = everyones[0]
     for index, actual in enumerate(everyones):
         for name in {**expected, **actual}:
-            if actual.get(name) != expected.get(name):
+            if json.dumps(actual.get(name)) != json.dumps(expected.get(name)):
                 raise UserError(
                     f"{name} is {actual.get(name)} on process {index} "
                     f"and {expected.get(name)} on process 0."

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "reasoning_jax"
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
     """errors arguments contracts prng discovery multihost interrupts killable equivalence
-    workdir metrics progress tokenizer svg charts""",
+    json_object workdir metrics progress tokenizer svg charts""",
     """model model/config model/sharding model/linear model/attention model/transformer
     model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
