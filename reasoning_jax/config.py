@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import traceback
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ def load(argument: str) -> ConfigDict:
     UserError naming the file where it is not there, is no experiment, or refuses the argument.
     """
     name, _, arg = argument.partition(":")
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise MissingFileError(f"--config: there is no file {name}.")
     spec = importlib.util.spec_from_file_location("experiment_config", path)

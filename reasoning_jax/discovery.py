@@ -41,20 +41,20 @@ def this_process() -> Process | None:
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if missing:
         raise UserError(f"{missing[0]} is not set: many processes need {', '.join(VARIABLES)}.")
-    num_processes = _number("JAX_NUM_PROCESSES", count, 1)
+    num_processes = number("JAX_NUM_PROCESSES", count, 1)
     return Process(
         coordinator=_checked_address(address),
         count=num_processes,
-        index=_number("JAX_PROCESS_ID", index, 0, num_processes - 1),
+        index=number("JAX_PROCESS_ID", index, 0, num_processes - 1),
     )
 
 
 def coordinator_port(env: Mapping[str, str] = os.environ) -> int:
     """Where process 0 listens if no address says so; UserError where the variable is no port."""
-    return _number("JAX_COORDINATOR_PORT", env.get("JAX_COORDINATOR_PORT") or PORT, 1, 65535)
+    return number("JAX_COORDINATOR_PORT", env.get("JAX_COORDINATOR_PORT") or PORT, 1, 65535)
 
 
-def _number(name: str, value: str, least: int, most: int = 10**6) -> int:
+def number(name: str, value: str, least: int, most: int = 10**6) -> int:
     """The value of a variable; UserError where it is not a whole number from least to most."""
     if not re.fullmatch("[0-9]{1,9}", value) or not least <= int(value) <= most:
         raise UserError(f"{name}={value}: this must be a whole number from {least} to {most}.")
@@ -100,7 +100,7 @@ def _attribute(
     attributes: Mapping[str, str], name: str, default: str, least: int, most: int = 10**6
 ) -> int:
     """A number among a slice's variables, of which an empty one is as good as none."""
-    return _number(name, attributes.get(name) or default, least, most)
+    return number(name, attributes.get(name) or default, least, most)
 
 
 def _is_tpu_host() -> bool:

@@ -14,7 +14,7 @@ def parse_object(text: bytes) -> Line:
     """A JSON object; ValueError where it is none, or nested so deeply that nothing can read it."""
     too_deep = ValueError("nested too deeply")
     try:
-        parsed = json.loads(text)
+        parsed = json.loads(text.decode())
     except RecursionError:
         raise too_deep from None
     if not isinstance(parsed, dict):

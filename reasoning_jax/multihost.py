@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from reasoning_jax.discovery import Process, this_process
+from reasoning_jax.discovery import Process, number, this_process
 from reasoning_jax.errors import UserError
 
 # What jax's errors say where another process has ended or cannot be reached.
@@ -80,9 +80,7 @@ def initialize() -> None:
 
 def _seconds(name: str, default: int) -> int:
     value = os.environ.get(f"REASONING_{name}_SECONDS") or str(default)
-    if not value.isdigit() or int(value) == 0:
-        raise UserError(f"REASONING_{name}_SECONDS={value}: this must be a number of seconds.")
-    return int(value)
+    return number(f"REASONING_{name}_SECONDS", value, 1)
 
 
 def _end_late(process: Process, limit: int) -> None:

@@ -83,7 +83,7 @@ def set_value(cfg: ConfigDict, key: str, value: object) -> None:
         raise UserError(f"config.{key}={value!r}: this must be of type {type(before).__name__}.")
     try:
         holder[name] = value
-    except TypeError:
+    except (TypeError, OverflowError):
         kind = holder.get_type(name).__name__
         raise UserError(f"config.{key}={value!r}: this must be of type {kind}.") from None
     _check_tuple(key, before, value)

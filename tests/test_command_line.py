@@ -470,10 +470,15 @@ def test_evaluate_says_what_it_cannot_do(said, finished, tmp_path):
     options = {"command": evaluate.main, "define": evaluate._define}
     assert "holds no run" in said(f"--workdir={tmp_path}", **options)
     assert "no split 'tst'" in said(f"--workdir={finished}", "--split=tst", **options)
-    assert "--temperature" in said(
-        f"--workdir={finished}", "--samples=2", "--temperature=0", **options
-    )
-    assert "--samples=-1" in said(f"--workdir={finished}", "--samples=-1", **options)
+    for more, words in (
+        (["--samples=2", "--temperature=0"], "temperature: several samples"),
+        (["--temperature=nan"], "temperature=nan"),
+        (["--temperature=1e400"], "temperature=inf"),
+        (["--temperature=1e-30"], "temperature=1e-30"),
+        (["--samples=-1"], "--samples=-1"),
+        (["--samples=1000000000000"], "range [0, 16384]"),
+    ):
+        assert words in said(f"--workdir={finished}", *more, **options)
     (tmp_path / "config.json").write_text((finished / "config.json").read_text())
     assert "no checkpoint" in said(f"--workdir={tmp_path}", **options)
 

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "reasoning_jax"
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
     """errors arguments contracts prng discovery multihost interrupts killable equivalence
-    json_object workdir metrics progress tokenizer svg charts""",
+    json_object metric_line workdir metrics progress tokenizer svg charts""",
     """model model/config model/sharding model/linear model/attention model/transformer
     model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
@@ -29,10 +29,10 @@ FLOORS = [
     "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",
-    """legacy default overrides config estimators evaluation experiment report_samples
+    """legacy default overrides config command_line estimators evaluation experiment report_samples
     report_histories report run_state events assessment e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
-    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner command_line api""",
+    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner api""",
     "main evaluate ask plan",
 ]
 COLUMNS = 100
