@@ -32,6 +32,12 @@ die() { # SENTENCE [EXIT CODE]; 2 where trying again cannot help
 }
 wrong() { die "$1" 2; }
 nap=""
+for setting in LAUNCH_PATIENCE LAUNCH_QUICK; do
+  [[ ${!setting-0} =~ ^(0|[1-9][0-9]{0,8})$ ]] || wrong "$setting=${!setting}: this must be a whole number."
+done
+for setting in LAUNCH_GRACE LAUNCH_POLL; do
+  [[ ${!setting-0} =~ ^[0-9]{1,8}([.][0-9]+)?$ ]] || wrong "$setting=${!setting}: this must be a number of seconds."
+done
 pause() { # in the background, so that a signal need not wait
   sleep "${LAUNCH_POLL:-30}" >/dev/null 2>&1 3>&- &
   nap=$!
@@ -215,11 +221,11 @@ run() {
 }
 
 start() {
-  local words why
-  words=$(printf '%s\0' "${environment[@]}" -- "${arguments[@]}" | base64 | tr -d '\n') # no quote is lost on the way
-  everywhere "$remote start $words" && return
+  local why
+  send_command
+  everywhere "$remote start" && return
   why=$failure
-  everywhere "$remote stop $words" || true # what did start waits for the others for ever
+  everywhere "$remote stop same" || true # what did start waits for the others for ever
   die "the run did not start: $why."
 }
 

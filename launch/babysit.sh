@@ -63,7 +63,7 @@ blame() {
 
 # Sets now: none | lost | unclear | idle (nothing was started) | running | finished | failed (blamed, exit_code, seconds).
 verdict() {
-  local answer node worker word value time
+  local answer node worker word value time number='^(0|[1-9][0-9]{0,8})$'
   now=finished failure="" blamed="" exit_code=0 seconds=0
   look
   case $state in
@@ -82,13 +82,15 @@ verdict() {
   ((${#answers[@]})) || now=unclear
   for answer in "${answers[@]}"; do
     read -r node worker word value time answer <<<"$answer"
+    # In (( )) bash would run a command that such a text holds.
+    [[ $word != exit || ($value =~ $number && $time =~ $number) ]] || word=unclear
     case $now,$word,$value in
       failed,* | *,exit,0) ;;
       finished,running,*) now=running ;;
       *,running,*) ;;
       *,exit,*) now=failed exit_code=$value seconds=$time blamed="exit code $value on worker $worker of $node: ${answer#| }" ;;
       *,gone,*) now=failed exit_code=137 blamed="the process on worker $worker of $node is gone" ;;
-      *,no,answer) now=unclear ;;
+      *,no,answer | *,unclear,*) now=unclear ;;
       *) [[ $now == unclear ]] || now=idle ;;
     esac
   done

@@ -16,7 +16,12 @@ quoted() {
 # Does it or, with --dry-run, prints it. What gcloud says on standard error is kept for `error`.
 does() { if ((dry)); then quoted "$@" >&3; else "$@" </dev/null; fi; }
 tpus() { does gcloud compute tpus "$@" "--zone=$zone" ${project:+"--project=$project"} --quiet 2>"$scratch/${stderr:-stderr}"; }
-error() { { grep ERROR "$scratch/stderr" || cat "$scratch/stderr"; } | tr '\n' ' ' | cut -c1-400 | sed 's/[. ]*$//'; }
+error() {
+  { grep ERROR "$scratch/stderr" || cat "$scratch/stderr"; } | tr '\n' ' ' | printable | cut -c1-400 | sed 's/[. ]*$//'
+}
+printable() { tr -d '\000-\010\013-\037\177'; } # what others say must not move the cursor
+# What gcloud says is a number, or 0: in (( )) bash would run a command that such a text holds.
+number() { if [[ $1 =~ ^[1-9][0-9]{0,5}$ ]]; then echo "$1"; else echo 0; fi; }
 
 prepare() {
   scratch=.cache/launch_tpu/$name/$command # of its own, so that `status` may be asked beside `babysit`
@@ -44,6 +49,7 @@ look() {
     answer=UNKNOWN
   fi
   IFS=, read -r state count reason <<<"$answer"
+  count=$(number "$count")
   nodes=("$name")
   if ((count > 1)); then
     nodes=()
@@ -60,7 +66,8 @@ look_at_nodes() {
       answer=UNKNOWN,,
     ((!dry)) || answer="READY,HEALTHY,$hosts"
     IFS=, read -r answer health count <<<"$answer"
-    [[ $command != status ]] || say "$node: $answer, ${health:-health unknown}, ${count:-0} workers"
+    count=$(number "$count")
+    [[ $command != status ]] || say "$node: $answer, ${health:-health unknown}, $count workers"
     [[ $answer != READY ]] || ((count)) || answer=STARTING # no address yet: to go on would be to ask nobody
     [[ $answer == READY ]] || { node_state=$answer && return; }
     hosts=$count
@@ -87,7 +94,7 @@ everywhere() {
   ((!dry)) || return 0
   for node in "${nodes[@]}"; do
     for ((worker = 0; worker < hosts; worker++)); do
-      line=$(grep . "$scratch/$node/$worker.log" 2>/dev/null | tail -n 1) || line="no answer by ssh"
+      line=$(grep . "$scratch/$node/$worker.log" 2>/dev/null | tail -n 1 | printable) || line="no answer by ssh"
       answers+=("$node $worker ${line#launch: }")
       [[ $line == "launch: "* && $line != "launch: error"* ]] ||
         failure=${failure:-"worker $worker of $node: ${line#launch: error: }"}
@@ -100,4 +107,21 @@ everywhere() {
 on_workers() {
   local stderr=$1.stderr
   tpus tpu-vm ssh "$1" --worker=all "--command=$2" "--output-directory=$scratch/$1" --ssh-flag=-oServerAliveInterval=30
+}
+
+# What to run, as a file that nobody else can read, here and on the workers: --env may hold keys, and all may list processes.
+send_command() {
+  local words node file=$scratch/command
+  words=$(printf '%s\0' "${environment[@]}" -- "${arguments[@]}" | base64 | tr -d '\n') # no quote is lost on the way
+  does rm -f "$file"
+  if ((dry)); then
+    printf '(umask 077 && echo %s >%s)\n' "$words" "$file" >&3
+  else
+    (umask 077 && echo "$words" >"$file")
+  fi
+  for node in "${nodes[@]}"; do
+    tpus tpu-vm scp "$file" "$node:reasoning_jax_command" --worker=all ||
+      die "what to run could not be sent to $node: $(error)."
+  done
+  does rm -f "$file"
 }

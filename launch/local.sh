@@ -26,8 +26,10 @@ here() {
   [[ ! $devices ]] || environment+=("XLA_FLAGS=${XLA_FLAGS-} --xla_force_host_platform_device_count=$devices")
   for ((i = 0; i < processes; i++)); do
     if ((i)); then exec 5>"$folder/$i.log"; else exec 5>&4; fi
-    env "${environment[@]}" "JAX_PROCESS_ID=$i" "$program" -u -m reasoning_jax.main "${arguments[@]}" \
-      </dev/null >&5 2>&1 3>&- 4>&- 5>&- &
+    (
+      export "${environment[@]}" "JAX_PROCESS_ID=$i" # and not as arguments of env, which all may see
+      exec "$program" -u -m reasoning_jax.main "${arguments[@]}"
+    ) </dev/null >&5 2>&1 3>&- 4>&- 5>&- &
     place[$!]=$i
   done
   exec 4>&- 5>&-

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # What launch_tpu.sh has done on each worker of a slice. The last line of every answer begins with "launch: ".
 #
-#   worker.sh setup | start COMMAND | check | stop [COMMAND] | logs [LABEL]
+#   worker.sh setup | start | check | stop [same] | logs [LABEL]
 #
 # The tree is in ~/reasoning_jax; ~/reasoning_jax_run holds the virtual environment, the log, the process id, the exit code
-# and the command (see `start`). Every action may be sent twice: gcloud repeats one when it loses the connection.
+# and the command that runs; ~/reasoning_jax_command is the command that was sent last (see `start`). Every action may be
+# sent twice: gcloud repeats one when it loses the connection.
 set -euo pipefail
 
-tree=$HOME/reasoning_jax state=$HOME/reasoning_jax_run
+tree=$HOME/reasoning_jax state=$HOME/reasoning_jax_run sent=$HOME/reasoning_jax_command
 lock=${LAUNCH_LOCK:-/tmp/libtpu_lockfile}
 grace=${LAUNCH_GRACE:-180} # seconds from SIGTERM to SIGKILL: a large checkpoint takes a while
 
@@ -37,6 +38,7 @@ settle() {
 setup() {
   ! alive || fail "a run is alive (process $pid); stop it before setting up"
   mkdir -p "$tree" "$state"
+  chmod 700 "$state"
   # What an earlier tree had and this one has not must go, but nothing else: a run's folder may be among it.
   [[ ! -f $state/files ]] || (cd "$tree" && xargs -d '\n' rm -f -- <"$state/files")
   tar -xzf "$HOME/reasoning_jax.tar.gz" -C "$tree" || fail "the tree does not unpack"
@@ -69,17 +71,20 @@ install_packages() {
   "$state/venv/bin/python" -m pip install --disable-pip-version-check --upgrade -r "$tree/requirements.txt" 'jax[tpu]' gcsfs
 }
 
-# Starts the run. COMMAND is base64 of words that end in NUL: K=V ..., "--", the arguments of main. So no quote is lost.
+# Starts the run that was sent: base64 of words that end in NUL, which are K=V ..., "--", the arguments of main. So no quote is
+# lost; and it is a file of this user's alone, as all may see the arguments of a process, and K=V may be a key.
 start() {
   [[ -x $state/venv/bin/python && -f $tree/launch/worker.sh ]] || fail "this worker is not set up"
+  [[ -f $sent ]] || fail "what to run was not sent to this worker"
+  chmod 600 "$sent"
   if alive; then
-    [[ $(cat "$state/command") == "$1" ]] || fail "another run is alive (process $pid); stop it first"
+    same || fail "another run is alive (process $pid); stop it first"
     ok "already running, process $pid" && return
   fi
   settle || true # else the note of the run before could be taken for that of this one
-  rm -f "$state/pid" "$state/exit" "$state/noting"
-  echo "$1" >"$state/command"
-  nohup setsid bash "$tree/launch/worker.sh" supervise "$1" </dev/null >>"$state/log" 2>&1 &
+  rm -f "$state/pid" "$state/exit" "$state/noting" "$state/command"
+  (umask 077 && cp "$sent" "$state/command")
+  nohup setsid bash "$tree/launch/worker.sh" supervise </dev/null >>"$state/log" 2>&1 &
   for _ in {1..100}; do
     if alive || [[ -f $state/exit ]]; then ok "started, process $(cat "$state/pid")" && return; fi
     sleep 0.1
@@ -87,11 +92,14 @@ start() {
   fail "the run did not start: $(tail -n 1 "$state/log")"
 }
 
+# Whether what runs is what was sent last.
+same() { [[ $(cat "$state/command") == "$(cat "$sent")" ]]; }
+
 # Runs the program and writes "exit-code seconds" when it ends.
 supervise() {
   local words=() code=0
   echo $$ >"$state/noting"
-  mapfile -d '' -t words < <(base64 -d <<<"$1")
+  mapfile -d '' -t words < <(base64 -d <"$state/command")
   cd "$tree"
   # Left in ~/.bashrc, these make every worker believe that it is alone, or compute on its CPU.
   [[ ! ${TPU_SKIP_MDS_QUERY+set} ]] || { unset TPU_SKIP_MDS_QUERY && echo "launch: TPU_SKIP_MDS_QUERY was set here; unset"; }
@@ -118,10 +126,10 @@ check() {
 }
 
 # SIGTERM, so that the program saves; SIGKILL where it does not end; then the lock of a process that is no more. With
-# COMMAND: only if that is what runs.
+# "same": only if what runs is what was sent last.
 stop() {
   local said="nothing ran here" group holder i
-  if alive && [[ ! ${1-} || $(cat "$state/command") == "$1" ]]; then
+  if alive && { [[ ${1-} != same ]] || same; }; then
     said="process $pid ended" group=$(ps -o pgid= -p "$pid" | tr -d ' ')
     kill -TERM "$pid" 2>/dev/null || true
     for ((i = 0; i < grace * 10; i++)); do alive || break; sleep 0.1; done
@@ -153,11 +161,11 @@ logs() {
 
 case ${1-} in
   setup) setup ;;
-  start) start "$2" ;;
-  supervise) supervise "$2" ;;
+  start) start ;;
+  supervise) supervise ;;
   check) check ;;
   stop) stop "${2-}" ;;
   logs) logs "${2-}" ;;
-  *) fail "worker.sh setup | start COMMAND | check | stop [COMMAND] | logs [LABEL]" ;;
+  *) fail "worker.sh setup | start | check | stop [same] | logs [LABEL]" ;;
 esac
 exit # the file may be another by now

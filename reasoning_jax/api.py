@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import config, experiment, loop, metrics, multihost, overrides, workdir
 from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax.estimators import MOST_SAMPLES
 from reasoning_jax.evaluation import accuracy_metrics, vote_metrics
 from reasoning_jax.events import Event
 from reasoning_jax.experiment import Experiment
@@ -115,9 +115,10 @@ class SavedRun:
         samples: also so many samples an example at ``temperature``, for pass@k, maj@k and, where
         the run has a verifier, best-of-k, for k = 1, 2, 4 ... samples.
         """
-        if samples < 0:
-            raise UserError(f"samples: {samples} is less than 0.")
-        if samples and not 0 < temperature < math.inf:
+        if not 0 <= samples <= MOST_SAMPLES:
+            raise UserError(f"samples={samples}: this must be a number from 0 to {MOST_SAMPLES}.")
+        _check_temperature(temperature)
+        if samples and not temperature:
             raise UserError("temperature: several samples of a question need one above 0.")
         exp, params, round = self._whole
         jax.set_mesh(exp.mesh)
@@ -188,6 +189,7 @@ class SavedRun:
         """
         if isinstance(questions, str):
             raise UserError("sample: the questions are a list, not one text.")
+        _check_temperature(temperature)
         exp, params = self._small
         jax.set_mesh(exp.mesh)
         roll = exp.rollout(params, "ask", 0, temperature=temperature)
@@ -211,8 +213,10 @@ class SavedRun:
 
     def _answer(self, roll: Rollout, question: str) -> workdir.Line:
         question = _without_decoration(question, getattr(roll.tokenizer, "alphabet", None))
-        if not question:
+        if not question.strip():
             raise UserError("The question is empty.")
+        if any("\ud800" <= c <= "\udfff" for c in question):  # bytes that are no UTF-8
+            raise UserError(f"The question is not valid UTF-8: {ascii(question)}.")
         try:
             ids = roll.prompt_ids(Example(id=0, question=question, answer=""))
         except ValueError as error:
@@ -233,6 +237,12 @@ class SavedRun:
             "answer": roll.task.extract(text) if finished else None,
             "finished": finished,
         }
+
+
+def _check_temperature(temperature: float) -> None:
+    """UserError unless it is 0, or logits divided by it are numbers that differ."""
+    if temperature != 0 and not 1e-4 <= temperature <= 1e4:
+        raise UserError(f"temperature={temperature}: this must be 0, or from 0.0001 to 10000.")
 
 
 def _without_decoration(question: str, alphabet: Sequence[str] | None) -> str:

@@ -25,6 +25,8 @@ def parse_into(
             raise
         parser = values[match[1]].parser
         wanted = parser.syntactic_help or f"a value of type {parser.flag_type()}"
+        if isinstance(parser, flags.EnumParser):
+            wanted = f"one of {', '.join(parser.enum_values)}"
         raise UserError(f"--{match[1]}={match[2]}: this must be {wanted}.") from None
     except flags.Error:
         raise

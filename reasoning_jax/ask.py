@@ -28,7 +28,7 @@ def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
     from reasoning_jax import api
 
     run = api.SavedRun(directory, cfg)
-    if values.question:
+    if values.question is not None:
         print(_answer(run, values.question, values.temperature))
         return
     is_terminal = sys.stdin.isatty()

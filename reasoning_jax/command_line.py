@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import threading
@@ -30,8 +31,10 @@ MACHINE_ERRORS = {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
+    errno.EISDIR,
     errno.ENOTDIR,
     errno.ENAMETOOLONG,
+    errno.ELOOP,
     errno.EIO,
     errno.EPIPE,
 }
@@ -49,47 +52,55 @@ def run(
     words: str = "",
     interrupted: str = "Interrupted.",
     needs_run: bool = True,
+    needs_config: bool = True,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Calls ``main(cfg, workdir, flags)``. A user's mistake is one sentence and exit code 1.
 
     define: adds the command's own flags. words: the flag that takes the arguments that belong to no
     flag. interrupted: what Ctrl-C prints, with exit code 130. needs_run: False lets --workdir be
-    left out, and where --config is left out too, ``cfg`` is empty. A user's mistake is a UserError,
-    an error of absl's flags, or an OSError of the machine; every other error keeps its traceback.
+    left out, and where --config is left out too, ``cfg`` is empty. needs_config: False for a
+    command that reads none and has no --config. A user's mistake is a UserError, an error of absl's
+    flags, or an OSError of the machine; every other error keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = flags.FlagValues()
-    _define_common(values)
+    _define_common(values, needs_config)
     define(values)
-    if HELP_FLAGS & set(arguments):
-        print(_usage(sys.modules[main.__module__].__doc__ or "", values))
-        return
     try:
-        _prepare()
-        cfg, folder = _parse(arguments, values, words, needs_run)
-        main(cfg, folder, values)
+        _open_streams()
+        if HELP_FLAGS & set(arguments):
+            print(_usage(sys.modules[main.__module__].__doc__ or "", values))
+        else:
+            _prepare()
+            cfg, folder = _parse(arguments, values, words, needs_run, needs_config)
+            main(cfg, folder, values)
+        sys.stdout.flush()  # what cannot be written is an error of the command
+    except SystemExit:
+        _silence_broken_streams()
+        raise
     except interrupts.Preempted:
         _fail("Stopped by SIGTERM and saved; the same command goes on where it stopped.", 143)
     except KeyboardInterrupt:
         _fail(interrupted, 130)
     except Exception as error:
-        sentence = _sentence(error)
-        if sentence is not None:
-            _fail(sentence)
+        problem = sentence(error)
+        if problem is not None:
+            _fail(problem)
         if "reasoning_jax.multihost" in sys.modules:
             _end_with_others(error)
         raise
 
 
-def _define_common(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "config",
-        None,
-        "The experiment: configs/X.py or configs/X.py:ARGUMENT; where it is left out, that of the "
-        "run in --workdir. --config.KEY=VALUE replaces one value.",
-        values,
-    )
+def _define_common(values: flags.FlagValues, needs_config: bool) -> None:
+    if needs_config:
+        flags.DEFINE_string(
+            "config",
+            None,
+            "The experiment: configs/X.py or configs/X.py:ARGUMENT; where it is left out, that of "
+            "the run in --workdir. --config.KEY=VALUE replaces one value.",
+            values,
+        )
     flags.DEFINE_string("workdir", None, "The run's folder.", values)
 
 
@@ -124,12 +135,16 @@ def join(folder: Path, values: flags.FlagValues) -> None:
 # ---- errors --------------------------------------------------------------------------------------
 
 
-def _sentence(error: Exception) -> str | None:
+def sentence(error: Exception) -> str | None:
     """The sentence about a user's mistake or a failure of the machine; None for other errors."""
     if isinstance(error, flags.Error):
         return f"{str(error).rstrip('.')}."
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, RuntimeError) and "Unable to initialize backend" in str(error):
+        return f"{str(error).rstrip('.')}."
+    if isinstance(error, BrokenPipeError):
+        return "Nobody reads the standard output any more."
     if not isinstance(error, OSError) or error.errno not in MACHINE_ERRORS:
         return None
     if error.filename:
@@ -141,9 +156,9 @@ def _end_with_others(error: Exception) -> None:
     """Ends one of several processes, as the others would wait for it; returns where it is alone."""
     from reasoning_jax import multihost
 
-    sentence = multihost.explain(error)
-    if sentence is not None:
-        _fail(sentence)
+    problem = multihost.explain(error)
+    if problem is not None:
+        _fail(problem)
     multihost.give_up(error)
 
 
@@ -151,9 +166,10 @@ def _ignore(event: object) -> None:
     """A hook that reports nothing."""
 
 
-def _fail(sentence: str, code: int = 1) -> NoReturn:
+def _fail(problem: str, code: int = 1) -> NoReturn:
     with contextlib.suppress(OSError):  # the reader may have gone
-        print(" ".join(sentence.split()), file=sys.stderr, flush=True)
+        print(" ".join(problem.split()), file=sys.stderr, flush=True)
+    _silence_broken_streams()
     # On a full disk, libraries fail again in threads and exit handlers: their reports add nothing.
     sys.unraisablehook = _ignore
     threading.excepthook = _ignore
@@ -163,6 +179,33 @@ def _fail(sentence: str, code: int = 1) -> NoReturn:
 
         multihost.leave(code)
     sys.exit(code)
+
+
+# ---- standard streams ----------------------------------------------------------------------------
+
+
+def _open_streams() -> None:
+    """Opens standard streams that were closed, and lets both take any text.
+
+    Else the next file that is opened would get the number of a closed one, and what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))
+        elif isinstance(stream, io.TextIOWrapper):
+            errors = "surrogateescape" if name == "stdin" else "backslashreplace"
+            stream.reconfigure(errors=errors)
+
+
+def _silence_broken_streams() -> None:
+    """Python writes what is left at its end: where that fails, it would complain of it again."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
 
 
 # ---- flags ---------------------------------------------------------------------------------------
@@ -186,7 +229,7 @@ def _prepare() -> None:
     flags.FLAGS.mark_as_parsed()  # libraries that read absl's global flags find their defaults
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    cache = Path("~/.cache/reasoning_jax").expanduser()
+    cache = Path(os.path.expanduser("~/.cache/reasoning_jax"))
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:  # no home to write to: programs are compiled anew each time
@@ -196,24 +239,40 @@ def _prepare() -> None:
 
 
 def _parse(
-    arguments: list[str], values: flags.FlagValues, words: str, needs_run: bool
+    arguments: list[str],
+    values: flags.FlagValues,
+    words: str,
+    needs_run: bool,
+    needs_config: bool,
 ) -> tuple[ConfigDict, Path]:
     """The config and the work directory.
 
     The command's own flags are parsed first; then the config is known, and with it its overrides.
     """
-    rest = parse_into(values, arguments, known_only=True)
+    rest = parse_into(values, arguments, known_only=needs_config)
     if not values.workdir and needs_run:
         raise UserError("--workdir is missing: it names the run's folder.")
-    folder = workdir.path(values.workdir or ".")
-    cfg = _config(values.config, folder, needs_run)
-    free = _override(cfg, rest, values)
-    if words:
-        sentence = " ".join(filter(None, [values[words].value, *free]))
-        values[words].value = sentence or None
+    if needs_config:
+        folder = _folder(values.workdir or ".")
+        cfg = _config(values.config, folder, needs_run)
+        free = _override(cfg, rest, values)
+    else:
+        folder = _folder(".")
+        cfg = ConfigDict()
+        free = rest
+    if words and free:
+        given = values[words].value
+        values[words].value = " ".join(free if given is None else [given, *free])
     elif free:
         raise UserError(f"{free[0]!r} belongs to no flag.")
     return cfg, folder
+
+
+def _folder(name: str) -> Path:
+    try:
+        return workdir.path(name)
+    except UserError as error:
+        raise UserError(f"--workdir: {error}") from error
 
 
 def _override(cfg: ConfigDict, arguments: list[str], values: flags.FlagValues) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import os
 import re
 import traceback
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def load(argument: str) -> ConfigDict:
     UserError naming the file where it is not there, is no experiment, or refuses the argument.
     """
     name, _, arg = argument.partition(":")
-    path = Path(name).expanduser().absolute()  # as tracebacks name it
+    path = Path(os.path.expanduser(name)).absolute()  # as tracebacks name it
     text_files.check_is_file(path, f"--config={name}")
     spec = importlib.util.spec_from_file_location("experiment_config", path)
     if spec is None or spec.loader is None:

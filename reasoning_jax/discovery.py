@@ -41,14 +41,31 @@ def this_process() -> Process | None:
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if missing:
         raise UserError(f"{missing[0]} is not set: many processes need {', '.join(VARIABLES)}.")
-    if not re.fullmatch(r".+:\d+", address):
+    num_processes = number("JAX_NUM_PROCESSES", count, 1)
+    return Process(
+        coordinator=_checked_address(address),
+        count=num_processes,
+        index=number("JAX_PROCESS_ID", index, 0, num_processes - 1),
+    )
+
+
+def coordinator_port(env: Mapping[str, str] = os.environ) -> int:
+    """Where process 0 listens if no address says so; UserError where the variable is no port."""
+    return number("JAX_COORDINATOR_PORT", env.get("JAX_COORDINATOR_PORT") or PORT, 1, 65535)
+
+
+def number(name: str, value: str, least: int, most: int = 10**6) -> int:
+    """The value of a variable; UserError where it is not a whole number from least to most."""
+    if not re.fullmatch("[0-9]{1,9}", value) or not least <= int(value) <= most:
+        raise UserError(f"{name}={value}: this must be a whole number from {least} to {most}.")
+    return int(value)
+
+
+def _checked_address(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise UserError(f"JAX_COORDINATOR_ADDRESS={address}: this must be HOST:PORT.")
-    if not count.isdigit() or not index.isdigit() or int(index) >= int(count):
-        raise UserError(
-            f"JAX_PROCESS_ID={index}: this must be 0 ... JAX_NUM_PROCESSES - 1, "
-            f"and that is {count}."
-        )
-    return Process(coordinator=address, count=int(count), index=int(index))
+    return address
 
 
 def _process_of_slice(address: str) -> Process | None:
@@ -60,20 +77,30 @@ def _process_of_slice(address: str) -> Process | None:
         return None
     attributes = _slice_attributes()
     hosts = _slice_hosts(attributes)
-    num_slices = int(attributes.get("MEGASCALE_NUM_SLICES") or 1)
-    slice_index = int(attributes.get("MEGASCALE_SLICE_ID") or 0)
+    if not hosts:
+        return None
+    num_slices = _attribute(attributes, "MEGASCALE_NUM_SLICES", "1", 1)
+    slice_index = _attribute(attributes, "MEGASCALE_SLICE_ID", "0", 0, num_slices - 1)
     if len(hosts) * num_slices < 2:
         return None
-    worker = int(attributes.get("TPU_WORKER_ID") or _metadata("agent-worker-number"))
+    number = _metadata("agent-worker-number")
+    worker = _attribute(attributes, "TPU_WORKER_ID", number, 0, len(hosts) - 1)
     if not address:
         coordinator = attributes.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0]
         host = coordinator.split(":")[0]
-        address = f"{host}:{os.environ.get('JAX_COORDINATOR_PORT', PORT)}"
+        address = f"{host}:{coordinator_port()}"
     return Process(
-        coordinator=address,
+        coordinator=_checked_address(address),
         count=len(hosts) * num_slices,
         index=slice_index * len(hosts) + worker,
     )
+
+
+def _attribute(
+    attributes: Mapping[str, str], name: str, default: str, least: int, most: int = 10**6
+) -> int:
+    """A number among a slice's variables, of which an empty one is as good as none."""
+    return number(name, attributes.get(name) or default, least, most)
 
 
 def _is_tpu_host() -> bool:
@@ -116,7 +143,7 @@ def _metadata(key: str) -> str:
     try:
         request = urllib.request.Request(METADATA + key, headers={"Metadata-Flavor": "Google"})
         with urllib.request.urlopen(request, timeout=5) as response:
-            return response.read().decode()
+            return response.read().decode(errors="replace")
     except OSError:
         return ""
 

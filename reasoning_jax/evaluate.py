@@ -9,7 +9,6 @@ With --samples=k also pass@j, maj@j and, where the run has trained a verifier, b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,12 +16,10 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from reasoning_jax import command_line
-from reasoning_jax.errors import UserError
+from reasoning_jax.estimators import MOST_SAMPLES
 
 
 def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
-    if values.samples and not 0 < values.temperature < math.inf:
-        raise UserError("--temperature: several samples of a question need a temperature above 0.")
     command_line.join(directory, values)
     from reasoning_jax import api, metrics, multihost
 
@@ -71,6 +68,7 @@ def _define(values: flags.FlagValues) -> None:
         0,
         "Also so many samples an example, for maj@k and pass@k.",
         lower_bound=0,
+        upper_bound=MOST_SAMPLES,
         flag_values=values,
     )
     flags.DEFINE_float("temperature", 0.7, "That of these samples.", flag_values=values)

@@ -7,19 +7,21 @@ collected again from the same checkpoint; a checkpoint is complete or it does no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import interrupts, metrics, multihost, report, workdir
+from reasoning_jax import interrupts, metrics, multihost, report
 from reasoning_jax.assessment import assess
 from reasoning_jax.e_step import collect
 from reasoning_jax.errors import UserError
 from reasoning_jax.events import Event
+from reasoning_jax.json_object import Line
 from reasoning_jax.m_step import update
 from reasoning_jax.progress import Progress
-from reasoning_jax.run_state import Run, save, start, stop
+from reasoning_jax.run_state import Run, save, stop
+from reasoning_jax.starting import start
 
 
 def train(cfg: ConfigDict, directory: Path) -> None:
@@ -30,9 +32,11 @@ def train(cfg: ConfigDict, directory: Path) -> None:
     for _ in events(cfg, directory):
         pass
     if multihost.is_process_0():
-        print(_accuracy_table(directory), flush=True)
-        best = f"best round by {cfg.eval.split} accuracy: {_best_round(directory)}"
-        print(f"{best}; report: {directory / 'report.html'}", flush=True)
+        evaluations = _evaluations(directory)
+        best = _best_round(evaluations)
+        print(_accuracy_table(evaluations, best), flush=True)
+        print(f"best round by {cfg.eval.split} accuracy: {best}", end="; ")
+        print(f"report: {directory / 'report.html'}", flush=True)
 
 
 def events(cfg: ConfigDict, directory: Path) -> Iterator[Event]:
@@ -88,31 +92,26 @@ def _next_round(run: Run) -> None:
         save(run)
 
 
-def _evaluations(directory: Path) -> list[workdir.Line]:
-    """The lines of the log that are evaluations; UserError where there are none, or bad ones."""
-    path = directory / "metrics.jsonl"
-    lines = [line for line in metrics.read(directory) if line.get("phase") == "eval"]
-    kinds = {"split": str, "round": int, "eval/accuracy": float}
-    for line in lines:
-        for key, kind in kinds.items():
-            if not isinstance(line.get(key), kind):
-                raise UserError(f"{path}: an evaluation says {line.get(key)!r} as its {key}.")
-    if all(line["split"] == "test" for line in lines):
-        raise UserError(f"{path}: it holds no evaluation of this run.")
-    return lines
+def _evaluations(directory: Path) -> list[Line]:
+    """The lines of metrics.jsonl that are of evaluations; UserError where some are gone."""
+    keys = {"round", "split", "eval/accuracy"}
+    lines = [line for line in metrics.lines(directory) if line.get("phase") == "eval"]
+    whole = [line for line in lines if keys <= line.keys()]
+    if len(whole) < len(lines) or all(line["split"] == "test" for line in whole):
+        raise UserError(f"{directory / 'metrics.jsonl'}: lines of this run's evaluations are gone.")
+    return whole
 
 
-def _best_round(directory: Path) -> int:
+def _best_round(evaluations: Sequence[Line]) -> int:
     """The round with the highest accuracy on the split that chooses, the earliest of equals."""
-    validations = [line for line in _evaluations(directory) if line["split"] != "test"]
+    validations = [line for line in evaluations if line["split"] != "test"]
     best = max(validations, key=lambda line: (line["eval/accuracy"], -line["round"]))
     return best["round"]
 
 
-def _accuracy_table(directory: Path) -> str:
+def _accuracy_table(evaluations: Sequence[Line], best: int) -> str:
     """Test accuracy of the base model and of the rounds that were tested."""
-    tested = {line["round"]: line for line in _evaluations(directory) if line["split"] == "test"}
-    best = _best_round(directory)
+    tested = {line["round"]: line for line in evaluations if line["split"] == "test"}
     rows = []
     for n in sorted(tested):
         name = f"round {n}" if n else "base"

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -18,7 +18,8 @@ import numpy as np
 
 from reasoning_jax import workdir
 from reasoning_jax.errors import UserError
-from reasoning_jax.workdir import Line
+from reasoning_jax.json_object import Line
+from reasoning_jax.metric_line import checked
 
 if TYPE_CHECKING:
     import jax
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     Number = float | np.number | np.ndarray | jax.Array
 
-_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _OBJECT_SECONDS = 30  # an object of a store is written again when it is as old as this
+_BLOCK = 1 << 16  # bytes read at a time, from the end
 
 
 class Writer:
@@ -102,8 +103,7 @@ class Writer:
             return
         if workdir.is_local(self._path):
             with open(self._path, "r+b") as file:
-                whole_lines = file.read(size).rfind(b"\n") + 1
-                file.truncate(whole_lines)
+                file.truncate(_end_of_whole_lines(file, size))
         else:
             content = self._path.read_bytes()[:size]
             whole_lines = content.rfind(b"\n") + 1
@@ -111,10 +111,8 @@ class Writer:
             self._file = None
         # TensorBoard forgets all scalars of this step and later ones, but the checkpoint may have
         # come after some of this very step: these are written again.
-        for number, line in enumerate(read(self._path.parent), 1):
-            if not isinstance(line.get("step"), int):
-                raise UserError(f"{self._path}, line {number}: it has no step.")
-            if line["step"] >= step:
+        for line in lines(self._path.parent):
+            if line.get("step", -1) >= step:
                 self._scalars(line)
 
     def close(self) -> None:
@@ -151,7 +149,7 @@ class Writer:
             tag = key
             if "split" in line:
                 tag = key.replace("eval/", f"eval_{line['split']}/", 1)
-            self._board.add_scalar(tag, value, line["step"], walltime=line["time"])
+            self._board.add_scalar(tag, value, line["step"], walltime=line.get("time"))
 
 
 class _Object:
@@ -182,6 +180,19 @@ class _Object:
         self.flush()
 
 
+def _end_of_whole_lines(file: IO[bytes], size: int) -> int:
+    """Where the last whole line within the first ``size`` bytes ends; 0 where there is none."""
+    end = min(size, file.seek(0, os.SEEK_END))
+    while end:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
 def _number(key: str, value: Number) -> int | float:
     array = np.asarray(value)
     if array.size != 1:
@@ -201,16 +212,19 @@ def _with_names(line: Line) -> Line:
 
 
 def read(directory: str | os.PathLike[str]) -> list[Line]:
+    """``lines`` as a list."""
+    return list(lines(directory))
+
+
+def lines(directory: str | os.PathLike[str]) -> Iterator[Line]:
     """The lines of metrics.jsonl, non-finite numbers as floats; a torn last line is left out.
 
-    Raises MissingFileError where there is no such file, UserError where an earlier line is broken.
+    Raises MissingFileError where there is no such file, UserError where an earlier line is broken
+    or one holds what is no metric.
     """
-    lines = workdir.read_lines(workdir.path(directory) / "metrics.jsonl")
-    return [{key: _value(value) for key, value in line.items()} for line in lines]
-
-
-def _value(value: workdir.Json) -> workdir.Json:
-    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+    path = workdir.path(directory) / "metrics.jsonl"
+    for number, line in enumerate(workdir.lines(path), 1):
+        yield checked(line, f"{path}, line {number}")
 
 
 Level = tuple[str, int]  # a difficulty, such as ("digits", 3)
@@ -222,7 +236,7 @@ def by_difficulty(
     """(name, value) of each difficulty -> (accuracy, its standard error or None), easiest first."""
     levels = {}
     for name, value in line.items():
-        match = re.fullmatch(rf"{key}_(?!stderr_)(\w+)_(\d+)", name)
+        match = re.fullmatch(rf"{key}_(?!stderr_)(\w+)_([0-9]{{1,9}})", name)
         if match:
             stderr = line.get(f"{key}_stderr_{match[1]}_{match[2]}")
             levels[match[1], int(match[2])] = (value, stderr)

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from reasoning_jax.discovery import Process, this_process
+from reasoning_jax.discovery import Process, number, this_process
 from reasoning_jax.errors import UserError
 
 # What jax's errors say where another process has ended or cannot be reached.
@@ -80,9 +80,7 @@ def initialize() -> None:
 
 def _seconds(name: str, default: int) -> int:
     value = os.environ.get(f"REASONING_{name}_SECONDS") or str(default)
-    if not value.isdigit() or int(value) == 0:
-        raise UserError(f"REASONING_{name}_SECONDS={value}: this must be a number of seconds.")
-    return int(value)
+    return number(f"REASONING_{name}_SECONDS", value, 1)
 
 
 def _end_late(process: Process, limit: int) -> None:
@@ -200,12 +198,15 @@ def broadcast_from_process_0(work: Callable[[], T]) -> T:
 
 
 def assert_same(values: Mapping[str, object]) -> None:
-    """UserError, on all processes, that names the first value which differs between them."""
+    """UserError, on all processes, that names the first value which differs between them.
+
+    NaN is the same as NaN.
+    """
     everyones = gather(dict(values))
     expected = everyones[0]
     for index, actual in enumerate(everyones):
         for name in {**expected, **actual}:
-            if actual.get(name) != expected.get(name):
+            if json.dumps(actual.get(name)) != json.dumps(expected.get(name)):
                 raise UserError(
                     f"{name} is {actual.get(name)} on process {index} "
                     f"and {expected.get(name)} on process 0."

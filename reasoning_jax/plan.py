@@ -70,6 +70,8 @@ def main(cfg: ConfigDict, workdir: Path, values: flags.FlagValues) -> None:
     """The command: exit code 3 where a program does not fit, the doctor's where it was asked."""
     if values.doctor:
         sys.exit(doctor.main(ENVIRONMENT, values.workdir))
+    if not len(cfg) and values.workdir:
+        raise UserError(f"--workdir={values.workdir} holds no run (there is no config.json).")
     if not len(cfg):
         raise UserError(
             "--config is missing: plan needs --config=configs/X.py, or the --workdir of a run."

@@ -1,12 +1,13 @@
 """One HTML page about a run: accuracy, curves, what the method remembers, samples.
 
-python -m reasoning_jax.report --workdir=DIR
+    python -m reasoning_jax.report --workdir=DIR [--workdir=DIR ...]
 
-writes DIR/report.html, which needs no network and no other file.
+Writes DIR/report.html, which needs no network and no other file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import html
 import json
@@ -17,11 +18,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
+from ml_collections import ConfigDict
 
 from reasoning_jax import (
     algorithms,
     charts,
+    command_line,
     metrics,
     report_histories,
     report_samples,
@@ -29,7 +32,8 @@ from reasoning_jax import (
 )
 from reasoning_jax.charts import Chart
 from reasoning_jax.errors import MissingFileError, UserError
-from reasoning_jax.workdir import Json, Line
+from reasoning_jax.json_object import Json, Line, parse_object
+from reasoning_jax.metric_line import checked
 
 TABLE_ROUNDS = 6  # rounds of a split in the table of accuracies, besides the best
 ASIDES = ("unparsed", "truncated", "true_lines")  # columns of that table that are no accuracy
@@ -53,16 +57,19 @@ def build(directory: str | os.PathLike[str]) -> str:
     if not any(path.exists() for path in expected):
         reason = "no config.json, no metrics.jsonl and no rounds"
         raise MissingFileError(f"{directory} holds no run: {reason}.")
-    lines = metrics.read(directory) if metrics_file.exists() else []
     config = read_config(directory)
+    own_charts = method_charts(config)
+    history = read_history(directory if metrics_file.exists() else None, own_charts)
     samples, total = report_samples.choose_samples(directory)
     data = {"samples": samples, "total": total}
     script = json.dumps(data, allow_nan=False, separators=(",", ":"))
     parts = {
         "TITLE": html.escape(directory.resolve().name),
-        "HEADER": header(lines, config, total),
-        "TABLE": table(lines),
-        "PLOTS": charts.plots(lines, evaluations(lines), votes(directory), method_charts(config)),
+        "HEADER": header(history, config, total),
+        "TABLE": table(history.evals),
+        "PLOTS": charts.plots(
+            history.columns, evaluations(history.evals), votes(directory), own_charts
+        ),
         "HISTORIES": report_histories.sections(directory),
         # "<" never stands in the data, so that no sample can end the script element early.
         "DATA": script.replace("<", "\\u003c"),
@@ -73,16 +80,39 @@ def build(directory: str | os.PathLike[str]) -> str:
 
 def read_config(directory: Path) -> dict[str, Json]:
     """The leaves of config.json by their dotted keys; {} where there is none."""
-    path = directory / "config.json"
-    config = read_json(path) if path.exists() else {}
-    return workdir.flat(config) if isinstance(config, dict) else {}
+    if not (directory / "config.json").exists():
+        return {}
+    return workdir.flat(workdir.read_config(directory))
 
 
-def read_json(path: Path) -> Json:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.") from None
+@dataclasses.dataclass(kw_only=True)
+class History:
+    """What the page says of the lines of metrics.jsonl."""
+
+    evals: list[Line]  # the lines of evaluations
+    columns: dict[str, charts.Columns]  # by phase
+    count: int = 0
+    rounds: int = 0
+    updates: int = 0
+    begin: float = math.inf  # seconds since 1970
+    end: float = -math.inf
+
+
+def read_history(directory: Path | None, method_charts: Sequence[Chart]) -> History:
+    """Reads metrics.jsonl once, a line at a time, as it may be large; None: there is none."""
+    history = History(evals=[], columns=charts.columns(method_charts))
+    for line in () if directory is None else metrics.lines(directory):
+        phase = line.get("phase")
+        if phase == "eval":
+            history.evals.append(line)
+        elif phase in history.columns:
+            history.columns[phase].append(line)
+        history.count += 1
+        history.rounds = max(history.rounds, line.get("round", 0))
+        history.updates = max(history.updates, line.get("step", 0))
+        history.begin = min(history.begin, line.get("time", math.inf))
+        history.end = max(history.end, line.get("time", -math.inf))
+    return history
 
 
 def method_charts(config: dict[str, Json]) -> tuple[Chart, ...]:
@@ -96,24 +126,25 @@ def method_charts(config: dict[str, Json]) -> tuple[Chart, ...]:
         return ()
 
 
-def header(lines: Sequence[Line], config: dict[str, Json], total: int) -> str:
+def header(history: History, config: dict[str, Json], total: int) -> str:
     """What ran and when, the most important numbers, and the whole config, folded away."""
     names = ("algorithm.name", "task.name", "model.name", "model.preset")
     about = [str(config[key]) for key in names if config.get(key)]
     tiles = []
-    accuracies = [line["eval/accuracy"] for line in evaluations(lines) if "eval/accuracy" in line]
+    accuracies = [
+        line["eval/accuracy"] for line in evaluations(history.evals) if "eval/accuracy" in line
+    ]
     if accuracies:
         first, last = metrics.percent(accuracies[0]), metrics.percent(accuracies[-1])
         tiles.append(("accuracy, first → last", f"{first} → {last} %"))
-    if lines:
-        tiles.append(("rounds", f"{max(line.get('round', 0) for line in lines):,}"))
-        tiles.append(("updates", f"{max(line.get('step', 0) for line in lines):,}"))
+    if history.count:
+        tiles.append(("rounds", f"{history.rounds:,}"))
+        tiles.append(("updates", f"{history.updates:,}"))
     tiles.append(("samples written", f"{total:,}"))
-    times = [line["time"] for line in lines if "time" in line]
-    if times:
-        duration = datetime.timedelta(seconds=round(max(times) - min(times)))
+    if math.isfinite(history.begin):
+        duration = datetime.timedelta(seconds=round(history.end - history.begin))
         tiles.append(("first to last line", str(duration)))
-        about.append(f"ran {datetime.datetime.fromtimestamp(min(times)):%Y-%m-%d %H:%M}")
+        about.append(f"ran {datetime.datetime.fromtimestamp(history.begin):%Y-%m-%d %H:%M}")
     about.append(f"reported {datetime.datetime.now():%Y-%m-%d %H:%M}")
     boxes = [f"<div class=tile><b>{value}</b><span>{name}</span></div>" for name, value in tiles]
     summary = f"<p class=muted>{html.escape(' · '.join(about))}</p>"
@@ -131,12 +162,11 @@ def folded_config(config: dict[str, Json]) -> str:
     return f"<details>{summary}<div class=config>{keys}</div></details>"
 
 
-def evaluations(lines: Sequence[Line], split: str | None = None) -> list[Line]:
+def evaluations(evals: Sequence[Line], split: str | None = None) -> list[Line]:
     """One split's evaluations in the run's order, the last where one was repeated.
 
     Without ``split`` those of "validation", or, where it has none, of the first split.
     """
-    evals = [line for line in lines if line.get("phase") == "eval"]
     splits = [split_of(line) for line in evals]
     if split is None:
         split = splits[0] if splits and "validation" not in splits else "validation"
@@ -150,13 +180,19 @@ def split_of(line: Line) -> Json:
 
 def votes(directory: Path) -> list[Line]:
     """The evaluations with several samples a question that ``evaluate`` has written."""
-    evals = [read_json(path) for path in sorted(directory.glob("evaluation_*.json"))]
+    evals = []
+    for path in sorted(directory.glob("evaluation_*.json")):
+        try:
+            evals.append(checked(parse_object(path.read_bytes()), str(path)))
+        except UserError:
+            raise
+        except ValueError:
+            raise UserError(f"{path}: this is not the file of an evaluation.") from None
     return [line for line in evals if line.get("samples")]
 
 
-def table(lines: Sequence[Line]) -> str:
+def table(evals: Sequence[Line]) -> str:
     """Accuracy by difficulty of base, some rounds, the best and the last, for each split."""
-    evals = [line for line in lines if line.get("phase") == "eval"]
     if not evals:
         return "<p class=muted>This run has no evaluations.</p>"
     levels = sorted({level for line in evals for level in metrics.by_difficulty(line)})
@@ -167,7 +203,7 @@ def table(lines: Sequence[Line]) -> str:
     columns = 1 + len(heads) + len(asides)
     for split in dict.fromkeys(split_of(line) for line in evals):
         rows += f"<tr><th class=split colspan={columns}>{html.escape(split)}"
-        rows += split_rows(evaluations(lines, split), levels, asides)
+        rows += split_rows(evaluations(evals, split), levels, asides)
     return f"<div class=scroll><table>{rows}</table></div>"
 
 
@@ -211,13 +247,31 @@ def cell(value: float | None, stderr: float | None) -> str:
     return f"<td style='--tint:{tint:.3f}'>{number}<small>{error}</small>"
 
 
-def main(argv: Sequence[str]) -> None:
-    try:
-        print(f"Wrote {write(flags.FLAGS.workdir)}")
-    except (UserError, OSError) as error:
-        sys.exit(str(error))
+def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
+    failed = False
+    for name in values.workdir:
+        try:
+            print(f"Wrote {write(name)}", flush=True)
+        except (UserError, OSError) as error:  # the other runs have their page
+            sentence = command_line.sentence(error)
+            if sentence is None:
+                raise
+            print(sentence, file=sys.stderr, flush=True)
+            failed = True
+    if failed:
+        sys.exit(1)
 
 
-if __name__ == "__main__":  # not at import: main.py has a flag of this name too
-    flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
-    app.run(main)
+def define(values: flags.FlagValues) -> None:
+    """The command's own flags."""
+    flags.DEFINE_multi_string(
+        "workdir",
+        None,
+        "The run's folder; several of them get a page each.",
+        values,
+        allow_override=True,
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main, define, needs_config=False)

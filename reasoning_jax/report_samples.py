@@ -37,7 +37,7 @@ def choose_samples(directory: Path) -> tuple[list[Line], int]:
 def round_files(directory: Path, pattern: str) -> list[Path]:
     """The files of this name, or these names, that the rounds have written, in the run's order."""
     paths = (directory / "rounds").glob(f"*/{pattern}")
-    return sorted((p for p in paths if p.parent.name.isdigit()), key=round_of)
+    return sorted((p for p in paths if p.parent.name.isdecimal()), key=round_of)
 
 
 def round_of(path: Path) -> int:
@@ -52,7 +52,7 @@ def pick(lines: Sequence[Line], limit: int) -> list[Line]:
     """
     kinds = collections.defaultdict(list)
     for i, line in enumerate(lines):
-        kind = (line.get("verdict"), line.get("wrong_line") is None, bool(line.get("hinted")))
+        kind = (str(line.get("verdict")), line.get("wrong_line") is None, bool(line.get("hinted")))
         kinds[kind].append(i)
     chosen: list[int] = []
     rarest_first = sorted(kinds.values(), key=len)
@@ -101,4 +101,5 @@ def shortened(text: str) -> str:
 
 def difficulty(line: Line) -> str:
     """Such as "digits 3"; "" where the line has none."""
-    return " ".join(str(part) for part in line.get("difficulty") or ())
+    parts = line.get("difficulty")
+    return " ".join(str(part) for part in parts) if isinstance(parts, list) else ""

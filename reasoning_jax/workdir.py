@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,9 +15,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax.json_object import Json, Line, parse_object
 
-Json = bool | int | float | str | list | dict | None  # what a value of a JSON file is read as
-Line = dict[str, Json]  # an object of a JSON-lines file
 Rows = list[dict[str, np.ndarray]]
 
 # What a run may go on with another value of: how long it is, and how and on what it is computed.
@@ -52,20 +51,39 @@ class _Task(Protocol):
 def path(name: str | os.PathLike[str]) -> Path:
     """A path on this machine, or on an object store: gs://BUCKET/FOLDER.
 
-    Raises UserError where what that needs is not installed.
+    Raises UserError where there can be no such path, or what it needs is not installed.
     """
     if not isinstance(name, str):
         return name  # type: ignore[return-value]
-    if "://" not in name:
-        return Path(name).expanduser()
+    if not name or "\0" in name:
+        raise UserError(f"{name!r} is not the name of a file or folder.")
+    if "://" in name:
+        return _stored(name)
+    try:
+        local = Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name}: {error}") from None
+    for link in (local, *local.parents):
+        if link.is_symlink() and not os.path.exists(link):
+            raise UserError(f"{name}: the link {link} leads nowhere.")
+    return local
+
+
+def _stored(name: str) -> Path:
+    """A path on an object store, which can be reached."""
     from etils import epath  # here, because few need it
 
     try:
-        epath.Path(name).exists()
+        stored = epath.Path(name)
+    except KeyError:
+        scheme = name.partition("://")[0]
+        raise UserError(f"{name}: there is no access to {scheme}://, but to gs://.") from None
+    try:
+        stored.exists()
     except ImportError as error:
         reason = f"this needs another package (gs:// needs gcsfs): {error}"
         raise UserError(f"{name}: {reason}.") from error
-    return epath.Path(name)  # type: ignore[return-value]
+    return stored  # type: ignore[return-value]
 
 
 def is_local(path: Path) -> bool:
@@ -123,11 +141,8 @@ def read_config(workdir: Path) -> dict[str, Json]:
     """The config of a run; MissingFileError or UserError naming the file."""
     path = workdir / "config.json"
     try:
-        config = json.loads(path.read_text())
-        if not isinstance(config, dict):
-            raise ValueError("not a JSON object")
-        return config
-    except OSError:
+        return parse_object(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         reason = "this is not the work directory of a run (it has no config.json)"
         raise MissingFileError(f"{workdir}: {reason}.") from None
     except (ValueError, RecursionError):
@@ -203,6 +218,11 @@ def write_lines(path: Path, objects: Iterable[Line]) -> None:
 
 
 def read_lines(name: str | os.PathLike[str]) -> list[Line]:
+    """``lines`` as a list."""
+    return list(lines(name))
+
+
+def lines(name: str | os.PathLike[str]) -> Iterator[Line]:
     """The objects of a JSON-lines file that may have been cut off while its last line was written.
 
     Raises MissingFileError where there is no such file, UserError where an earlier line is broken.
@@ -210,18 +230,16 @@ def read_lines(name: str | os.PathLike[str]) -> list[Line]:
     file = path(name)
     if not file.is_file():
         raise MissingFileError(f"There is no file {file}.")
-    lines, objects = file.read_bytes().split(b"\n"), []
-    for number, text in enumerate(lines, 1):
-        try:
-            line = json.loads(text)
-            if not isinstance(line, dict):
-                raise ValueError("not a JSON object")
-            objects.append(line)
-        except ValueError:
-            # What follows the last newline is nothing, or a torn line.
-            if number < len(lines):
-                raise UserError(f"{file}, line {number}: this is not a JSON object.") from None
-    return objects
+    with file.open("rb") as texts:
+        for number, text in enumerate(texts, 1):
+            try:
+                line = parse_object(text)
+            except ValueError:
+                if not text.endswith(b"\n"):  # a torn last line
+                    return
+                reason = "this is not a JSON object"
+                raise UserError(f"{file}, line {number}: {reason}.") from None
+            yield line
 
 
 def write(path: Path, content: bytes) -> None:

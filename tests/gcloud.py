@@ -11,6 +11,7 @@ call. plan.json says what is to happen; every key may be missing:
   nodes: [state, ...]            states of the nodes, one a ``describe``, then READY; "READY?" has
                                  no address yet
   deaf: [worker, ...]            workers that ssh does not reach
+  says: {"count": text}          what it says is the number of nodes, or of "workers"
 """
 
 import json
@@ -58,7 +59,7 @@ def printed(flags, resource):
         value = resource
         for part in field.replace("[0]", ".0").split("."):
             if part == "len()":
-                value = len(value)
+                value = value if isinstance(value, str) else len(value)
             elif isinstance(value, list):
                 value = value[int(part)] if int(part) < len(value) else ""
             else:
@@ -109,6 +110,8 @@ def queued(verb, name, flags, plan):
             if state == "FAILED"
             else {}
         )
+        if "count" in plan.get("says", {}):
+            node_spec = {"multisliceParams": {"nodeCount": plan["says"]["count"]}}
         printed(flags, {"state": {"state": state, **failed}, "tpu": {"nodeSpec": [node_spec]}})
     elif verb == "delete":
         if "force" not in flags:
@@ -128,6 +131,7 @@ def vm(verb, words, flags, plan):
         keep("nodes.json", states[1:])
         state = (states or ["READY"])[0]
         endpoints = [{}] * hosts if state == "READY" else []
+        endpoints = plan.get("says", {}).get("workers", endpoints)
         printed(
             flags,
             {"state": state.removesuffix("?"), "health": "HEALTHY", "networkEndpoints": endpoints},

@@ -26,6 +26,15 @@ def lines(phase: str, **columns) -> list[dict]:
     return result
 
 
+def plots(lines, evals, votes=(), method_charts=()) -> str:
+    """The charts of these lines."""
+    columns = charts.columns(method_charts)
+    for line in lines:
+        if line["phase"] in columns:
+            columns[line["phase"]].append(line)
+    return charts.plots(columns, evals, votes, method_charts)
+
+
 def figures(page: str) -> dict[str, str]:
     return {
         title: body
@@ -87,7 +96,7 @@ def curve(figure: str, number: int) -> np.ndarray:
 )
 def test_a_chart_of_a_method_appears_with_its_data_and_alone(method, title, columns, labels):
     collected = lines("collect", **columns)
-    page = charts.plots(collected, [], method_charts=method)
+    page = plots(collected, [], method_charts=method)
     drawn = figures(page)
     assert list(drawn) == [title] and legend(drawn[title]) == labels
     assert ">round</text>" in drawn[title] and "Not logged in this run: accuracy, " in page
@@ -95,14 +104,14 @@ def test_a_chart_of_a_method_appears_with_its_data_and_alone(method, title, colu
     heights = curve(drawn[title], 0)
     assert len(heights) == sum(value is not None for value in first)
     assert (heights[-1, 1] > heights[0, 1]) == (first[-1] > first[0])
-    assert figures(charts.plots(collected, [])) == {}  # another method does not have it
+    assert figures(plots(collected, [])) == {}  # another method does not have it
 
 
 @pytest.mark.parametrize("name", ["dpo", "irpo", "vstar"])
 def test_preferences_are_drawn_over_updates(name):
     columns = {"accuracy": [0.5, 0.7], "chosen_logprob": [-9, -8], "rejected_logprob": [-9, -12]}
     updates = lines("update", **columns)
-    drawn = figures(charts.plots(updates, [], method_charts=algorithms.get(name).CHARTS))
+    drawn = figures(plots(updates, [], method_charts=algorithms.get(name).CHARTS))
     assert list(drawn) == ["Log-likelihood of the sides", "Preference"]
     assert legend(drawn["Log-likelihood of the sides"]) == ["chosen", "rejected"]
     assert ">updates</text>" in drawn["Preference"] and "100 %" in ticks(drawn["Preference"])
@@ -111,8 +120,8 @@ def test_preferences_are_drawn_over_updates(name):
 def test_a_chart_of_a_method_takes_the_place_of_the_common_one_of_its_title():
     collected = lines("collect", kept=[0.1, 0.2, 0.3], rationalized=[0.3, 0.2, 0.1])
     collected = [line | {"collect/tokens": 40} for line in collected]
-    common = figures(charts.plots(collected, []))
-    drawn = figures(charts.plots(collected, [], method_charts=algorithms.get("star").CHARTS))
+    common = figures(plots(collected, []))
+    drawn = figures(plots(collected, [], method_charts=algorithms.get("star").CHARTS))
     assert list(common) == list(drawn) == ["What was collected", "Rationale length"]
     assert legend(common["What was collected"]) == ["kept"]
     assert legend(drawn["What was collected"]) == ["kept", "rationalized"]
@@ -121,14 +130,14 @@ def test_a_chart_of_a_method_takes_the_place_of_the_common_one_of_its_title():
 def test_a_chart_over_updates_stays_so_where_there_are_rounds():
     chart = Chart(title="T", note="a < b", curves=(Curve("update", "update/x", "x"),), axis="step")
     by_round = dataclasses.replace(chart, title="R", axis="round")
-    page = charts.plots(lines("update", x=[1.0, 2.0, 3.0]), [], method_charts=(chart, by_round))
+    page = plots(lines("update", x=[1.0, 2.0, 3.0]), [], method_charts=(chart, by_round))
     drawn = figures(page)
     assert ">updates</text>" in drawn["T"] and ">round</text>" in drawn["R"]
     assert "<span>a &lt; b</span>" in page
 
 
 def test_what_only_some_methods_have_is_not_missed():
-    page = charts.plots(lines("update", loss=[2.0, 1.0]), [], method_charts=TRICE)
+    page = plots(lines("update", loss=[2.0, 1.0]), [], method_charts=TRICE)
     missing = page.split("Not logged in this run: ")[1]
     assert "what was collected" in missing
     assert not re.search("chains|distinct|variance|variate|equal cost", missing)
@@ -137,18 +146,18 @@ def test_what_only_some_methods_have_is_not_missed():
 def test_accuracy_over_the_samples_drawn():
     evals = lines("eval", accuracy=[0.1, 0.4, 0.5, 0.9], samples=[0, 600, 3000, None])
     evals[3]["samples"] = None  # not known
-    drawn = figures(charts.plots(evals, evals))
+    drawn = figures(plots(evals, evals))
     assert list(drawn) == ["Accuracy", "Accuracy at equal cost"]
     assert {"samples drawn", "3,000"} <= set(ticks(drawn["Accuracy at equal cost"]))
     for line in evals:
         line["eval/accuracy_digits_1"] = line["eval/accuracy"]
-    drawn = figures(charts.plots(evals, evals))
+    drawn = figures(plots(evals, evals))
     over_rounds, over_samples = (curve(figure, 0) for figure in drawn.values())
     assert len(over_rounds) == 4 and len(over_samples) == 3
     assert np.allclose(over_rounds[:3, 1], over_samples[:, 1])
     left, middle, right = over_samples[:, 0]
     assert middle - left == pytest.approx(0.2 * (right - left), rel=1e-3)
-    assert list(figures(charts.plots(evals[3:], evals[3:]))) == ["Accuracy by digits"]
+    assert list(figures(plots(evals[3:], evals[3:]))) == ["Accuracy by digits"]
 
 
 def test_a_curve_of_many_rounds_is_of_means_and_says_so():
@@ -156,7 +165,7 @@ def test_a_curve_of_many_rounds_is_of_means_and_says_so():
 
     def drawn(count: int) -> str:
         collected = lines("collect", accepted=noisy[:count])
-        return figures(charts.plots(collected, [], method_charts=TRICE))["Chains"]
+        return figures(plots(collected, [], method_charts=TRICE))["Chains"]
 
     many, few = drawn(2000), drawn(svg.MAX_POINTS)
     sentence = "each point the mean of neighbours"
@@ -182,7 +191,7 @@ def test_every_point_counts_as_much(count):
 def test_the_variance_is_logarithmic_and_zero_has_a_place():
     def drawn(*values: float) -> str:
         collected = lines("collect", variance_basic=list(values))
-        return figures(charts.plots(collected, [], method_charts=TRICE))["Gradient variance"]
+        return figures(plots(collected, [], method_charts=TRICE))["Gradient variance"]
 
     figure = drawn(100.0, 10.0, 1.0, 0.1, 0.0)
     assert {"100", "10", "1", "0.1", "0"} <= set(ticks(figure))
@@ -208,7 +217,15 @@ def test_curves_over_k():
     assert list(curves) == ["pass@k", "best-of-k", "best-of-k by log-ratio", "maj@k"]
     expected = [[1, 0.21, 0.01], [2, 0.22, 0.01], [16, 0.36, 0.01]]
     assert np.allclose(curves["best-of-k"], expected)
-    [figure] = figures(charts.plots([], [], [values])).values()
+    [figure] = figures(plots([], [], [values])).values()
     assert legend(figure) == list(curves) and len(curve(figure, 1)) == 3
     assert "samples a question, k" in ticks(figure)
     assert charts.over_k({"eval/accuracy": 0.5}) == []
+
+
+def test_numbers_that_no_picture_can_show_are_left_out():
+    columns = {"loss": [2.0, 1e300, float("nan"), -1e300, 1.0], "grad_norm": [1e38] * 5}
+    drawn = figures(plots(lines("update", **columns), []))
+    assert list(drawn) == ["Loss", "Gradient norm"] and len(curve(drawn["Loss"], 0)) == 2
+    values = {"eval/pass_at_1": 1e300, "eval/pass_at_2": 0.5, "samples": 2}  # no standard errors
+    assert charts.over_k(values)[0][1].tolist() == [[2, 0.5, 0]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import errno
+import importlib.util
 import json
 import os
 import pathlib
@@ -347,6 +349,48 @@ def test_what_is_not_the_users_mistake_keeps_its_traceback(error):
     assert caught.value is error
 
 
+def test_what_jax_cannot_use_is_one_sentence(said):
+    def broken(cfg, folder, flags):
+        raise RuntimeError("Unable to initialize backend 'tpu': it is in use.")
+
+    assert said(command=broken, needs_run=False).startswith("Unable to initialize backend 'tpu'")
+
+
+@pytest.mark.parametrize("command", ["main", "plan"])
+def test_standard_output_that_cannot_be_written(tmp_path, command):
+    """Closed, without a reader, full: at most one sentence, and nothing from Python's end."""
+    call = f"{sys.executable} -m reasoning_jax.{command} --help"
+    cases = {
+        f"{call} >&-": (0, ""),
+        f"{call} <&- >&- 2>&-": (0, ""),
+        f"set -o pipefail; {call} | head -c0": (1, "Nobody reads the standard output any more.\n"),
+        f"{call} >/dev/full": (1, "No space left on device.\n"),
+        f"{call} >/dev/full 2>&1": (1, ""),
+    }
+    for line, (code, err) in cases.items():
+        words = ["bash", "-c", line]
+        done = subprocess.run(words, env=environment(), cwd=tmp_path, capture_output=True)
+        assert (done.returncode, done.stderr.decode()) == (code, err), line
+
+
+def test_hostile_values_and_damaged_files_are_one_sentence(finished, tmp_path, monkeypatch):
+    """The quick part of benchmarks/fuzz_commands.py: without what trains or compiles."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    path = ROOT / "benchmarks" / "fuzz_commands.py"
+    spec = importlib.util.spec_from_file_location("fuzz_commands", path)
+    fuzz_commands = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz_commands"] = fuzz_commands
+    spec.loader.exec_module(fuzz_commands)
+    without_model = tmp_path / "run"
+    folders = shutil.ignore_patterns("checkpoints", "best", "base", "events*")
+    shutil.copytree(finished, without_model, ignore=folders)
+    (tmp_path / "fuzz").mkdir()
+    commands = ("evaluate", "ask", "report", "plan")
+    table = fuzz_commands.fuzz(30, 0, without_model, tmp_path / "fuzz", commands)
+    outcomes = sum(table.values(), collections.Counter())
+    assert outcomes.keys() == {"ok", "one sentence"} and outcomes["one sentence"] > 15, table
+
+
 def test_help_does_not_wait_for_jax(tmp_path):
     code, out, err = finish("main", "--help", cwd=tmp_path)
     assert (code, err) == (0, []) and "--config=configs/X.py" in out and "--workdir" in out
@@ -498,10 +542,15 @@ def test_evaluate_says_what_it_cannot_do(said, finished, tmp_path):
     options = {"command": evaluate.main, "define": evaluate._define}
     assert "holds no run" in said(f"--workdir={tmp_path}", **options)
     assert "no split 'tst'" in said(f"--workdir={finished}", "--split=tst", **options)
-    assert "--temperature" in said(
-        f"--workdir={finished}", "--samples=2", "--temperature=0", **options
-    )
-    assert "--samples=-1" in said(f"--workdir={finished}", "--samples=-1", **options)
+    for more, words in (
+        (["--samples=2", "--temperature=0"], "temperature: several samples"),
+        (["--temperature=nan"], "temperature=nan"),
+        (["--temperature=1e400"], "temperature=inf"),
+        (["--temperature=1e-30"], "temperature=1e-30"),
+        (["--samples=-1"], "--samples=-1"),
+        (["--samples=1000000000000"], "range [0, 16384]"),
+    ):
+        assert words in said(f"--workdir={finished}", *more, **options)
     (tmp_path / "config.json").write_text((finished / "config.json").read_text())
     assert "no checkpoint" in said(f"--workdir={tmp_path}", **options)
 
@@ -516,6 +565,10 @@ def test_ask_answers_and_tolerates_spaces(said, finished, capsys, monkeypatch):
     line = said(f"--workdir={finished}", "what?", command=ask.main, **options)
     assert "'w' is not in the alphabet" in line
     assert "too long" in said(f"--workdir={finished}", "1" * 60, command=ask.main, **options)
+    for question, words in (("", "empty"), ("  ", "empty"), ("1+\udcff", "not valid UTF-8")):
+        assert words in said(f"--workdir={finished}", question, command=ask.main, **options)
+    line = said(f"--workdir={finished}", "1+2", "--temperature=nan", command=ask.main, **options)
+    assert "temperature=nan: this must be" in line
     monkeypatch.setattr(sys, "stdin", open(os.devnull))
     monkeypatch.setattr("builtins.input", _lines("12+34", "", "x", "1+2"))
     assert "'x' is not in the alphabet" in said(

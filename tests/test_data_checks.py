@@ -11,7 +11,7 @@ import scripted
 
 from reasoning_jax import algorithms, data_checks, default, experiment, loop, overrides
 from reasoning_jax.errors import UserError
-from reasoning_jax.run_state import base_config
+from reasoning_jax.starting import base_config
 from reasoning_jax.tasks import gsm8k
 
 GOOD = {"question": "1 + 1?", "answer": "2.\n#### 2"}
@@ -60,7 +60,7 @@ def settings(tmp_path, monkeypatch):
 
 
 def check(cfg):
-    """As ``run_state.start`` does."""
+    """As ``starting.start`` does."""
     exp = experiment.make(cfg)
     data_checks.check_shots(exp)
     data_checks.check_evaluations(exp)

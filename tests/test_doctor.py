@@ -26,10 +26,6 @@ def wrong(tmp_path, env=None, **more) -> list[str]:
     return sentences
 
 
-def test_it_looks_at_the_port_that_process_0_takes():
-    assert str(doctor.PORT) == discovery.PORT  # written twice, as the doctor does without jax
-
-
 def test_a_clean_machine(tmp_path):
     assert wrong(tmp_path) == []
 
@@ -86,8 +82,20 @@ def test_the_coordinators_port_is_taken(tmp_path):
         port = s.getsockname()[1]
         (found,) = wrong(tmp_path, port=port)
     assert found.startswith(f"Port {port}, where process 0 listens, is taken")
-    assert "Port 8482 is free, but a firewall" in doctor._coordinator(8482, 4).sentence
-    assert "free" in doctor._coordinator(8476, 4).sentence
+    assert "Port 8482 is free, but a firewall" in doctor._coordinator({}, 8482, 4).sentence
+    assert f"Port {discovery.PORT}" in doctor._coordinator({}, None, 4).sentence
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "65536", "²"])
+def test_a_port_that_is_none(tmp_path, port):
+    (found,) = wrong(tmp_path, {"JAX_COORDINATOR_PORT": port}, port=None)
+    assert found.startswith(f"JAX_COORDINATOR_PORT={port}: this must be")
+
+
+@pytest.mark.parametrize("cache", ["/proc/version", "x" * 300, "/nope/" + "y" * 5000])
+def test_a_compilation_cache_that_cannot_be(tmp_path, cache):
+    found = doctor._compilation_cache({"JAX_COMPILATION_CACHE_DIR": cache})
+    assert cache in found.sentence
 
 
 def test_a_local_folder_for_several_hosts(tmp_path):

@@ -8,6 +8,7 @@ import math
 import types
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -170,10 +171,52 @@ def test_maj_at_k_of_many_samples():
             estimators.maj_at_k(answers, [False] * 64, sizes)
 
 
+def exact_majority(counts: Sequence[int], silent: int, k: int) -> Fraction:
+    """maj@k where ``counts`` samples give each answer, the first of which is right."""
+    total = 0
+    for chosen in itertools.product(*(range(count + 1) for count in counts)):
+        quiet = k - sum(chosen)
+        most = max(chosen)
+        if not 0 <= quiet <= silent or not most or chosen[0] < most:
+            continue
+        ways = math.comb(silent, quiet)
+        ways *= math.prod(math.comb(c, m) for c, m in zip(counts, chosen, strict=True))
+        total += Fraction(ways, chosen.count(most))
+    return total / math.comb(sum(counts) + silent, k)
+
+
+@pytest.mark.parametrize(
+    ("counts", "silent"),
+    [((5, 7, 6), 2), ((1,) * 9, 3), ((2, 2, 2, 2, 2, 1), 0), ((12, 3, 1, 1), 4), ((1, 15), 0)],
+)
+def test_maj_at_k_equals_exact_fractions(counts, silent):
+    answers = [str(a) for a, count in enumerate(counts) for _ in range(count)] + [None] * silent
+    sizes = range(1, len(answers) + 1)
+    curve = estimators.maj_at_k(answers, [a == "0" for a in answers], sizes)
+    expected = [float(exact_majority(counts, silent, k)) for k in sizes]
+    assert curve == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("counts", "silent", "k"),
+    [((330, 320, 310), 140, 512), ((1100, 1090), 900, 1024), ((90,) * 33, 30, 1500)],
+)
+def test_maj_at_k_of_thousands_of_samples(counts, silent, k):
+    answers = [str(a) for a, count in enumerate(counts) for _ in range(count)] + [None] * silent
+    [mean] = estimators.maj_at_k(answers, [a == "0" for a in answers], [k])
+    rng = np.random.default_rng(0)
+    votes = rng.multivariate_hypergeometric([*counts, silent], k, size=40_000)[:, :-1]
+    is_most = votes == votes.max(axis=1, keepdims=True)
+    wins = is_most[:, 0] / is_most.sum(axis=1)
+    assert mean == pytest.approx(wins.mean(), abs=4 * wins.std() / 200)
+
+
 def test_best_of_k_by_hand():
     ranked = [False, True, True, False, True]
-    assert [estimators.best_of_k(ranked, k) for k in range(1, 6)] == [0.6, 0.5, 0.4, 0.2, 0.0]
-    assert estimators.best_of_k([True] + [False] * 127, 64) == 0.5  # no overflow
+    curve = [estimators.best_of_k(ranked, k) for k in range(1, 6)]
+    assert curve == pytest.approx([0.6, 0.5, 0.4, 0.2, 0.0], abs=1e-12)
+    thousands = [True] + [False] * 4999
+    assert estimators.best_of_k(thousands, 2500) == pytest.approx(0.5, abs=1e-12)
     for k in (0, 6):
         with pytest.raises(ValueError, match="best-of-"):
             estimators.best_of_k([True] * 5, k)

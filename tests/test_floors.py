@@ -21,7 +21,7 @@ FLOORS = [
     """errors arguments ranges contracts text_files prng discovery multihost interrupts
     answers answers/killable answers/arithmetic answers/markup answers/units answers/quantities
     answers/statements answers/choices answers/words answers/equivalence answers/expressions
-    workdir rows_file run_lock metrics progress tokenizer svg charts""",
+    json_object metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
     """model model/config model/sharding model/linear model/attention model/transformer
     model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
@@ -31,11 +31,11 @@ FLOORS = [
     "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",
-    """legacy default overrides config estimators evaluation experiment data_checks
-    report_samples report_histories report run_record position run_state events assessment e_step
-    m_step loop""",
+    """legacy default overrides config command_line estimators evaluation experiment data_checks
+    report_samples report_histories report run_record position run_state starting events assessment
+    e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
-    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner command_line api""",
+    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner api""",
     "main evaluate ask plan",
 ]
 COLUMNS = 100
@@ -45,7 +45,7 @@ LINES_ELSEWHERE = 300
 LONGER: dict[str, tuple[int, str]] = {}  # file -> its own budget, and the reason for it
 FIELDS = 3  # more of them are given by keyword
 # These files serve every method and know none.
-GENERAL = """run_record run_state events assessment e_step m_step loop report_samples
+GENERAL = """run_record run_state starting events assessment e_step m_step loop report_samples
     report_histories report charts svg plan""".split()
 
 MODULES = sorted(str(p.relative_to(PACKAGE).with_suffix("")) for p in PACKAGE.rglob("*.py"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -381,6 +382,55 @@ def test_run_passes_arguments_and_environment_as_they_are(cloud):
         )
 
 
+def test_what_env_holds_is_nobody_elses(cloud):
+    """Not in the arguments of any process, nor in a file that others can read."""
+    cloud.run_is(UNTIL_STOPPED)
+    cloud.up()
+    (cloud.home() / "reasoning_jax_run").chmod(0o755)  # as an older launcher left it
+    cloud("setup")
+    cloud("run", *RUN[:1], "--env=KEY=hunter2", *RUN[1:])
+    wait_for((cloud.home() / "environment").exists)
+    assert "KEY=hunter2" in (cloud.home() / "environment").read_text().split("\0")
+    secret = b"hunter2"
+    coded = base64.b64encode(b"KEY=hunter2\0--\0--config=configs/x.py\0--workdir=gs://b/d\0")
+    assert coded.decode() in (cloud.home() / "reasoning_jax_command").read_text()
+    processes = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in cloud.alive()]
+    assert len(processes) == 2
+    shown = [*processes, (cloud.folder / "calls.jsonl").read_bytes()]
+    assert not [text for text in shown if secret in text or coded in text]
+    run = cloud.home() / "reasoning_jax_run"
+    modes = [path.stat().st_mode & 0o777 for path in (run, run / "command")]
+    assert modes == [0o700, 0o600]
+    assert (cloud.home() / "reasoning_jax_command").stat().st_mode & 0o777 == 0o600
+    assert not (cloud.launcher / ".cache/launch_tpu/pod/run/command").exists()
+
+
+def test_what_a_worker_or_gcloud_says_is_not_run_here(cloud):
+    """Where bash calculates with a text, it runs the commands in it."""
+    mark = cloud.folder / "mark"
+    evil = f"nodes[$(touch${{IFS}}{mark})]"
+    cloud.run_is("exit 1")
+    cloud.up()
+    cloud("run", *RUN)
+    wait_for((cloud.home() / "reasoning_jax_run/exit").exists)
+    for answer in (f"{evil} 1", f"1 {evil}", "08 1", "1"):
+        (cloud.home() / "reasoning_jax_run/exit").write_text(answer)
+        (cloud.folder / "run").write_text(f"echo '{answer}' >$HOME/reasoning_jax_run/exit; exit 0")
+        _, err = cloud(*BABYSIT, code=1, LAUNCH_PATIENCE="2", LAUNCH_QUICK="300")
+        assert "nobody can say what became of pod" in err
+    for field in ("count", "workers"):
+        cloud.plan(says={field: evil})
+        for command in (["status"], ["stop"], ["create", "--type=v5e-1"]):
+            cloud.start(*command).communicate(timeout=60)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["GRACE", "PATIENCE", "QUICK", "POLL"])
+def test_a_malformed_setting_is_one_sentence(cloud, name):
+    _, err = cloud("status", code=2, **{f"LAUNCH_{name}": "a[$(id)]"})
+    assert f"LAUNCH_{name}=a[$(id)]: this must be" in err
+
+
 def test_run_status_logs_stop(cloud):
     cloud.plan(hosts=2)
     cloud.run_is(UNTIL_STOPPED)
@@ -526,10 +576,12 @@ def test_babysit_to_the_end(cloud):
         "create",
         "scp",
         "ssh setup",
+        "scp",
         "ssh start",
     ]
     cloud(*BABYSIT)  # again: main says that it is finished
-    assert cloud.verbs()[4:] == ["scp", "ssh setup", "ssh start"] and len(cloud.words()) == 4
+    assert cloud.verbs()[5:] == ["scp", "ssh setup", "scp", "ssh start"]
+    assert len(cloud.words()) == 4
 
 
 def test_babysit_through_preemptions(cloud):
@@ -539,18 +591,12 @@ def test_babysit_through_preemptions(cloud):
         f'(($(wc -l <"$file") > 2)) || {{ {UNTIL_STOPPED}; }}'
     )
     out, _ = cloud(*BABYSIT)
-    begin = ["create", "scp", "ssh setup", "ssh start"]
+    begin = ["create", "scp", "ssh setup", "scp", "ssh start"]
     assert cloud.verbs() == [*begin, "delete", *begin, "delete", *begin]
     assert out.count("pod: lost (SUSPENDED)") == 2 and "finished" in out
     assert (cloud.folder / "started-1").read_text().splitlines() == [
         "--config=configs/x.py --workdir=gs://b/d"
     ] * 3
-    starts = {
-        next(a for a in call if "start " in a)
-        for call in cloud.calls()
-        if any("worker.sh start " in a for a in call)
-    }
-    assert len(starts) == 1  # the same command
 
 
 def test_babysit_where_a_node_is_preempted_under_an_active_request(cloud):
@@ -666,7 +712,7 @@ def test_dry_run_prints_what_is_done(cloud, slices):
         out, _ = cloud(*words[:at], "--dry-run", *words[at:])
         assert len(cloud.calls()) == before
         shown = [shlex.split(line) for line in out.splitlines() if not line.startswith("# ")]
-        assert all(line[0] in ("gcloud", "git", "mkdir", "rm") for line in shown)
+        assert all(line[0] in ("gcloud", "git", "mkdir", "rm", "(umask") for line in shown)
         cloud(*words)
         done = [call for call in cloud.calls()[before:] if call[0] != "auth"]
         shown = [line[1:] for line in shown if line[0] == "gcloud"]
@@ -677,7 +723,7 @@ def test_dry_run_of_babysit_and_without_gcloud(cloud):
     out, _ = cloud("babysit", "--dry-run", "--type=v5p-16", *RUN, PATH=tools(cloud))
     verbs = [shlex.split(line)[4:6] for line in out.splitlines() if line.startswith("gcloud")]
     verbs = [verb for verb, _ in verbs if verb != "describe"]
-    assert verbs == ["create", "ssh", "ssh", "scp", "ssh", "ssh"] and cloud.calls() == []
+    assert verbs == ["create", "ssh", "ssh", "scp", "ssh", "scp", "ssh"] and cloud.calls() == []
 
 
 def tools(cloud: Cloud) -> str:

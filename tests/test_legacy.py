@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoning_jax import algorithms, config, legacy, overrides, run_state
+from reasoning_jax import algorithms, config, legacy, overrides, starting
 from reasoning_jax.errors import UserError
 from reasoning_jax.workdir import flat
 
@@ -298,9 +298,9 @@ def test_a_run_of_the_older_version_goes_on_with_its_config_alone(tmp_path):
     other = config.load(str(CONFIGS / argument))
     overrides.change(other, {"rounds.updates": 11})
     with pytest.raises(UserError, match="rounds.updates was 10 and is now 11"):
-        run_state._claim(other, tmp_path)
+        starting._claim(other, tmp_path)
     overrides.change(cfg, {"rounds.count": 3})  # it may be longer
-    run_state._claim(cfg, tmp_path)
+    starting._claim(cfg, tmp_path)
     assert config.rebuild(tmp_path) == cfg
     assert json.loads(path.read_text())["rounds"]["count"] == 3
 

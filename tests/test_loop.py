@@ -20,7 +20,7 @@ from reasoning_jax import (
     overrides,
     position,
     rows_file,
-    run_state,
+    starting,
 )
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import sharding
@@ -82,7 +82,7 @@ def run(tmp_path_factory):
         return update
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_state, "make_train_step", watched)
+        patch.setattr(starting, "make_train_step", watched)
         loop.train(small(), directory)
     return directory, starts
 
@@ -276,7 +276,7 @@ def test_a_run_does_not_go_on_with_other_data(run, tmp_path, monkeypatch, capsys
     (directory / "run.json").write_text('{"data": [], "saved": true}')
     assert "run.json: this is not the record of a run's data" in refused(longer, directory)
     (directory / "run.json").unlink()  # as an older version left it
-    run_state.start(longer, directory).lock.release()
+    starting.start(longer, directory).lock.release()
     assert "an older version began this run" in capsys.readouterr().out
     with monkeypatch.context() as patch:
         patch.setattr(addition, "load", changed)
@@ -319,7 +319,7 @@ def test_a_log_that_is_damaged_is_one_sentence(run, tmp_path, text, capsys):
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
         loop.train(small(), directory)  # it is finished: the table is printed again
     if text == "":
-        run_state.start(small(**{"rounds.count": 4}), directory).lock.release()
+        starting.start(small(**{"rounds.count": 4}), directory).lock.release()
         assert f"WARNING: {path}: lines of the log have been lost" in capsys.readouterr().err
 
 

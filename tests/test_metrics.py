@@ -117,6 +117,17 @@ def test_truncating_never_leaves_a_torn_line(tmp_path, keep, lines):
     metrics.Writer(tmp_path / "empty").truncate(keep, 0)  # nothing there yet: nothing to forget
 
 
+def test_truncating_looks_far_back_for_the_end_of_a_line(tmp_path):
+    """The last whole line ends before the part of the file that is read first."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"note": "' + "x" * 200_000)
+    metrics.Writer(tmp_path).truncate(200_000, 9)
+    assert path.read_text() == '{"step": 0}\n'
+    path.write_text("x" * 200_000)
+    metrics.Writer(tmp_path).truncate(200_000, 9)
+    assert path.read_text() == ""
+
+
 def test_reading_takes_a_torn_last_line_and_nothing_else(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with pytest.raises(FileNotFoundError, match=r"^There is no file .*metrics\.jsonl\.$"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from reasoning_jax import (
     rows_file,
     workdir,
 )
+from reasoning_jax.errors import UserError
 from reasoning_jax.model import sharding
 from reasoning_jax.training import checkpoint_folders
 
@@ -293,11 +295,37 @@ def test_which_process_this_is(environment, values, process):
         ("h:1 4 4", "JAX_PROCESS_ID=4"),
         ("h:1 x 0", "x"),
         ("h:1 4 -1", "-1"),
+        ("h:1 ² 0", "²"),
+        ("h:1 9999999999 0", "9999999999"),
+        ("h:0 4 0", "HOST:PORT"),
+        ("h:65536 4 0", "HOST:PORT"),
+        ("h:² 4 0", "HOST:PORT"),
     ],
 )
 def test_an_incomplete_environment_is_one_sentence(environment, values, words):
     environment(**{k: v for k, v in zip(discovery.VARIABLES, values.split(" "), strict=True) if v})
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(UserError, match=words):
+        discovery.this_process()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"JAX_COORDINATOR_PORT": "abc"},
+        {"JAX_COORDINATOR_PORT": "0"},
+        {"JAX_COORDINATOR_PORT": "65536"},
+        {"TPU_WORKER_ID": "x"},
+        {"TPU_WORKER_ID": "2"},
+        {"MEGASCALE_NUM_SLICES": "0"},
+        {"MEGASCALE_NUM_SLICES": "two"},
+        {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "2"},
+        {"JAX_COORDINATOR_ADDRESS": "host"},
+    ],
+)
+def test_a_malformed_variable_of_a_slice_is_one_sentence(environment, values):
+    name, value = list(values.items())[-1]
+    environment(**({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"} | CHIP | values))
+    with pytest.raises(UserError, match=f"{name}={value}: this must be"):
         discovery.this_process()
 
 
@@ -339,13 +367,15 @@ def test_one_process_exchanges_nothing():
     assert multihost.broadcast_from_process_0(lambda: 3) == 3
     with pytest.raises(FileNotFoundError):
         multihost.broadcast_from_process_0(lambda: open("/nowhere/at/all"))
-    multihost.assert_same({"config.seed": 0})
+    multihost.assert_same({"config.seed": 0, "config.x": float("nan")})
 
 
 def test_processes_that_differ_are_named(monkeypatch):
     monkeypatch.setattr(multihost, "gather", lambda value: [value, value, value | {"jax": "1"}])
     with pytest.raises(ValueError, match="^jax is 1 on process 2 and 2 on process 0.$"):
         multihost.assert_same({"Python": "3", "jax": "2"})
+    with pytest.raises(ValueError, match="^jax is 1 on process 2 and nan on process 0.$"):
+        multihost.assert_same({"NaN is the same": math.nan, "jax": math.nan})
 
 
 def test_an_error_of_process_0_is_raised_on_all_processes(monkeypatch):

@@ -110,7 +110,8 @@ STAR = "--config=configs/star_addition.py:smoke"
             [STAR, "--topology=v5e-24"],
             "there is no such slice; the names are v5e-1 (v5e:1x1), v5e-4",
         ),
-        ([STAR, "--topology=v5e-8", "--fit=speed"], "--fit"),
+        ([STAR, "--topology=v5e-8", "--fit=speed"], "--fit=speed: this must be one of batch, mesh"),
+        (["--workdir=/nope"], "--workdir=/nope holds no run"),
         ([STAR, "--topology=v5e-8", "--slices=0"], "--slices"),
     ],
 )

@@ -10,10 +10,19 @@ import random
 import re
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
-from reasoning_jax import metrics, report, report_histories, report_samples, workdir
+from reasoning_jax import (
+    command_line,
+    metrics,
+    report,
+    report_histories,
+    report_samples,
+    workdir,
+)
+from reasoning_jax.errors import UserError
 
 NASTY = "</script><script>alert(1)</script><!-- {{DATA}} \u2028 ' \" \\u003c & é \ud800"
 
@@ -483,6 +492,7 @@ NO_NUMBER = """{"step": 5, "round": 1, "phase": "eval", "eval/accuracy": "nan", 
 """
 INFINITE = """{"step": 5, "round": 1, "phase": "update", "update/loss": "inf"}
 {"phase": "collect"}
+{}
 """
 NEGATIVE = """{"step": 5, "phase": "update", "update/loss": -0.5}
 """
@@ -492,7 +502,6 @@ NEGATIVE = """{"step": 5, "phase": "update", "update/loss": -0.5}
     "files",
     [
         {"config.json": "{}"},
-        {"config.json": "[1]"},
         {"config.json": '{"algorithm": "star"}'},
         {"config.json": '{"algorithm": {"name": "of_another_version"}}'},
         {"config.json": '{"algorithm": {"name": 3}}'},
@@ -516,7 +525,20 @@ def test_missing_pieces_are_left_out(tmp_path, files):
     "name, text, sentence",
     [
         (None, "", r".*holds no run.*"),
-        ("config.json", "{", r".*config\.json is not JSON.*"),
+        ("config.json", "{", r".*config\.json: this is not the config of a run.*"),
+        ("config.json", "[1]", r".*config\.json: this is not the config of a run.*"),
+        ("config.json", "null", r".*config\.json: this is not the config of a run.*"),
+        ("config.json", '{"a":' * 900 + "1" + "}" * 900, r".*config\.json: this is not.*"),
+        ("metrics.jsonl", "{}\n[1]\n", r".*metrics\.jsonl, line 2: this is not a JSON object.*"),
+        ("metrics.jsonl", '{"a": ' + "[" * 60 + "]" * 60 + "}\n", r".*, line 1: this is not.*"),
+        ("metrics.jsonl", '{"step": ' + "1" * 5000 + "}\n", r".*, line 1: this is not.*"),
+        ("metrics.jsonl", '{"step": 1.5}\n', r".*, line 1: 'step' must be a whole number.*"),
+        ("metrics.jsonl", '{}\n{"eval/accuracy": "x"}\n', r".*, line 2: .* must be a number.*"),
+        ("metrics.jsonl", '{"update/loss": null}\n', r".*'update/loss' must be a number.*"),
+        ("metrics.jsonl", '{"time": 1e300}\n', r".*'time' must be a time.*"),
+        ("metrics.jsonl", '{"split": []}\n', r".*'split' must be a text.*"),
+        ("evaluation_test.json", '{"eval/pass_at_1": [1]}', r".*evaluation_test\.json: .*number.*"),
+        ("evaluation_test.json", "3", r".*evaluation_test\.json: this is not .* evaluation.*"),
         ("metrics.jsonl", "{\n{}\n", r".*metrics\.jsonl, line 1: .*"),
         ("rounds/0001/samples.jsonl", "{}\n{\n{}\n", r".*0001/samples\.jsonl, line 2: .*"),
         ("rounds/0025/chains.jsonl", '{"id": 1}\n{}\n{"id"\n', r".*0025/chains\.jsonl, line 3: .*"),
@@ -526,7 +548,8 @@ def test_a_bad_run_is_one_sentence(tmp_path, name, text, sentence):
     if name:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        (tmp_path / "rounds").mkdir(exist_ok=True)
+    with pytest.raises(UserError) as caught:
         report.build(tmp_path)
     assert re.fullmatch(sentence, str(caught.value)) and str(caught.value).endswith(".")
 
@@ -543,15 +566,86 @@ def test_an_evaluation_of_several_samples_is_drawn(tmp_path):
     path.write_text(json.dumps({"split": "test", "samples": 0}))
     assert "over k" not in report.build(tmp_path)
     path.write_text("{")
-    with pytest.raises(ValueError, match=rf"^{path} is not JSON: .*\.$"):
+    with pytest.raises(UserError, match=rf"^{path}: this is not the file of an evaluation\.$"):
         report.build(tmp_path)
+
+
+def test_samples_of_other_types_are_shown_as_they_are(tmp_path):
+    line = {"id": [1], "verdict": {"a": 1}, "difficulty": 3, "rationale": 5, "wrong_line": "x"}
+    for name in ("samples.jsonl", "chains.jsonl"):
+        path = tmp_path / "rounds" / "0001" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(line) + "\n" + json.dumps(line | {"difficulty": "ab"}) + "\n")
+    (tmp_path / "rounds" / "²").mkdir()
+    (tmp_path / "rounds" / "²" / "samples.jsonl").write_text("{}\n")
+    page = report.build(tmp_path)
+    first, second = data(page)["samples"]
+    assert first == second and first["rationale"] == "5" and first["wrong_line"] is None
+    assert first["difficulty"] == "" and "<h2>Chains" in page
+
+
+def test_metrics_are_read_a_line_at_a_time(tmp_path):
+    """What is kept of a million lines are the numbers that are drawn."""
+    line = {"step": 1, "round": 1, "phase": "update", "time": 1.0, "update/loss": 0.5}
+    line |= {f"update/other_{i}": 0.25 for i in range(40)}
+    with open(tmp_path / "metrics.jsonl", "w") as file:
+        for step in range(5000):
+            file.write(json.dumps(line | {"step": step}) + "\n")
+    tracemalloc.start()
+    history = report.read_history(tmp_path, ())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert history.updates == 4999 and len(history.columns["update"]) == 5000
+    assert peak < 1_000_000  # the lines themselves take 15 times that
 
 
 def test_the_command_line(tmp_path):
     root = pathlib.Path(report.__file__).parents[1]
-    command = [sys.executable, "-m", "reasoning_jax.report", f"--workdir={tmp_path}"]
-    failed = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    assert failed.returncode == 1 and failed.stdout == "" and failed.stderr.count("\n") == 1
     (tmp_path / "config.json").write_text("{}")
+    command = [sys.executable, "-m", "reasoning_jax.report", f"--workdir={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0 and (tmp_path / "report.html").exists(), done.stderr
+
+
+def command(*arguments: str) -> int:
+    """The report's exit code."""
+    try:
+        command_line.run(report.main, report.define, needs_config=False, argv=arguments)
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+def test_several_runs_get_a_page_each_and_a_broken_one_a_sentence(tmp_path, capsys):
+    names = [str(tmp_path / name) for name in ("first", "broken", "empty", "last")]
+    for name in names:
+        pathlib.Path(name).mkdir()
+        (pathlib.Path(name) / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "broken" / "metrics.jsonl").write_text("3\n")
+    (tmp_path / "empty" / "metrics.jsonl").unlink()
+    assert command(*(f"--workdir={name}" for name in names)) == 1
+    out, err = capsys.readouterr()
+    assert out == "".join(f"Wrote {names[i]}/report.html\n" for i in (0, 3))
+    broken, empty = err.splitlines()
+    assert "broken/metrics.jsonl, line 1: this is not" in broken and "empty holds no run" in empty
+    assert command(*(f"--workdir={names[i]}" for i in (0, 3))) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--workdir is missing"),
+        (["--workdir=.", "more"], "'more' belongs to no flag"),
+        (["--workdir=.", "--wrkdir=x"], "wrkdir"),
+        (["--workdir=.", "--config=x"], "config"),
+        (["--workdir="], "not the name of a file or folder"),
+        (["--workdir=a\0b"], "not the name of a file or folder"),
+        (["--workdir=ftp://x"], "ftp://"),
+        (["--workdir=~nosuchuser/x"], "nosuchuser"),
+        (["--workdir=" + "x" * 300], "File name too long"),
+    ],
+)
+def test_a_mistake_is_one_sentence(capsys, arguments, words):
+    assert command(*arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and words in err

@@ -13,7 +13,7 @@ from scripted import TOK, config, example
 
 from reasoning_jax import algorithms
 from reasoning_jax.algorithms import sft
-from reasoning_jax.run_state import base_config
+from reasoning_jax.starting import base_config
 from reasoning_jax.tasks import addition
 
 SFT = algorithms.get("sft")

@@ -21,7 +21,7 @@ from reasoning_jax import (
     metrics,
     report,
     rows_file,
-    run_state,
+    starting,
     workdir,
 )
 from reasoning_jax.algorithms import SideModel, vstar
@@ -277,7 +277,7 @@ def test_a_run_ends_with_a_generator_and_a_verifier(tmp_path, monkeypatch):
 
         return update
 
-    monkeypatch.setattr(run_state, "make_train_step", watched)
+    monkeypatch.setattr(starting, "make_train_step", watched)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(vstar, "_collect_pairs", lambda *_: 1 / 0)
         loop.train(cfg, directory)

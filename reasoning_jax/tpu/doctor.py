@@ -16,10 +16,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from reasoning_jax import discovery
+from reasoning_jax.errors import UserError
 from reasoning_jax.tpu import software
 from reasoning_jax.tpu.software import Finding
 
-PORT = 8476  # where process 0 listens; jax's own default, since 0.8.1, is 8482
 OPEN_PORTS = (8470, 8471, 8474, 8476, 11211)  # all that firewalls of TPU machines may leave open
 STARTUP_FILES = (".bashrc", ".bash_profile", ".profile", ".zshrc")
 GOOGLE = "0x1ae0"  # on the PCI bus; and its chips: v3, an unnamed one, v4, v5p, v5e, v6e, 7x
@@ -28,7 +29,7 @@ TPUS = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076")
 
 def main(env: Mapping[str, str], workdir: str | None) -> int:
     """Prints the findings; 1 where something is wrong."""
-    findings = list(examine(env, Path.home(), workdir))
+    findings = list(examine(env, Path(os.path.expanduser("~")), workdir))
     for state, sentence in findings:
         print(f"{state:<6} {sentence}")
     wrong = [sentence for state, sentence in findings if state == "WRONG"]
@@ -51,15 +52,13 @@ def examine(
     """Every finding. chips: TPU chips of this machine, None = counted; root, port: for tests."""
     if chips is None:
         chips = count_chips(root)
-    if port is None:
-        port = int(env.get("JAX_COORDINATOR_PORT", PORT))
     hosts = [host for host in env.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
     yield software.python(sys.version_info[:2])
     yield from software.packages(chips)
     yield from _variables(env, chips)
     yield from _startup_files(home, chips)
     yield from _holders(root, chips)
-    yield _coordinator(port, len(hosts))
+    yield _coordinator(env, port, len(hosts))
     if workdir:
         yield _workdir(workdir, len(hosts))
     yield _compilation_cache(env)
@@ -72,7 +71,8 @@ def count_chips(root: Path = Path("/")) -> int:
     chips = 0
     for vendor in glob.glob(str(root / "sys/bus/pci/devices/*/vendor")):
         device = Path(vendor).with_name("device")
-        if Path(vendor).read_text().strip() == GOOGLE and device.read_text().strip() in TPUS:
+        maker, kind = _read(Path(vendor)).decode().strip(), _read(device).decode().strip()
+        if maker == GOOGLE and kind in TPUS:
             chips += 1
     return chips
 
@@ -102,7 +102,7 @@ SETTINGS = (
     ),
     _Setting(
         "TPU_LIBRARY_PATH",
-        lambda value: not Path(value).is_file(),
+        lambda value: not os.path.isfile(value),
         "there is no such file: unset it",
     ),
     _Setting(
@@ -138,9 +138,7 @@ def _variables(env: Mapping[str, str], chips: int) -> Iterator[Finding]:
 
 def _startup_files(home: Path, chips: int) -> Iterator[Finding]:
     for file in STARTUP_FILES:
-        if not (home / file).is_file():
-            continue
-        text = (home / file).read_text(errors="replace")
+        text = _read(home / file).decode(errors="replace")
         for name in ("TPU_SKIP_MDS_QUERY", "JAX_PLATFORMS"):
             if re.search(rf"^\s*export\s+{name}=", text, re.MULTILINE):
                 state = "WRONG" if chips else "note"
@@ -188,13 +186,26 @@ def _processes_with_a_tpu(root: Path) -> dict[str, str]:
             continue
         if re.match(r"/dev/(accel\d|vfio/\d)", target):
             pid = link.split("/")[-3]
-            command = (root / f"proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+            command = _read(root / f"proc/{pid}/cmdline").replace(b"\0", b" ")
             holders[pid] = command.decode(errors="replace").strip()[:80]
     return holders
 
 
-def _coordinator(port: int, hosts: int) -> Finding:
-    """Whether process 0 could listen here."""
+def _read(path: Path) -> bytes:
+    """The content of a file; b"" where it cannot be read, or is gone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _coordinator(env: Mapping[str, str], port: int | None, hosts: int) -> Finding:
+    """Whether process 0 could listen here; port: None is the environment's."""
+    if port is None:
+        try:
+            port = discovery.coordinator_port(env)
+        except UserError as error:
+            return Finding("WRONG", str(error))
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -233,15 +244,14 @@ def _workdir(workdir: str, hosts: int) -> Finding:
 
 def _compilation_cache(env: Mapping[str, str]) -> Finding:
     """The compilation cache is quicker on a local disk, and must have room there."""
-    default = str(Path("~/.cache/reasoning_jax").expanduser())
-    cache = env.get("JAX_COMPILATION_CACHE_DIR") or default
+    cache = env.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/reasoning_jax")
     if "://" in cache:
         return Finding("note", f"JAX_COMPILATION_CACHE_DIR={cache}: a local folder starts faster.")
-    folders = (Path(cache), *Path(cache).absolute().parents)
-    folder = next(folder for folder in folders if folder.exists())
+    folders = (cache, *map(str, Path(cache).absolute().parents))
+    folder = next(folder for folder in folders if os.path.exists(folder))
     free = shutil.disk_usage(folder).free / 2**30
     sentence = f"Compiled programs are kept in {cache}, {free:.0f} GiB free"
-    if not os.access(folder, os.W_OK) or free < 1:
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or free < 1:
         return Finding("WRONG", f"{sentence}: it must be writable and have room.")
     return Finding("ok", f"{sentence}.")
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from reasoning_jax import algorithms, run_state
+from reasoning_jax import algorithms, starting
 from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.model import decoder, logprobs, sharding
@@ -116,7 +116,7 @@ def _base_updates(
     """
     if not cfg.base.num_updates:
         return []
-    base_cfg = run_state.base_config(cfg)
+    base_cfg = starting.base_config(cfg)
     algorithm = algorithms.get(base_cfg.algorithm.name)
     known = [set(arrays) for arrays in needed.updates.values()]
     steps = []
