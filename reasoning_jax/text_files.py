@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reasoning_jax.errors import MissingFileError, UserError
+from reasoning_jax.json_object import Json
 
-Json = bool | int | float | str | list | dict | None
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 # ---- files ---------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ PACKAGE = ROOT / "reasoning_jax"
 # "tasks" is tasks/__init__.py; "tasks/*" is every file and folder of tasks/ that is not named:
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
-    """errors arguments ranges contracts text_files prng discovery multihost interrupts
+    """errors arguments ranges contracts json_object text_files prng discovery multihost interrupts
     answers answers/killable answers/arithmetic answers/markup answers/units answers/quantities
     answers/statements answers/choices answers/words answers/equivalence answers/expressions
-    json_object metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
+    metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
     """model model/config model/sharding model/linear model/attention model/transformer
     model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
