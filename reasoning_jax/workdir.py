@@ -130,7 +130,7 @@ def read_config(workdir: Path) -> dict[str, Json]:
     except OSError:
         reason = "this is not the work directory of a run (it has no config.json)"
         raise MissingFileError(f"{workdir}: {reason}.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: this is not the config of a run.") from None
 
 
