@@ -33,7 +33,7 @@ class RunLock:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / NAME
         while self._descriptor is None:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = _open(path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -58,6 +58,15 @@ class RunLock:
         (self.directory / NAME).unlink(missing_ok=True)  # before it is free: it is still ours
         os.close(self._descriptor)
         self._descriptor = None
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ELOOP):
+            raise
+        raise UserError(f"{path}: this is a folder or a link, not the lock of a run.") from None
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

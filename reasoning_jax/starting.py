@@ -68,8 +68,6 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     multihost.assert_same({f"config.{key}": value for key, value in flat_cfg.items()})
     multihost.assert_same({f"The fingerprint of {name}": value for name, value in data.items()})
     multihost.broadcast_from_process_0(lambda: _check(cfg, directory, data))
-    lock = RunLock(directory)
-    multihost.broadcast_from_process_0(lock.acquire)
     run = Run(
         cfg=cfg,
         dir=directory,
@@ -77,15 +75,16 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
         base_stage=base_stage,
         method_stage=method_stage,
         writer=metrics.Writer(directory, active=multihost.is_process_0()),
-        lock=lock,
+        lock=RunLock(directory),
         abstract=exp.abstract_state(),
         state=exp.abstract_state(),
         memory=memory,
     )
     try:
+        multihost.broadcast_from_process_0(run.lock.acquire)
         _begin_or_resume(run, data)
     except BaseException:
-        lock.release()
+        run.lock.release()
         raise
     return run
 
@@ -167,7 +166,7 @@ def _resume(run: Run) -> None:
     if position.finished:
         multihost.print_once(f"{run.dir}: this run is finished.")
         return
-    if run.writer.size() < position.metrics_bytes:
+    if multihost.is_process_0() and run.writer.size() < position.metrics_bytes:
         log = run.dir / "metrics.jsonl"
         print(f"WARNING: {log}: lines of the log have been lost.", file=sys.stderr, flush=True)
     run.writer.truncate(position.metrics_bytes, int(run.state.step))

@@ -529,7 +529,7 @@ def test_a_whole_run_through_paths_that_are_not_pathlib_s(tmp_path, one_device):
     }
     cfg.rounds.count = 2
     loop.train(cfg, epath.Path(tmp_path / "run"))
-    assert final(tmp_path / "run")[1]["round"] == 3
+    assert final(epath.Path(tmp_path / "run"))[1]["round"] == 3
 
 
 def test_an_object_store_without_its_package_is_one_sentence(monkeypatch):

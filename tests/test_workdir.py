@@ -68,9 +68,10 @@ def test_the_config_of_an_older_version_is_upgraded_before_it_is_compared(tmp_pa
 def test_a_folder_without_a_config_is_no_run(tmp_path):
     with pytest.raises(MissingFileError, match=r"it has no config\.json"):
         workdir.read_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json: this is not the config of a run"):
-        workdir.read_config(tmp_path)
+    for text in ("{", "", "[1]", "5", "null", '""', '{"a":' * 10_000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match=r"config\.json: this is not the config of a run"):
+            workdir.read_config(tmp_path)
 
 
 def test_rows_and_memory_are_read_as_they_were_written(tmp_path):
@@ -222,6 +223,10 @@ def test_a_directory_is_locked_until_the_run_ends(tmp_path):
     assert os.listdir(folder) == []
     second.acquire()
     second.release()
+    (folder / "run.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"run\.lock: this is a folder or a link"):
+        first.acquire()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_process_that_was_killed_leaves_no_lock(tmp_path):
