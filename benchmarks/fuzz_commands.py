@@ -35,7 +35,7 @@ from reasoning_jax import ask, command_line, evaluate, main, plan, report
 
 OK, SENTENCE, TRACEBACK, HANG, LINES = "ok", "one sentence", "TRACEBACK", "HANG", "NOT ONE SENTENCE"
 OUTCOMES = (OK, SENTENCE, TRACEBACK, HANG, LINES)
-LIMIT = 120  # seconds of a try
+LIMIT = 60  # seconds of a try
 CONFIG = str(ROOT / "configs/star_addition.py")
 NOTHING = ["--config.rounds.count=0", "--config.base.num_updates=1", "--config.eval.num_examples=2"]
 OPTIONS = {
