@@ -35,9 +35,10 @@ from reasoning_jax import ask, command_line, evaluate, main, plan, report
 
 OK, SENTENCE, TRACEBACK, HANG, LINES = "ok", "one sentence", "TRACEBACK", "HANG", "NOT ONE SENTENCE"
 OUTCOMES = (OK, SENTENCE, TRACEBACK, HANG, LINES)
-LIMIT = 120  # seconds of a try
+LIMIT = 150  # seconds of a try
 CONFIG = str(ROOT / "configs/star_addition.py")
 NOTHING = ["--config.rounds.count=0", "--config.base.num_updates=1", "--config.eval.num_examples=2"]
+NOTHING += ["--config.eval.num_test=2"]
 OPTIONS = {
     "main": {"define": command_line.define_shared},
     "evaluate": {"define": evaluate._define},

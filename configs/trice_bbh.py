@@ -57,7 +57,6 @@ def get_config(arg: str = ""):
         c.rounds.count = 8
         c.rounds.examples = 16
         c.eval.every = 4
-        c.eval.test_every = 8
         c.eval.num_test = 32
         c.sampling.max_new_tokens = 32
         c.sampling.batch_size = 64

@@ -136,7 +136,7 @@ class Eval:
     every: int = key(1, at_least(1))  # rounds
     num_examples: int = key(0, at_least(0))  # of that split; 0 = all
     num_test: int = key(0, at_least(0))  # of the test split; 0 = all
-    # Rounds, a multiple of every; before round 1 and at the end it is too. 0 = only then.
+    # Rounds, of those that are evaluated; before round 1 and at the end it is too. 0 = only then.
     test_every: int = key(4, at_least(0))
 
 

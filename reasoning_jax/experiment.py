@@ -161,11 +161,6 @@ def check(cfg: ConfigDict) -> None:
             f"prompt in config.sequence_length {cfg.sequence_length}."
         )
     make_method(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
-    if cfg.eval.test_every % cfg.eval.every:
-        raise UserError(
-            f"config.eval.test_every: {cfg.eval.test_every} is no multiple of config.eval.every "
-            f"{cfg.eval.every}."
-        )
     rounds = cfg.rounds
     if rounds.online and (rounds.growth != 1 or rounds.increment != 0):
         raise UserError(

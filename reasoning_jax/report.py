@@ -181,7 +181,8 @@ def split_of(line: Line) -> Json:
 def votes(directory: Path) -> list[Line]:
     """The evaluations with several samples a question that ``evaluate`` has written."""
     evals = []
-    for path in sorted(directory.glob("evaluation_*.json")):
+    paths = directory.glob("evaluation_*.json")
+    for path in sorted(path for path in paths if path.is_file()):
         try:
             evals.append(checked(parse_object(path.read_bytes()), str(path)))
         except UserError:

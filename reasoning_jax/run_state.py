@@ -10,12 +10,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from reasoning_jax import (
-    experiment,
-    metrics,
-    multihost,
-    run_record,
-)
+from reasoning_jax import experiment, metrics, multihost, run_record
 from reasoning_jax.algorithms import Algorithm, Memory, SideModel
 from reasoning_jax.errors import MissingFileError
 from reasoning_jax.model.decoder import Params

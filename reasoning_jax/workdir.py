@@ -140,11 +140,11 @@ def _compare(old: Mapping[str, Json], new: Mapping[str, Json], workdir: Path) ->
 def read_config(workdir: Path) -> dict[str, Json]:
     """The config of a run; MissingFileError or UserError naming the file."""
     path = workdir / "config.json"
+    if not path.is_file():
+        reason = "this is not the work directory of a run (it has no config.json)"
+        raise MissingFileError(f"{workdir}: {reason}.")
     try:
         return parse_object(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        reason = "this is not the work directory of a run (it has no config.json)"
-        raise MissingFileError(f"{workdir}: {reason}.") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path}: this is not the config of a run.") from None
 

@@ -265,7 +265,6 @@ def test_a_damaged_config_of_a_run_is_one_sentence_with_its_file(tmp_path, conte
         ({"model.dtype": "float16"}, "config.model.dtype: 'float16' is not one of float32, bf"),
         ({"rounds.growth": 1e30}, "config.rounds.growth: 1e+30 makes more updates"),
         ({"sampling.max_new_tokens": 5000}, "config.sampling.max_new_tokens: 5000 leave no room"),
-        ({"eval.every": 3}, "config.eval.test_every: 4 is no multiple of config.eval.every 3."),
         ({"model.num_heads": 5}, "config.model: num_heads 5 is no multiple of num_kv_heads 2."),
         ({"model.head_dim": 7}, "config.model.head_dim: rotary embedding needs an even size"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import html.parser
 import json
+import os
 import pathlib
 import random
 import re
@@ -552,6 +553,19 @@ def test_a_bad_run_is_one_sentence(tmp_path, name, text, sentence):
     with pytest.raises(UserError) as caught:
         report.build(tmp_path)
     assert re.fullmatch(sentence, str(caught.value)) and str(caught.value).endswith(".")
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    """Else the report would wait for the writer of a pipe, or read a device for ever."""
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(UserError, match="it has no config.json"):
+        report.build(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    os.mkfifo(tmp_path / "evaluation_pipe.json")
+    (tmp_path / "evaluation_zero.json").symlink_to("/dev/zero")
+    (tmp_path / "evaluation_gone.json").symlink_to("nowhere")
+    assert "over k" not in report.build(tmp_path)
 
 
 def test_an_evaluation_of_several_samples_is_drawn(tmp_path):
