@@ -200,12 +200,11 @@ def _open_streams() -> None:
 
 def _silence_broken_streams() -> None:
     """Python writes what is left at its end: where that fails, it would complain of it again."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
         try:
-            stream.flush()
+            getattr(sys, name).flush()
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
+            setattr(sys, name, open(os.devnull, "w"))
 
 
 # ---- flags ---------------------------------------------------------------------------------------
