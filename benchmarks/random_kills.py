@@ -28,7 +28,7 @@ import numpy as np
 from cluster import TINY, final
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-# What a stopped run may end with: by the signal itself, which the first imports do not handle; saved
+# What a stopped run may end with: the signal itself, which the first imports do not handle; saved
 # after SIGTERM; Ctrl-C; it was at its end already.
 EXPECTED = {*(-sent for sent in SIGNALS), 143, 130, 0}
 SMALLER = TINY | {"checkpoint.every": 5, "log_every": 1}

@@ -36,7 +36,7 @@ def fill(contract: type[Contract], module: ModuleType) -> Contract:
     for field in fields:
         if field.name in names and field.name not in values and not _has_default(field):
             raise UserError(f"{path}: {field.name} is missing.")
-    lacking = ranges.lacking(values["Config"]) if "Config" in values else []
+    lacking = ranges.keys_without_range(values["Config"]) if "Config" in values else []
     if lacking:
         raise UserError(
             f"{path}: Config.{lacking[0]} has no range: write key(DEFAULT, at_least(0)), or "

@@ -1,11 +1,10 @@
-"""The range of a config key stands beside its default; a config is checked against them once.
+"""Each config key is declared with its default and its range; ``check`` compares them.
 
     learning_rate: float = key(1e-3, above(0))  # the peak
     preference: str = key("dpo", one_of("dpo", "ipo"))
 
-The annotation says what a key holds. A whole number is at most 2^31 - 1 where its range has no
-upper end: what 32 bits count. Other numbers are finite, and in their range as float32 holds them,
-which is what is computed with. Text and booleans need no range.
+The annotation says what a key holds. An int without an upper end is at most 2^31 - 1. A float is
+finite, and is compared as float32, in which it is computed with. Text and booleans need no range.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ import numpy as np
 from reasoning_jax.errors import UserError
 
 T = TypeVar("T")
-MOST = 2**31 - 1
+INT32_MAX = 2**31 - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 WITHOUT_RANGE = {bool: "True or False", str: "text"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interval:
-    """The numbers between two ends, which are in it unless ``above`` and ``below`` say otherwise.
+    """The numbers between two ends, which are in it unless they are excluded.
 
     also: one more number outside the ends, which means something of its own.
     """
 
     low: float
     high: float = math.inf
-    above: bool = False  # without ``low`` itself
-    below: bool = False  # without ``high`` itself
+    excludes_low: bool = False
+    excludes_high: bool = False
     also: int | None = None
 
     def allows(self, value: object, kind: type) -> bool:
@@ -47,15 +46,15 @@ class Interval:
             return False
         if kind is int:
             return isinstance(value, int) and self.contains(value, kind)
-        if not abs(value) <= FLOAT32_MAX:  # nan is not either
+        if not abs(value) <= FLOAT32_MAX:  # also true of nan
             return False
         return self.contains(float(np.float32(value)), kind)
 
     def contains(self, number: float, kind: type) -> bool:
-        """Whether a number, as it is, is in the interval."""
+        """Whether a number is in the interval, without rounding it to float32."""
         high = self._high(kind)
-        over = number > self.low if self.above else number >= self.low
-        under = number < high if self.below else number <= high
+        over = number > self.low if self.excludes_low else number >= self.low
+        under = number < high if self.excludes_high else number <= high
         return (over and under) or number == self.also
 
     def describe(self, kind: type) -> str:
@@ -67,15 +66,15 @@ class Interval:
         """ "above 0", "of at least 1", "from 0 to below 1"."""
         low, high = _shown(self.low), self._high(kind)
         if high == math.inf:
-            text = f"above {low}" if self.above else f"of at least {low}"
-        elif self.above:
-            text = f"above {low} and at most {_shown(high)}"
+            text = f"above {low}" if self.excludes_low else f"of at least {low}"
+        elif not self.excludes_low:
+            text = f"from {low} to {'below ' if self.excludes_high else ''}{_shown(high)}"
         else:
-            text = f"from {low} to {'below ' if self.below else ''}{_shown(high)}"
+            text = f"above {low} and {'below' if self.excludes_high else 'at most'} {_shown(high)}"
         return text if self.also is None else f"{text}, or {self.also}"
 
     def _high(self, kind: type) -> float:
-        return MOST if kind is int and self.high == math.inf else self.high
+        return INT32_MAX if kind is int and self.high == math.inf else self.high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +122,7 @@ def key(default: T, range: Range) -> T:
 
 
 def above(low: float) -> Interval:
-    return Interval(low=low, above=True)
+    return Interval(low=low, excludes_low=True)
 
 
 def at_least(low: float, also: int | None = None) -> Interval:
@@ -132,7 +131,7 @@ def at_least(low: float, also: int | None = None) -> Interval:
 
 def between(low: float, high: float, *, above: bool = False, below: bool = False) -> Interval:
     """From low to high, both included, but low where ``above`` and high where ``below``."""
-    return Interval(low=low, high=high, above=above, below=below)
+    return Interval(low=low, high=high, excludes_low=above, excludes_high=below)
 
 
 def one_of(*names: str) -> Choice:
@@ -143,7 +142,7 @@ def each(item: Interval) -> Each:
     return Each(item)
 
 
-# ---- what is read of it --------------------------------------------------------------------------
+# ---- reading and checking a Config ---------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +162,7 @@ class Key:
         return self.range.allows(value, self.kind)
 
     def describe(self, value: object) -> str:
-        """What this value is not: "a finite number above 0"."""
+        """What the value should be, for a message: "a finite number above 0"."""
         if self.range is None:
             return WITHOUT_RANGE[self.kind]
         text = self.range.describe(self.kind)
@@ -191,7 +190,7 @@ def keys(config: type) -> tuple[Key, ...]:
     return tuple(found)
 
 
-def lacking(config: type) -> list[str]:
+def keys_without_range(config: type) -> list[str]:
     """The keys that need a range and have none."""
     without = [own for own in keys(config) if own.range is None]
     return [own.name for own in without if own.kind not in WITHOUT_RANGE]
@@ -219,7 +218,7 @@ def _without_none(hint: type) -> type:
 
 
 def _shown(number: float) -> str:
-    """Large powers of 2, and those less 1, as such."""
+    """The number as text; "2^31 - 1" for 2147483647."""
     for exponent in range(20, 33):
         if number == 2**exponent:
             return f"2^{exponent}"

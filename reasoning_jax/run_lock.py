@@ -30,7 +30,11 @@ class RunLock:
         """Takes the lock, and makes the directory; UserError that names the process that has it."""
         if not workdir.is_local(self.directory):
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"this folder cannot be made ({error.strerror})"
+            raise UserError(f"{self.directory}: {reason}.") from None
         path = self.directory / NAME
         while self._descriptor is None:
             descriptor = _open(path)

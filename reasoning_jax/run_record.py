@@ -37,9 +37,10 @@ class RunRecord(NamedTuple):
 def fingerprints(
     exp: Experiment, splits: Mapping[str, Sequence[Example]], algorithm: Algorithm
 ) -> dict[str, str]:
-    """The fingerprint of everything that a run reads, but for ``base.init_from``.
+    """Fingerprints of the splits, the shots, the tokenizer and the method's own files.
 
-    splits: the examples of each split that it uses, by its name.
+    splits: the examples of each split that the run uses, by its name. The parameters of
+    ``base.init_from`` are not among them.
     """
     data = {f"the split {name}": _of_examples(examples) for name, examples in splits.items()}
     if exp.shots:
@@ -82,8 +83,8 @@ def read(directory: Path) -> RunRecord | None:
         return record
     except (OSError, ValueError, TypeError, AttributeError):
         raise UserError(
-            f"{path}: this is not the record of a run's data; without this file, what the run is "
-            "given today is recorded as its data."
+            f"{path}: this file is damaged. Without it the run goes on, and the data that it is "
+            "given now is recorded as its data."
         ) from None
 
 
@@ -99,11 +100,11 @@ def check_data(directory: Path, data: Mapping[str, str]) -> None:
     if record is None:
         return
     for name, actual in data.items():
-        expected = record.data.get(name, actual)
-        if actual != expected:
+        if name in record.data and record.data[name] != actual:
             raise UserError(
-                f"{directory} was made with other data: {name} had the fingerprint {expected} and "
-                f"has {actual} now; put the old data back or use another --workdir."
+                f"{directory} was made with other data: {name} had the fingerprint "
+                f"{record.data[name]} and has {actual} now; put the old data back or use another "
+                "--workdir."
             )
 
 
@@ -120,22 +121,22 @@ def has_been_saved(directory: Path) -> bool:
 
 
 def note_saved(directory: Path) -> None:
-    """Records that there is a checkpoint."""
+    """Records that there is a checkpoint; does nothing where there is no run.json."""
     record = read(directory)
     if record is not None:
         write(directory, record._replace(saved=True))
 
 
 def claim(directory: Path, data: Mapping[str, str], saved: bool) -> None:
-    """Writes the record of a run whose config.json is written; says where there was none."""
+    """Writes run.json, after config.json; prints a note where an older version wrote none."""
     record = read(directory)
     if record is None and saved:
         multihost.print_once(
             f"{directory}: an older version began this run and did not record its data; "
             "from now on it is compared with today's."
         )
-    before = record.data if record is not None else {}
+    old_data = record.data if record is not None else {}
     config = workdir.config_fingerprint(workdir.read_config(directory))
-    now = RunRecord(config=config, data={**before, **data}, saved=saved)
-    if now != record:
-        write(directory, now)
+    new = RunRecord(config=config, data={**old_data, **data}, saved=saved)
+    if new != record:
+        write(directory, new)

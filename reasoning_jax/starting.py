@@ -27,19 +27,17 @@ from reasoning_jax.training.train_step import make_train_step
 
 
 def base_config(cfg: ConfigDict) -> ConfigDict:
-    """The config of round 0: the experiment's, with the base's method, split and learning rate.
-
-    Growth 1 and increment 0, as the schedule is asked for round 0.
-    """
+    """The config of round 0: the experiment's, with the method and the settings of ``base``."""
     base = cfg.copy_and_resolve_references()
     with base.unlocked():
-        base.algorithm = base.base.algorithm
+        base.algorithm = base.base.algorithm  # the copy's, not the experiment's own
     base.optim.learning_rate = cfg.base.learning_rate
     base.rounds.split = cfg.base.split
     base.rounds.examples = 0
     base.rounds.online = False
     base.rounds.restart = False
     base.rounds.updates = cfg.base.num_updates
+    # The schedule is for round 1 on; in round 0 it would divide by the growth.
     base.rounds.growth = 1.0
     base.rounds.increment = 0
     return base
@@ -49,25 +47,27 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     """The run from its newest checkpoint, or a new one from ``base.init_from`` or random
     parameters.
 
-    What is wrong with the config or the data is said now, not in the round that first meets it, and
-    before anything in the directory changes. Whoever ends the run releases its lock.
+    UserError for anything wrong with the config or the data, before anything in the directory
+    changes. The caller releases the run's lock at the end.
     """
     exp = experiment.make(cfg)
     base_stage = _base_stage(exp, cfg) if cfg.base.num_updates else None
     method_stage = _stage(exp, cfg)
     data_checks.check_shots(exp)
     data_checks.check_evaluations(exp)
-    for stage in filter(None, (base_stage, method_stage)):
+    stages = [stage for stage in (base_stage, method_stage) if stage is not None]
+    for stage in stages:
         data_checks.check_method(exp, stage.algorithm, stage.source, stage.cfg)
     memory = method_stage.algorithm.init_memory(cfg, len(method_stage.source))
-    stages = [stage for stage in (base_stage, method_stage) if stage]
     splits = {stage.cfg.rounds.split: stage.source for stage in stages}
     splits |= {split: exp.load(split) for split in (cfg.eval.split, "test")}
-    data = run_record.fingerprints(exp, splits, method_stage.algorithm)
+    fingerprints = run_record.fingerprints(exp, splits, method_stage.algorithm)
     flat_cfg = workdir.flat(config.as_dict(cfg))
     multihost.assert_same({f"config.{key}": value for key, value in flat_cfg.items()})
-    multihost.assert_same({f"The fingerprint of {name}": value for name, value in data.items()})
-    multihost.broadcast_from_process_0(lambda: _check(cfg, directory, data))
+    multihost.assert_same(
+        {f"The fingerprint of {name}": value for name, value in fingerprints.items()}
+    )
+    multihost.broadcast_from_process_0(lambda: _check(cfg, directory, fingerprints))
     run = Run(
         cfg=cfg,
         dir=directory,
@@ -82,7 +82,7 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     )
     try:
         multihost.broadcast_from_process_0(run.lock.acquire)
-        _begin_or_resume(run, data)
+        _begin_or_resume(run, fingerprints)
     except BaseException:
         run.lock.release()
         raise
@@ -106,28 +106,29 @@ def _base_stage(exp: experiment.Experiment, cfg: ConfigDict) -> Stage:
     own_side_model = stage.algorithm.side_model is not algorithms.no_side_model
     if own_memory or own_side_model or stage.algorithm.begin:
         raise UserError(
-            f"config.base.algorithm.name: {stage.algorithm.name} keeps a memory or a side model; "
-            "the base model needs a method without, such as sft."
+            f"config.base.algorithm.name: {stage.algorithm.name} has a memory, a side model or a "
+            "step before round 1; the base model needs a method that has none, such as sft."
         )
     return stage
 
 
-def _check(cfg: ConfigDict, directory: Path, data: Mapping[str, str]) -> None:
-    workdir.check_config(cfg, directory, _in_this_version(directory))
+def _check(cfg: ConfigDict, directory: Path, fingerprints: Mapping[str, str]) -> None:
+    workdir.check_config(cfg, directory, _upgrade_for(directory))
     if workdir.has_begun(directory):
-        run_record.check_data(directory, data)
+        run_record.check_data(directory, fingerprints)
 
 
 def _claim(cfg: ConfigDict, directory: Path) -> None:
-    workdir.claim(cfg, directory, _in_this_version(directory))
+    workdir.claim(cfg, directory, _upgrade_for(directory))
 
 
-def _in_this_version(directory: Path) -> Callable[[dict], dict]:
+def _upgrade_for(directory: Path) -> Callable[[dict], dict]:
+    """A function that turns the directory's config.json into one of this version."""
     path = directory / "config.json"
     return lambda saved: config.as_dict(config.from_saved(saved, path))
 
 
-def _begin_or_resume(run: Run, data: Mapping[str, str]) -> None:
+def _begin_or_resume(run: Run, fingerprints: Mapping[str, str]) -> None:
     """Puts the run where its newest checkpoint was, or at its beginning.
 
     UserError, and nothing is written, where it has been saved and there is no checkpoint now.
@@ -136,33 +137,33 @@ def _begin_or_resume(run: Run, data: Mapping[str, str]) -> None:
     rest = {"state": run.abstract.replace(params=()), "memory": run.memory}
     restored = checkpoint.restore(folder, run.abstract.params, rest)
 
-    def claim() -> None:
+    def check_and_write() -> None:
         if restored is None and run_record.has_been_saved(run.dir):
             raise UserError(
                 f"{run.dir} holds the results of a run, but {folder} holds no checkpoint to go on "
                 "from; put it back or use another --workdir."
             )
         _claim(run.cfg, run.dir)
-        run_record.claim(run.dir, data, saved=restored is not None)
+        run_record.claim(run.dir, fingerprints, saved=restored is not None)
 
     if restored is None:
-        multihost.broadcast_from_process_0(claim)
+        multihost.broadcast_from_process_0(check_and_write)
         _begin(run)
         return
     run.position = from_meta(restored.meta, folder)
     run.state = restored.rest["state"].replace(params=restored.params)
     run.memory = restored.rest["memory"]
     run.has_been_saved = True
-    multihost.broadcast_from_process_0(claim)
+    multihost.broadcast_from_process_0(check_and_write)
     _resume(run)
 
 
 def _resume(run: Run) -> None:
     position = run.position
-    # It may have been given more rounds since, or fewer.
-    more_rounds = position.round <= run.cfg.rounds.count
+    # The config may have more rounds than when the run was stopped, or fewer.
+    has_rounds_left = position.round <= run.cfg.rounds.count
     stopped_early = position.finished and run.is_out_of_patience()
-    position.finished = stopped_early or not more_rounds
+    position.finished = stopped_early or not has_rounds_left
     if position.finished:
         multihost.print_once(f"{run.dir}: this run is finished.")
         return

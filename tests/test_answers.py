@@ -98,9 +98,20 @@ def test_the_end_token_of_a_chat_model_is_no_unit():
     assert tasks.get("gsm8k").extract("#### 72<|im_end|>") == "72"
 
 
+NOT_3 = """5/0 = 7|3a|3 a^2|y cubed = 3|half of x = 3|log x = 3|3, which can't be right
+3, which isn’t it|3/|\\frac{3}{4}5|1 234/2345|3 quadrillion|3 lakh|3 gross|0.3 repeating|$3€"""
+
+
+@pytest.mark.parametrize("text", [t for line in NOT_3.split("\n") for t in line.split("|")])
+def test_what_a_reader_of_the_code_thought_of(text):
+    assert not is_right("gsm8k", f"#### {text}", "3")
+    assert not equivalence.equal(text, "3")
+
+
 def test_units_are_told_apart():
-    for a, b in (("5 mW", "5 MW"), ("5 Mb", "5 MB"), ("5 cm", "5 cm^2"), ("72 °F", "72 °C")):
-        assert not equivalence.equal(a, b)
+    different = "5 mW|5 MW;5 Mb|5 MB;5 cm|5 cm^2;72 °F|72 °C;5 kW|5 kWh;5 m|5 m/s;5/kg|5 kg"
+    for a, b in (pair.split("|") for pair in different.split(";")):
+        assert not equivalence.equal(a, b), (a, b)
     for a, b in (("5 kg", "5 kilograms"), ("5 boxes", "5 box"), ("5 hrs", "5 hours")):
         assert equivalence.equal(a, b)
 
@@ -137,6 +148,17 @@ def test_what_is_no_arithmetic(text):
         ("1, 2, \\ldots, n", "1, 3, 5, \\ldots, 2n-1"),
         ("5 mW", "5 kW"),
         ("(1,2)", "\\{1,2\\}"),
+        # and takes the right side of an equation
+        ("2x = 72", "72"),
+        ("x^2 = 16", "16"),
+        ("x+5=72", "72"),
+        ("\\frac{146}{2}=72", "72"),
+        ("y = 5", "x = 5"),
+        ("(2^{-80}, 2^{-81}, 0)", "(2^{-81}, 2^{-80}, 0)"),
+        ("\\sqrt{2}/10^{70}", "\\sqrt{3}/10^{70}"),
+        ("x/2^{210}", "x/2^{211}"),
+        ("x < 3", "-x < -3"),
+        ("on", "no"),
     ],
 )
 def test_a_second_opinion(text, gold):
@@ -159,6 +181,10 @@ def test_a_second_opinion(text, gold):
         ("\\sin^2 x", "1-\\cos^2 x"),
         ("sqrt(2)/2", "\\frac{\\sqrt{2}}{2}"),
         ("\\log_2 8", "3"),
+        ("2π", "2\\pi"),
+        ("x ≥ 3", "3 \\le x"),
+        ("(\\sqrt{3})", "\\sqrt{3}"),
+        ("infinity", "\\infty"),
     ],
 )
 def test_the_second_opinion_agrees(text, gold):
@@ -171,12 +197,12 @@ def test_the_second_opinion_agrees(text, gold):
 NAMES_B = """(B)|B|b|[B]|b)|B:|Option B|choice B|(B) Guilty of Romance|(B): Guilty of Romance
 (B), Guilty of Romance|B) Guilty of Romance|B. Guilty of Romance
 Guilty of Romance (B)|**B**|`(B)`|\\boxed{B}|\\boxed{(B)}|\\text{(B)}|$B$|（B）
-(B), not (C)|not (A) but (B)|not Orlando (A), it is (B)"""
+(B), not (C)|not (A) but (B)|Not Orlando (A), it is (B)"""
 NOT_B = """(B) or (C)|(B) and (C)|(B) is wrong, (C)|not (B)|neither (B) nor (C)|(B)/(C)
 B or C|B, C|B/C|(B) Forrest Gump|Forrest Gump (B)|B. Forrest Gump|(C)|(BB)|by
 never (B)|everything but (B)|isn't (B)|(B). Wait, (C)|(B). No, (C)|(B)? No: (C)
 (B). Actually, it is (C)|(B), sorry, (C)|either B or C|B and C
-anything except (B)|both (B) and (A)|none of these (B)"""
+anything except (B)|both (B) and (A)|none of these (B)|(B), actually scratch that|B-movie"""
 
 
 @pytest.mark.parametrize("lines, is_b", [(NAMES_B, True), (NOT_B, False)])
@@ -277,6 +303,6 @@ def test_a_number_of_many_digits_is_not_read():
     for task, text in (("gsm8k", f"#### {digits}"), ("bbh", f"the answer is {digits}.")):
         assert not is_right(task, text, "7")
     assert not is_right("addition", digits, "7", "3+4")
-    assert quantities.read(digits) is None and choices.read(digits, {}) is None
+    assert quantities.read_answer(digits) is None and choices.read(digits, {}) is None
     assert statements.final(f"the answer is {digits}") is None
-    assert quantities.read("9^9999") is None
+    assert quantities.read_answer("9^9999") is None

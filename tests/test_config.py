@@ -380,11 +380,11 @@ def just_outside(key):
         return [(value,) for value in just_outside(item)]
     interval = key.range
     if key.kind is int:
-        high = ranges.MOST if interval.high == INF else interval.high
+        high = ranges.INT32_MAX if interval.high == INF else interval.high
         return [interval.low - 1, high + 1]
     low, high = np.float32(interval.low), np.float32(interval.high)
-    below = low if interval.above else np.nextafter(low, np.float32(-INF))
-    above = high if interval.below or high == INF else np.nextafter(high, np.float32(INF))
+    below = low if interval.excludes_low else np.nextafter(low, np.float32(-INF))
+    above = high if interval.excludes_high or high == INF else np.nextafter(high, np.float32(INF))
     return [float(below), float(above), NAN, INF, -INF]
 
 

@@ -20,7 +20,7 @@ OPERATORS = {
 def value(expression: str) -> Fraction:
     """The value of + - * / // and parentheses over decimals such as 1,000.5.
 
-    ValueError for anything else, for longer texts, and for a division by zero (ZeroDivisionError).
+    ValueError for anything else and for longer texts, ZeroDivisionError for a division by zero.
     """
     if len(expression) > MAX_CHARACTERS:
         raise ValueError("too long")

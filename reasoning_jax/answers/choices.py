@@ -6,38 +6,41 @@ import re
 from collections.abc import Mapping
 
 from reasoning_jax.answers import MAX_CHARACTERS, markup
+from reasoning_jax.answers.doubt import DENIED_OR_SEVERAL, TAKEN_BACK
 
 IN_BRACKETS = re.compile(r"\(([A-Za-z])\)|\[([A-Za-z])\]")
 # Without brackets it must begin the answer: "B", "B)", "B: text", "option B".
 LEADING = re.compile(
-    r"(?:(?:option|choice|letter|answer)\s+)?([A-Za-z])(?:\Z|\s*[).:,-]\s*(.*))", re.IGNORECASE
-)
-# A choice that is named to be denied: "not (b) but", "not bank (b), it is", "(c), not (d)".
-DENIED = re.compile(r"\bnot\b[^,;()]*\([A-Za-z]\)\s*(?:[,;]|\bbut\b|\Z)")
-OTHER_LETTER = re.compile(r"(?<![\w'])(?:[B-HJ-Zb-hj-z]|A\Z)(?![\w'])")
-UNCERTAIN = re.compile(
-    r"\b(?:not|no|nor|neither|either|both|or|but|wrong|incorrect|false|except|unless|never|nothing"
-    r"|none|cannot)\b|n['’]t\b",
+    r"(?:(?:option|choice|letter|answer)\s+)?([A-Za-z])(?:\Z|\s*(?:[).:,]|-(?=\s))\s*(.*))",
     re.IGNORECASE,
 )
+# A choice that is named to be denied: "not (b) but", "not bank (b), it is", "(c), not (d)".
+DENIED = re.compile(r"\bnot\b[^,;()]*\([A-Za-z]\)\s*(?:[,;]|\bbut\b|\Z)", re.IGNORECASE)
+# A lone letter in the text after the first may be a second choice; "a" and "I" are words there.
+OTHER_LETTER = re.compile(r"(?<![\w'])(?:[B-HJ-Zb-hj-z]|A\Z)(?![\w'])")
 
 
 def read(text: str, options: Mapping[str, str]) -> str | None:
     """The letter of the one choice that an answer names.
 
-    None where it names none or several, may deny the one that it names, or gives it the text of
-    another. options: the texts by letter, in lower case; {} where they are not known.
+    None where it names none or several, may deny or take back the one that it names, or gives it
+    exactly the text of another. options: lower-case letter -> the choice's text; {} where they are
+    not known.
     """
     if len(text) > MAX_CHARACTERS:
         return None
     clean = markup.clean(text)
-    for letter, option in options.items():
-        clean = _without_text(clean, letter, option)
+    for key, option in options.items():
+        clean = _without_text(clean, key, option)
     clean = DENIED.sub("", clean).strip(" ,.;:")
-    if UNCERTAIN.search(clean):
+    if DENIED_OR_SEVERAL.search(clean) or TAKEN_BACK.search(clean):
         return None
     letter, rest = _letter(clean)
-    others = [option.lower() for other, option in options.items() if other != letter]
+    others = [
+        markup.clean(option[:MAX_CHARACTERS]).lower()
+        for key, option in options.items()
+        if key != letter
+    ]
     if letter is None or (options and letter not in options) or rest.lower() in others:
         return None
     return letter

@@ -17,13 +17,15 @@ CHECKER = "reasoning_jax.answers.expressions:equal"
 # Functions and constants as people write them without the backslash of LaTeX.
 BARE_NAMES = re.compile(r"(?<![\\a-zA-Z])(pi|exp|sqrt|sin|cos|tan|log|ln)(?![a-zA-Z])")
 ROOT = re.compile(r"\\sqrt ?\(([^()]*)\)")
-# What math-verify drops, and calls the rest equal: "~72", "\\ne 72", "72?", "72_8", "5 Mb", "1..2".
+# Texts of which math-verify drops a part, and compares the rest: "~72", "\\ne 72", "72?", "72_8",
+# "5 Mb", "1..2".
 DROPPED = re.compile(
-    r"[?'\"~°$≠≈±√π∓≤≥]|\d\.\s|\.\.|\\[lc]?dots"
+    r"[?'\"~°$≠≈±√∓]|\d\.\s|\.\.|\\[lc]?dots"
     r"|\\(?:neq?|approx|sim|simeq|cong|sum|prod|int)(?![a-z])"
-    r"|(?<!log)_ ?\{?\d|\d\s+(?!or\b|and\b)[A-Za-z]{2}"
+    r"|(?<!log)_ ?\{?\d|\d\s+(?!or\b)[A-Za-z]{2}|[-+*/=^]\Z"
 )
 RELATION = re.compile(r"\s*(?:[<>=]|\\(?:le|ge|leq|geq|lt|gt)(?![a-z]))")
+SYMBOLS = {"π": "\\pi ", "≤": "\\le ", "≥": "\\ge "}  # math-verify does not know them
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 
 
@@ -39,20 +41,37 @@ def equal(text: str, gold: str) -> bool:
     a, b = markup.clean(text), markup.clean(gold)
     if not a or not b:
         return False
+    if _variable(a) and _variable(b) and _variable(a) != _variable(b):  # two different lines
+        return False
     quantity_a, quantity_b = quantities.read_equation(a), quantities.read_equation(b)
     if quantity_a and quantity_b:
         return quantities.same(quantity_a, quantity_b)
-    if a == b or _choice(a) == _choice(b) != "":
+    if a == b or (_choice(a) and _choice(a) == _choice(b)):
         return True
-    # math-verify reads a word as a product of letters ("on" = "no") and "3 4" as a sum.
+    # math-verify reads a word as a product of letters: "was" = "saw", "on" = "no".
     if _has_words(a) or _has_words(b):
         return _words(a) == _words(b)
     a, b = _in_latex(a), _in_latex(b)
     if not (_is_expression(a) and _is_expression(b)):
         return False
-    if {a[:1], b[:1]} == {"(", "\\"} and {a[-1:], b[-1:]} == {")", "}"}:  # a tuple is no set
+    # math-verify takes the tuple (1,2) for the set \{1,2\}.
+    if (_is_set(a) and _is_tuple(b)) or (_is_tuple(a) and _is_set(b)):
         return False
     return _pool().equal(a, b)
+
+
+def _variable(clean: str) -> str:
+    """ "x" for "x = 5"; "" for what does not begin so."""
+    match = re.match(r"([A-Za-z]) ?=", clean)
+    return match[1] if match else ""
+
+
+def _is_set(clean: str) -> bool:
+    return clean.startswith("\\{") and clean.endswith("\\}")
+
+
+def _is_tuple(clean: str) -> bool:
+    return clean.startswith("(") and clean.endswith(")")
 
 
 def _choice(clean: str) -> str:
@@ -62,6 +81,9 @@ def _choice(clean: str) -> str:
 
 
 def _has_words(clean: str) -> bool:
+    """Whether there is a word of 3 letters or more, or nothing but a word; functions are none."""
+    if clean.isalpha() and len(clean) > 1 and clean.lower() not in units.FUNCTIONS:
+        return True
     words = re.findall(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}", ENVIRONMENT.sub("", clean))
     return any(word.lower() not in units.FUNCTIONS for word in words)
 
@@ -73,25 +95,25 @@ def _words(clean: str) -> list[str]:
 
 
 def _is_expression(clean: str) -> bool:
-    """Whether math-verify reads all of it: it drops what has no closing bracket, and more."""
+    """Whether math-verify would read all of the text."""
     if DROPPED.search(clean) or RELATION.match(clean) or re.search(r"(?<![_\d])\d+\s+\d", clean):
         return False
     left, equals, _ = clean.partition("=")
-    if equals and not re.search("[A-Za-z]", left):  # of "73=72" it reads 72
+    # Of "73=72" it reads 72.
+    if equals and not re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", left)):
         return False
-    open_brackets = []
+    depth = 0
     for character in clean.replace("\\{", "").replace("\\}", ""):
-        if character in "([{":
-            open_brackets.append(character)
-        elif character in ")]}":
-            if not open_brackets:
-                return False
-            open_brackets.pop()
-    return not open_brackets
+        depth += (character in "([{") - (character in ")]}")  # kinds may differ: "[1, 2)"
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _in_latex(clean: str) -> str:
-    """ "\\sqrt{2}" for "sqrt(2)": math-verify reads letters, and drops the parenthesis."""
+    """ "\\sqrt{2}" for "sqrt(2)", which math-verify takes for letters, without the parenthesis."""
+    for symbol, command in SYMBOLS.items():
+        clean = clean.replace(symbol, command)
     return ROOT.sub(r"\\sqrt{\1}", BARE_NAMES.sub(r"\\\1", clean))
 
 

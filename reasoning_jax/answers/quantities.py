@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from reasoning_jax.answers import MAX_CHARACTERS, arithmetic, markup, units
+from reasoning_jax.answers.doubt import DENIED_OR_SEVERAL
 
 MAX_DIGITS = 400  # of a power that is computed
 MAX_DECIMALS = 30  # of a canonical form; a fraction that needs more stays a fraction
@@ -18,12 +19,12 @@ SCALES = {
     "trillion": 10**12,
 }
 CURRENCY = r"(?:(?:US|A|C|NZ|HK)?\$|[€£¥₹])"
-NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?|\.\d+"
+NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 QUANTITY = re.compile(
-    rf"(?P<sign>[+-]?) ?(?P<currency>{CURRENCY}?) ?(?P<inner>-?) ?"
+    rf"(?P<sign>[+-]?) ?(?P<currency>{CURRENCY}?) ?(?P<sign_after_currency>-?) ?"
     rf"(?:(?P<whole>\d+) (?=\d+/\d))?"
-    rf"(?P<number>{NUMBER})(?P<exponent>e[+-]?\d{{1,2}})?"
-    rf"(?: ?/ ?(?P<below>-?(?:{NUMBER})))?"
+    rf"(?P<numerator>{NUMBER})(?P<exponent>e[+-]?\d{{1,2}})?"
+    rf"(?: ?/ ?(?P<denominator>-?{NUMBER}))?"
     rf"(?P<space> ?)(?P<unit>[^\d\s].*)?",
     re.IGNORECASE | re.ASCII,
 )
@@ -35,12 +36,11 @@ DOLLARS_AND_CENTS = re.compile(
     r"(?:\$ ?(\d[\d,]*)|(\d[\d,]*) dollars?) and (\d{1,2}) cents?", re.IGNORECASE | re.ASCII
 )
 FRACTION = re.compile(
-    rf"\\[dt]?frac ?\{{ ?(-?)({NUMBER}) ?\}} ?\{{ ?(-?(?:{NUMBER})) ?\}}", re.ASCII
+    rf"\\[dt]?frac ?\{{ ?(-?)({NUMBER}) ?\}} ?\{{ ?(-?{NUMBER}) ?\}}(?![\d.])", re.ASCII
 )
 SHORT_FRACTION = re.compile(r"\\[dt]?frac ?(\d) ?(\d)(?!\d)", re.ASCII)  # \frac12
 # After the number: "72, which is the total".
 EXPLANATION = re.compile(r"(?:which|because|since|as) [^\d]*")
-DENIALS = set("but cannot except false impossible incorrect isn't never no not or wrong".split())
 NAME = re.compile(r"[A-Za-z][A-Za-z ]*")
 
 
@@ -49,27 +49,26 @@ class Quantity(NamedTuple):
     unit: tuple[str, ...]  # "%" or words in the singular; () = none
 
 
-def read(text: str) -> Quantity | None:
-    """The quantity that is the whole of an answer; None where it is not one, or two."""
-    if len(text) > MAX_CHARACTERS:
-        return None
-    return read_clean(markup.clean(text))
-
-
 def read_answer(text: str) -> Quantity | None:
-    """``read`` of a line that may be "x = 72", "3*4 = 12" or "72, which is the total" too."""
+    """The quantity of "72 clips", "x = 72", "3*4 = 12" or "72, which is the total".
+
+    None where the text is anything else, or holds two.
+    """
     if len(text) > MAX_CHARACTERS:
         return None
     clean, comma, explanation = markup.clean(text).partition(", ")
     if comma and not EXPLANATION.fullmatch(explanation):
         return None
-    if DENIALS & set(re.findall(r"[a-z']+", explanation.lower())):
+    if DENIED_OR_SEVERAL.search(explanation):
         return None
     return read_equation(clean)
 
 
 def read_equation(clean: str) -> Quantity | None:
-    """The quantity after the last "=" of a text without markup, where what is before may be."""
+    """The quantity after the last "=" of a text without markup, or its whole.
+
+    None unless what stands before "=" is nothing, a name, or arithmetic of the same value.
+    """
     left, _, right = clean.lstrip(": ").rpartition("=")
     quantity = read_clean(right.strip())
     if quantity is None or not _may_precede(left.strip(), quantity):
@@ -81,16 +80,16 @@ def _may_precede(left: str, quantity: Quantity) -> bool:
     """Whether what is left of "=" is nothing, a name, or arithmetic of this value."""
     if not left:
         return True
-    if NAME.fullmatch(left):
-        return not DENIALS & set(left.lower().split())
+    if NAME.fullmatch(left):  # but "half of x" and "log x" are no names
+        return not units.NOT_UNITS & set(left.lower().split())
     try:
         return arithmetic.value(re.sub(r"[$€£¥]", "", left)) == quantity.value
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         return False
 
 
 def read_clean(clean: str) -> Quantity | None:
-    """``read`` of a text without markup."""
+    """The quantity that is the whole of a text without markup; None where there is none, or two."""
     if clean.startswith("(") and clean.endswith(")") and "," not in clean:
         clean = clean[1:-1].strip()
     computed = _computed(clean)
@@ -98,7 +97,7 @@ def read_clean(clean: str) -> Quantity | None:
         return computed
     plain = FRACTION.sub(r" \1\2/\3", SHORT_FRACTION.sub(r" \1/\2", clean)).strip()
     match = QUANTITY.fullmatch(plain)
-    if match is None or (match["sign"] and match["inner"]):
+    if match is None or (match["sign"] and match["sign_after_currency"]):
         return None
     value = _value(match)
     if value is None:
@@ -107,12 +106,12 @@ def read_clean(clean: str) -> Quantity | None:
     unit = units.read(words, currency=match["currency"], spaced=bool(match["space"]))
     if unit is None:
         return None
-    negative = "-" in (match["sign"], match["inner"])
+    negative = "-" in (match["sign"], match["sign_after_currency"])
     return Quantity(-value * scale if negative else value * scale, unit)
 
 
 def _computed(clean: str) -> Quantity | None:
-    """ "5 * 10^3", "2^10", "5 dollars and 50 cents"; None for other texts."""
+    """The value of "5 * 10^3", "2^10" or "5 dollars and 50 cents"; None for other texts."""
     scientific = SCIENTIFIC.fullmatch(clean)
     if scientific:
         return Quantity(Fraction(scientific[1]) * Fraction(10) ** int(scientific[2]), ())
@@ -127,15 +126,15 @@ def _computed(clean: str) -> Quantity | None:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    """The number of a quantity, without its sign; None where it divides by zero."""
-    value = Fraction(re.sub("[, ]", "", match["number"]) + (match["exponent"] or ""))
-    if match["below"]:
-        below = Fraction(re.sub("[, ]", "", match["below"]))
-        if not below:
+    """The number of a match before its sign and scale; None where it divides by zero."""
+    value = Fraction(re.sub("[, ]", "", match["numerator"]) + (match["exponent"] or ""))
+    if match["denominator"]:
+        denominator = Fraction(re.sub("[, ]", "", match["denominator"]))
+        if not denominator:
             return None
-        value /= below
-    if match["whole"] and value >= 1:  # "5 100/3" may be two numbers
-        return None
+        value /= denominator
+    if match["whole"] and (value >= 1 or len(match["numerator"]) > 2):
+        return None  # "5 100/3" and "1 234/2345" may be read in two ways
     return value + int(match["whole"] or 0)
 
 
@@ -151,17 +150,29 @@ def _scale(words: str) -> tuple[int, str]:
 
 
 def same(a: Quantity, b: Quantity) -> bool:
-    """Whether two quantities are the same; a unit may be missing on one side."""
+    """Whether two quantities are the same.
+
+    A unit may be missing on one side; "dollar" goes with "dollar hour", and 50% with 50 and 0.5.
+    """
     if a.unit == ("%",) and b.unit == ():
         return b.value in (a.value, a.value / 100)
     if b.unit == ("%",) and a.unit == ():
         return a.value in (b.value, b.value / 100)
-    shared = min(len(a.unit), len(b.unit))  # "dollar" goes with "dollar hour", "" with any
-    return a.value == b.value and a.unit[:shared] == b.unit[:shared]
+    return a.value == b.value and (_begins(a.unit, b.unit) or _begins(b.unit, a.unit))
+
+
+def _begins(short: tuple[str, ...], long: tuple[str, ...]) -> bool:
+    """Whether a unit is the other, or leaves out only what may be left out."""
+    rest = long[len(short) :]
+    if long[: len(short)] != short:
+        return False
+    if not short or not rest:
+        return True
+    return short[0] in units.CURRENCIES.values() or rest[0] in units.LINKS
 
 
 def canonical(quantity: Quantity) -> str:
-    """The value in decimals, with "%" where that is its unit, without any other unit."""
+    """The value as a decimal, or a fraction where that does not end, without a unit but "%"."""
     number = _decimal(quantity.value)
     return f"{number}%" if quantity.unit == ("%",) else number
 

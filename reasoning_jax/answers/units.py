@@ -48,25 +48,26 @@ FUNCTIONS = set(
     "arccos arcsin arctan cos cosh cot csc exp gcd inf infinity infty lcm ln log max min mod pi "
     "sec sin sinh sqrt tan tanh tau".split()
 )
-# With one of these words the number is another one, two, or denied.
+# After one of these words the number is another ("72 squared"), one of two ("72 or"), or denied.
 NOT_UNITS = FUNCTIONS - {"min", "sec"}
 NOT_UNITS |= set(
     "about above actually and are approximately around at below besides between but by choose "
     "correct cubed cube decreased div divided dozen dozens doubled either except factorial false "
-    "fewer from fraction greater halved if in incorrect increased instead is less make makes maybe "
-    "minus modulo more multiplied nearly negative neither never no none nor not of off or out over "
+    "fewer from fraction greater halved if incorrect increased instead is less make makes maybe "
+    "minus modulo more multiplied nearly negative neither never no none nor not off or out over "
     "perhaps plus positive power probably quadrupled raised ratio reciprocal remainder right root "
     "short squared than then through times to tripled twice under unless until up versus vs wait "
-    "was were with without wrong "
+    "was were without wrong "
     "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh "
     "sevenths eighth eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths "
     "twentieth twentieths hundredth hundredths thousandth thousandths millionth millionths "
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety "
     "hundred thousand million billion trillion hundreds thousands millions billions trillions "
-    "mil mln bn tn".split()
+    "mil mln bn tn quadrillion quintillion lakh lakhs crore crores gross score repeating "
+    "recurring".split()
 )
-# "72 bags of rice" and "5 rows in total" are units all the same, where no number follows.
+# Inside a unit these are allowed, as in "72 bags of rice"; "72 of 100" begins with one.
 LINKS = {"of", "in", "with"}
 PART = re.compile(r"([A-Za-z°]+)(?:\^?([23]))?")
 WORDS = re.compile(rf"{PART.pattern}(?:[ /-]{PART.pattern})*\.?")
@@ -74,22 +75,27 @@ TOTAL = re.compile(r"(?:in total|in all|altogether)")
 
 
 def read(words: str, *, currency: str, spaced: bool) -> tuple[str, ...] | None:
-    """The unit in the singular, word by word; None where these words may be more than one.
+    """The unit, each word in the singular; None where the words may be more than a unit.
 
-    words: what follows the number; currency: the sign before it; spaced: whether a space does.
+    words: what follows the number; currency: the sign before the number, or ""; spaced: whether a
+    space separates number and words. US$ and A$ are both "dollar", £ and lb both "pound".
     """
     sign = CURRENCIES.get(currency[-1:], "")
+    is_rate = words.startswith("/")
     words = words.removeprefix("/").strip()
+    if is_rate and (not words or not sign):  # "72/" is cut off; "5/kg" is not 5 kilograms
+        return None
     if not words or TOTAL.fullmatch(words):
         return (sign,) if sign else ()
     if words.lower() in ("%", "percent", "per cent"):
         return None if sign else ("%",)
-    if words in CURRENCIES:
-        return (CURRENCIES[words],)
+    if words in CURRENCIES:  # "5$"; but "$5€" is two
+        return (CURRENCIES[words],) if sign in ("", CURRENCIES[words]) else None
     if words in ABBREVIATIONS and not sign:
         return tuple(ABBREVIATIONS[words].split())
     parts = [(match[1], match[2]) for match in PART.finditer(words)]
-    if not WORDS.fullmatch(words) or _makes_another_number(parts, sign, spaced):
+    may_be_scale = sign != "" and not is_rate  # "$5 m" may be millions; "$5/m" is not
+    if not WORDS.fullmatch(words) or _makes_another_number(parts, may_be_scale, spaced):
         return None
     unit = []
     for word, power in parts:
@@ -100,18 +106,28 @@ def read(words: str, *, currency: str, spaced: bool) -> tuple[str, ...] | None:
     return tuple(unit)
 
 
-def _makes_another_number(parts: list[tuple[str, str]], sign: str, spaced: bool) -> bool:
-    """Whether words after a number may be more than its unit: "squared", "or", "x", "pi"."""
+def _makes_another_number(
+    parts: list[tuple[str, str | None]], may_be_scale: bool, spaced: bool
+) -> bool:
+    """Whether words after a number may be more than its unit: "squared", "or", "x", "pi".
+
+    parts: each word with its power; may_be_scale: whether one letter may stand for millions.
+    """
     first = parts[0][0]
-    for number, (word, _) in enumerate(parts):
-        if word.lower() in LINKS:
-            if number == 0:
-                return True
-        elif word.lower() in NOT_UNITS or _is_variable(word):
+    if first.lower() in LINKS:
+        return True
+    for index, (word, power) in enumerate(parts):
+        # "$5 a week" is a rate; "3a" and "3 a^2" are products.
+        is_last = index + 1 == len(parts)
+        if word.lower() in ("a", "an", "per") and (power or is_last):
+            return True
+        is_part_of_unit = word.lower() in LINKS or word.lower() in PER
+        if not is_part_of_unit and (word.lower() in NOT_UNITS or _is_variable(word)):
             return True
     if first in ABBREVIATIONS or first.lower() in PER:
-        return sign != "" and len(first) == 1 and first != "a"  # "$5 m" may be millions
-    return len(first) < (3 if spaced else 4)  # "5 xy" and "5xyz" may be products
+        return may_be_scale and len(first) == 1 and first.lower() not in PER
+    shortest_word = 3 if spaced else 4  # "5 xy" and "5xyz" may be products
+    return len(first) < shortest_word
 
 
 def _is_variable(word: str) -> bool:
@@ -122,8 +138,10 @@ def _singular(word: str) -> str:
     if word in ABBREVIATIONS:
         return ABBREVIATIONS[word]
     if len(word) <= 3:
-        return word
+        return word  # its case may tell short units apart
     lower = word.lower()
+    if lower.endswith("ss"):
+        return lower
     if lower in IRREGULAR:
         return IRREGULAR[lower]
     if lower.endswith(("xes", "ches", "shes", "sses")):
