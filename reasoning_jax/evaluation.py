@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections import Counter
@@ -137,21 +138,21 @@ def _curves(
 def _parties(group: Sequence[Sample], equal: Equality) -> list[int | None]:
     """Which answer each sample of an example votes for, by number; None = it does not vote.
 
-    All right answers are one party; a wrong one joins the first that it is equal to.
+    All right answers are one party, -1; so are wrong ones that are equal, or equal to a third,
+    whatever the order of the samples.
     """
-    wrong: list[str] = []  # an answer of each party
+    wrong = sorted({sample.answer or "" for sample in group if sample.verdict == WRONG})
+    party = {answer: number for number, answer in enumerate(wrong)}
+    for first, second in itertools.combinations(wrong, 2):
+        if party[first] != party[second] and equal(first, second):
+            joined = party[second]
+            party = {a: party[first] if n == joined else n for a, n in party.items()}
     parties: list[int | None] = []
     for sample in group:
         if sample.verdict == CORRECT:
             parties.append(-1)
-        elif sample.verdict != WRONG:
-            parties.append(None)
         else:
-            answer = sample.answer or ""
-            alike = [n for n, other in enumerate(wrong) if answer == other or equal(answer, other)]
-            if not alike:
-                wrong.append(answer)
-            parties.append(alike[0] if alike else len(wrong) - 1)
+            parties.append(party[sample.answer or ""] if sample.verdict == WRONG else None)
     return parties
 
 

@@ -78,7 +78,11 @@ def test_what_is_more_than_the_number_is_not_the_number(text):
     [
         ("#### 1. Find the price\nIt is 42.\n#### 42", "42"),  # a heading of Markdown
         ("#### 2) Total\n#### 42", "42"),
-        ("#### 42\n#### 43", "42"),
+        ("#### 42\n#### 43", None),
+        ("#### 42\n#### 42.0", "42"),
+        ("#### 42\nWait, that is wrong.", None),
+        ("#### 42\nor 43", None),
+        ("#### The final answer is 42", "42"),
         ("####\n42", "42"),
         ("#### 42\n\nQ: next?\n#### 5", "42"),
         ("#### 10-12", None),
@@ -252,7 +256,7 @@ def test_answers_of_other_kinds(gold, right, wrong):
         for answer in answers.split("|"):
             assert is_right("bbh", f"So the answer is {answer}.", gold) is expected, answer
     if gold == "a b c":
-        assert is_right("bbh", "So the answer is:\na\nb\nc\n\nDone.", gold)
+        assert is_right("bbh", "So the answer is:\na\nb\nc", gold)
 
 
 # ---- all of it -----------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def test_bad_data_is_named(tmp_path, folder):
             "no number\n\nQ: Another?\nA: No.\n#### 6",
             None,
         ),  # the answer to a question it asked itself
-        ("#### 5\n#### 6", "5"),
+        ("#### 5\n#### 6", None),
         ("The answer is 5.", None),
         ("#### five", None),
         ("### 5", None),

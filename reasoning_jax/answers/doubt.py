@@ -11,6 +11,8 @@ DENIED_OR_SEVERAL = re.compile(
 )
 TAKEN_BACK = re.compile(
     r"\b(?:wait|actually|scratch that|correction|sorry|my mistake|on second thought|i mean|rather"
-    r"|hold on|hmm|oops)\b|(?<![a-z] )\bno[,:.;!]|\bnot (?:right|correct|quite)\b",
+    r"|hold on|hmm|oops|nope|mistake|reconsider|however|instead|apologies|never mind|strike that"
+    r"|change my mind|that is wrong|is incorrect|not right|not correct|not quite)\b"
+    r"|(?<![a-z] )\bno[,:.;!]|\bedit:",
     re.IGNORECASE,
 )

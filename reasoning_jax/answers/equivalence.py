@@ -20,12 +20,29 @@ ROOT = re.compile(r"\\sqrt ?\(([^()]*)\)")
 # Texts of which math-verify drops a part, and compares the rest: "~72", "\\ne 72", "72?", "72_8",
 # "5 Mb", "1..2".
 DROPPED = re.compile(
-    r"[?'\"~°$≠≈±√∓]|\d\.\s|\.\.|\\[lc]?dots"
-    r"|\\(?:neq?|approx|sim|simeq|cong|sum|prod|int)(?![a-z])"
-    r"|(?<!log)_ ?\{?\d|\d\s+(?!or\b)[A-Za-z]{2}|[-+*/=^]\Z"
+    r"[?'\"~°$:]|[^\x00-\x7f]|\.\s|\.\.|(?<!log)_|\d\s+(?!or\b)[A-Za-z]{2}|\d(?:st|nd|rd|th)\b"
+    r"|[-+*/=^_<>{\\]\Z|\(\)|\^ ?\{?[T*+']|\^ ?\\(?!circ)|\^ ?\{-1\} ?\(|(?<![\d.])0\d"
+    r"|=(?:(?!\bor\b).)*="
 )
 RELATION = re.compile(r"\s*(?:[<>=]|\\(?:le|ge|leq|geq|lt|gt)(?![a-z]))")
-SYMBOLS = {"π": "\\pi ", "≤": "\\le ", "≥": "\\ge "}  # math-verify does not know them
+# What math-verify reads; other commands it drops.
+COMMANDS = set(
+    "frac dfrac tfrac sqrt pi infty cdot times div pm mp le ge leq geq lt gt sin cos tan cot "
+    "sec csc arcsin arccos arctan sinh cosh tanh log ln exp binom begin end cup cap in "
+    "emptyset varnothing alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi "
+    "omega Delta Omega circ overline text or".split()
+)
+# Its names for what people write as one character.
+SYMBOLS = {
+    "π": "\\pi ",
+    "∞": "\\infty ",
+    "≤": "\\le ",
+    "≥": "\\ge ",
+    "∪": "\\cup ",
+    "∈": "\\in ",
+    "±": "\\pm ",
+}
+EXPONENT = re.compile(r"\^ ?(-?\d+(?:\.\d+)?)")
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w+\}")
 
 
@@ -52,12 +69,19 @@ def equal(text: str, gold: str) -> bool:
     if _has_words(a) or _has_words(b):
         return _words(a) == _words(b)
     a, b = _in_latex(a), _in_latex(b)
+    if _commas(a) != _commas(b):  # {0.5, 0.5} is {0.5} to math-verify
+        return False
     if not (_is_expression(a) and _is_expression(b)):
         return False
     # math-verify takes the tuple (1,2) for the set \{1,2\}.
     if (_is_set(a) and _is_tuple(b)) or (_is_tuple(a) and _is_set(b)):
         return False
     return _pool().equal(a, b)
+
+
+def _commas(clean: str) -> int:
+    """How many elements a list has more than one."""
+    return clean.count(",") + len(re.findall(r"\bor\b|\\pm\b", clean))
 
 
 def _variable(clean: str) -> str:
@@ -91,16 +115,20 @@ def _has_words(clean: str) -> bool:
 def _words(clean: str) -> list[str]:
     """Words in the singular, numbers and signs, in their order."""
     tokens = re.findall(r"[^\W\d_]+|\d+|[^\w\s]", clean.casefold())
-    return [token.removesuffix("s") if len(token) > 3 else token for token in tokens]
+    return [token.removesuffix("s") if len(token) > 5 else token for token in tokens]
 
 
 def _is_expression(clean: str) -> bool:
     """Whether math-verify would read all of the text."""
     if DROPPED.search(clean) or RELATION.match(clean) or re.search(r"(?<![_\d])\d+\s+\d", clean):
         return False
-    left, equals, _ = clean.partition("=")
-    # Of "73=72" it reads 72.
-    if equals and not re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", left)):
+    without_commands = re.sub(r"\\[A-Za-z]+|\bor\b", ";", clean)
+    if re.search(r"[A-Za-z]\s+[A-Za-z]\b", without_commands):
+        return False
+    left, equals, _ = without_commands.partition("=")
+    if equals and not re.search("[A-Za-z]", left):  # of "73=72" it reads 72
+        return False
+    if not COMMANDS >= set(re.findall(r"\\([A-Za-z]+)", clean)):
         return False
     depth = 0
     for character in clean.replace("\\{", "").replace("\\}", ""):
@@ -114,6 +142,7 @@ def _in_latex(clean: str) -> str:
     """ "\\sqrt{2}" for "sqrt(2)", which math-verify takes for letters, without the parenthesis."""
     for symbol, command in SYMBOLS.items():
         clean = clean.replace(symbol, command)
+    clean = EXPONENT.sub(r"^{\1}", clean)  # "x^10" is x 1 0 in LaTeX
     return ROOT.sub(r"\\sqrt{\1}", BARE_NAMES.sub(r"\\\1", clean))
 
 

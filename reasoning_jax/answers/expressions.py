@@ -78,7 +78,7 @@ def _each_is_among(some: Sequence[object], others: Sequence[object]) -> bool:
 def _same_value(a: sympy.Expr, b: sympy.Expr) -> bool:
     """Whether two expressions agree numerically, at three choices of values for their symbols."""
     if a == b:
-        return True
+        return not a.has(sympy.nan, sympy.zoo)
     if a.is_Rational and b.is_Rational:
         return False
     tolerance = ROUNDED if a.has(sympy.Float) or b.has(sympy.Float) else EXACT

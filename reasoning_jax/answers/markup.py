@@ -16,7 +16,7 @@ TRANSLATED = {
     ord("×"): "*",
     ord("⋅"): "*",
 }
-END_TOKENS = re.compile(r"(?:</s>|<\|[a-z_]{1,20}\|>|<eos>)\Z")
+END_TOKENS = re.compile(r"(?:\s*(?:</s>|<\|[a-z_]{1,20}\|>|<eos>|<end_of_turn>|</answer>))+\Z")
 WRAPPED = re.compile(
     r"\\boxed\s*\{(.*)\}|\$+([^$]+)\$+|\\\((.*)\\\)|\\\[(.*)\\\]"
     r"|\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}",
@@ -24,7 +24,8 @@ WRAPPED = re.compile(
 )
 TEXT = re.compile(r"\\(?:boxed|text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
 INLINE = re.compile(r"(?<!\\)\$([^$]*[^$\\])\$")
-QUOTES = "*`\"'“”‘’"
+MARKS = "*`"
+QUOTES = "\"'“”‘’"
 
 
 def clean(text: str) -> str:
@@ -36,19 +37,20 @@ def clean(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = text.strip(QUOTES).strip()
+        text = text.strip(MARKS).strip()
+        if text[:1] in QUOTES and text[-1:] in QUOTES:  # "y'" is another function than "y"
+            text = text.strip(QUOTES).strip()
         wrapped = WRAPPED.fullmatch(text)
         if wrapped:
             text = next(group for group in wrapped.groups() if group is not None).strip()
-    text = INLINE.sub(r"\1", TEXT.sub(r" \1", text))
+    text = INLINE.sub(r" \1 ", TEXT.sub(r" \1", text))
     text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%")
     text = text.replace("\\left", "").replace("\\right", "")
-    text = re.sub(
-        r"(?<!\\)\\ |(?<=\S)~", " ", text
-    )  # not the second half of "\\ ", a matrix's next row
-    text = re.sub(r"(?<!\\)\\[!,;:]", "", text)
-    text = text.replace("**", "")
-    return re.sub(r"\s+", " ", text).strip().rstrip(".,;: ")
+    text = re.sub(r"(\d)\\,(?=\d{3}(?!\d))", r"\1,", text)  # thousands: "7\,200"
+    # Not the second half of "\\\\ ", a matrix's next row.
+    text = re.sub(r"(?<!\\)\\[ !,;:]|(?<=\S)~", " ", text)
+    text = re.sub(r"\s+", " ", text.replace("**", "")).strip().rstrip(",;: ")
+    return text if text.endswith("..") else text.removesuffix(".").rstrip()
 
 
 def _plain(text: str) -> str:

@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from reasoning_jax.answers import MAX_CHARACTERS, arithmetic, markup, units
-from reasoning_jax.answers.doubt import DENIED_OR_SEVERAL
 
 MAX_DIGITS = 400  # of a power that is computed
 MAX_DECIMALS = 30  # of a canonical form; a fraction that needs more stays a fraction
@@ -39,9 +38,13 @@ FRACTION = re.compile(
     rf"\\[dt]?frac ?\{{ ?(-?)({NUMBER}) ?\}} ?\{{ ?(-?{NUMBER}) ?\}}(?![\d.])", re.ASCII
 )
 SHORT_FRACTION = re.compile(r"\\[dt]?frac ?(\d) ?(\d)(?!\d)", re.ASCII)  # \frac12
+PREFIX = re.compile(r"\A(?:the )?(?:final )?answer(?: is|:) ?", re.IGNORECASE)
 # After the number: "72, which is the total".
-EXPLANATION = re.compile(r"(?:which|because|since|as) [^\d]*")
-NAME = re.compile(r"[A-Za-z][A-Za-z ]*")
+EXPLANATION = re.compile(
+    r"which is (?:the|our|his|her|their) (?:final )?(?:total|answer|sum|result)"
+)
+# Before "=": a variable, or what is asked for.
+NAME = re.compile(r"[A-Za-z]|(?:the )?(?:final )?(?:total|answer|sum|result)", re.IGNORECASE)
 
 
 class Quantity(NamedTuple):
@@ -56,10 +59,8 @@ def read_answer(text: str) -> Quantity | None:
     """
     if len(text) > MAX_CHARACTERS:
         return None
-    clean, comma, explanation = markup.clean(text).partition(", ")
+    clean, comma, explanation = PREFIX.sub("", markup.clean(text), count=1).partition(", ")
     if comma and not EXPLANATION.fullmatch(explanation):
-        return None
-    if DENIED_OR_SEVERAL.search(explanation):
         return None
     return read_equation(clean)
 
@@ -80,8 +81,8 @@ def _may_precede(left: str, quantity: Quantity) -> bool:
     """Whether what is left of "=" is nothing, a name, or arithmetic of this value."""
     if not left:
         return True
-    if NAME.fullmatch(left):  # but "half of x" and "log x" are no names
-        return not units.NOT_UNITS & set(left.lower().split())
+    if NAME.fullmatch(left):
+        return True
     try:
         return arithmetic.value(re.sub(r"[$€£¥]", "", left)) == quantity.value
     except (ValueError, ZeroDivisionError):
@@ -155,10 +156,15 @@ def same(a: Quantity, b: Quantity) -> bool:
     A unit may be missing on one side; "dollar" goes with "dollar hour", and 50% with 50 and 0.5.
     """
     if a.unit == ("%",) and b.unit == ():
-        return b.value in (a.value, a.value / 100)
+        return _is_percent(a.value, b.value)
     if b.unit == ("%",) and a.unit == ():
-        return a.value in (b.value, b.value / 100)
+        return _is_percent(b.value, a.value)
     return a.value == b.value and (_begins(a.unit, b.unit) or _begins(b.unit, a.unit))
+
+
+def _is_percent(percent: Fraction, value: Fraction) -> bool:
+    """Whether a value is so many per cent: 50 or 0.5 for 50; but 0.5 is not 0.5%."""
+    return value == percent / 100 or (value == percent and abs(percent) >= 1)
 
 
 def _begins(short: tuple[str, ...], long: tuple[str, ...]) -> bool:

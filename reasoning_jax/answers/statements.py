@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 
 from reasoning_jax.answers import MAX_CHARACTERS
-from reasoning_jax.answers.doubt import TAKEN_BACK
 
 SEARCHED = 20_000  # the answer is looked for in so many characters at the end
 STATED = re.compile(
-    r"\banswer(?: choice| option)?(?: to (?:the|this) (?:question|problem))?"
-    r"(?: ?:| (?:is|should be|would be|must be)\b ?:?)",
+    r"\b(?:answer|(?:correct|right|best) (?:option|choice))\*{0,2}(?: choice| option)?"
+    r"(?: to (?:the|this) (?:question|problem))?"
+    r"(?: ?:| (?:is|should be|would be|must be)\b ?:?)(?:\*\*)?|<answer>",
+    re.IGNORECASE,
+)
+# The clause before it, which may deny it: "I doubt that the answer is", "the wrong answer is".
+CLAUSE = re.compile(r"[^,;:.!?\n]*\Z")
+DOUBTED = re.compile(
+    r"\b(?:not|never|doubt|wrong|incorrect|worst|least|unlikely|might|may|could|if|suppose|assume"
+    r"|unless|either|whether|another|alternative|maybe|perhaps|hardly|no)\b|n['’]t\b",
     re.IGNORECASE,
 )
 # A statement ends at a line's end, or at a full stop before white space, at the end of the text, or
@@ -18,32 +25,36 @@ STATED = re.compile(
 END = re.compile(r"(?<!^[A-Za-z])(?<!\s[A-Za-z])\.(?=\s)|\.\Z|(?<=\))\.(?=[A-Za-z])|\n")
 # On lines of its own it ends at an empty line, or at a full stop that follows no digit, "1. a".
 END_OF_LINES = re.compile(r"(?<!\d)\.(?=\s|\Z)|\n\s*\n")
+# What may stand after a statement: markup. Words may take it back, or state another answer.
+MARKUP = re.compile(r"</?(?:answer|s)>|<\|[a-z_]{1,20}\|>|[\s*_`\"'.]")
+MARKUP_TAG = re.compile(r"</?(?:answer|s)>|<\|[a-z_]{1,20}\|>")
+NEXT_QUESTION = re.compile(r"\n ?(?:Q|Question|Problem|User|Human)(?: \d+)? ?:")
 
 
 def own_words(text: str) -> str:
-    """A completion without the questions that it goes on to ask itself."""
-    return text.partition("\nQ:")[0]
+    """A completion without its thinking and the questions that it goes on to ask itself."""
+    return NEXT_QUESTION.split(text.rpartition("</think>")[2], maxsplit=1)[0]
 
 
 def final(text: str) -> str | None:
-    """What stands between the last "the answer is" of a text and the end of that sentence.
+    """What stands between the last "the answer is" of a text and its end.
 
-    None where there is none in the last SEARCHED characters, where it is empty or too long, and
-    where what follows takes it back.
+    None where there is none in the last SEARCHED characters, where it is empty or too long, where
+    it is denied before, and where more than one sentence follows.
     """
     text = text[-SEARCHED:]
-    ends = [match.end() for match in STATED.finditer(text)]
-    if not ends:
+    matches = list(STATED.finditer(text))
+    if not matches:
         return None
-    stated = ends[-1]
-    start = len(text) - len(text[stated:].lstrip())
-    on_own_lines = "\n" in text[stated:start]
+    stated = matches[-1]
+    if DOUBTED.search(CLAUSE.search(text[: stated.start()][-MAX_CHARACTERS:])[0]):
+        return None
+    start = len(text) - len(text[stated.end() :].lstrip())
+    on_own_lines = "\n" in text[stated.end() : start]
     following = text[start : start + MAX_CHARACTERS]
     end_of_statement = END_OF_LINES if on_own_lines else END
     statement, *rest = end_of_statement.split(following, maxsplit=1)
-    is_cut_off = not rest and start + len(following) < len(text)
-    if not statement.strip() or is_cut_off:
+    is_cut_off = start + len(following) < len(text)
+    if not statement.strip() or is_cut_off or (rest and MARKUP.sub("", rest[0])):
         return None
-    if TAKEN_BACK.search(text, start + len(statement)):
-        return None
-    return " ".join(statement.split())
+    return " ".join(MARKUP_TAG.sub("", statement).split()) or None

@@ -51,21 +51,25 @@ FUNCTIONS = set(
 # After one of these words the number is another ("72 squared"), one of two ("72 or"), or denied.
 NOT_UNITS = FUNCTIONS - {"min", "sec"}
 NOT_UNITS |= set(
-    "about above actually and are approximately around at below besides between but by choose "
-    "correct cubed cube decreased div divided dozen dozens doubled either except factorial false "
-    "fewer from fraction greater halved if incorrect increased instead is less make makes maybe "
-    "minus modulo more multiplied nearly negative neither never no none nor not off or out over "
-    "perhaps plus positive power probably quadrupled raised ratio reciprocal remainder right root "
-    "short squared than then through times to tripled twice under unless until up versus vs wait "
-    "was were without wrong "
-    "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh "
-    "sevenths eighth eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths "
-    "twentieth twentieths hundredth hundredths thousandth thousandths millionth millionths "
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety "
-    "hundred thousand million billion trillion hundreds thousands millions billions trillions "
-    "mil mln bn tn quadrillion quintillion lakh lakhs crore crores gross score repeating "
-    "recurring".split()
+    "about above actually and are approximately around at below besides between but by "
+    "choose correct cubed cube decreased div divided dozen dozens doubled either except "
+    "factorial false fewer from fraction greater halved if incorrect increased instead is "
+    "less make makes maybe minus modulo more multiplied nearly negative neither never no "
+    "none nor not off or out over perhaps plus positive power probably quadrupled raised "
+    "ratio reciprocal remainder right root short squared than then through times to tripled "
+    "twice under unless until up versus vs wait was were without wrong half halves third "
+    "thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths "
+    "eighth eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths twentieth "
+    "twentieths hundredth hundredths thousandth thousandths millionth millionths zero one "
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty "
+    "ninety hundred thousand million billion trillion hundreds thousands millions billions "
+    "trillions mil mln bn tn quadrillion quintillion lakh lakhs crore crores gross score "
+    "repeating recurring grand mille bps basis ppm ppb fold hex binary inverse loss owed "
+    "debt approx estimated roughly possibly rounded minimum maximum mistaken impossible "
+    "rejected hmm nope however guess january february march april june july august september "
+    "october november december monday tuesday wednesday thursday friday saturday sunday st "
+    "nd rd th".split()
 )
 # Inside a unit these are allowed, as in "72 bags of rice"; "72 of 100" begins with one.
 LINKS = {"of", "in", "with"}

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import text_files
 from reasoning_jax.answers import arithmetic, quantities, statements
+from reasoning_jax.answers.doubt import TAKEN_BACK
 from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import key, one_of
 from reasoning_jax.tasks import Example, FileTaskConfig
@@ -32,6 +33,7 @@ SPLITS = {
 }
 TEST_ID = 1_000_000  # the ids of test examples begin here
 SPAN = re.compile(r"<<([^<>\n]{,200})>>")
+OTHER_NUMBER = re.compile(r"\s?or\b")
 LINE = re.compile(r"\S.*")  # with text
 # Of a completion: what comes after so many is not judged.
 MAX_MARKS = 20
@@ -102,17 +104,21 @@ def target(example: Example, direct: bool = False) -> str:
 
 
 def extract(text: str) -> str | None:
-    """The number after the first "####" that one follows, in decimals and without its unit.
+    """The number after "####", in decimals and without its unit.
 
-    Text after a new question does not count.
+    None where two different ones are marked, or the text goes on to take it back. Text after a new
+    question does not count.
     """
     _, *marked = statements.own_words(text).split("####", MAX_MARKS)
+    read = []
     for following in marked:
-        line, _, _ = following.lstrip("#: \t\n").partition("\n")
+        line, _, rest = following.lstrip("#: \t\n").partition("\n")
         quantity = quantities.read_answer(line)
         if quantity is not None:
-            return quantities.canonical(quantity)
-    return None
+            read.append(quantities.canonical(quantity))
+        if read and (TAKEN_BACK.search(rest) or OTHER_NUMBER.match(rest)):
+            return None
+    return read[0] if len(set(read)) == 1 else None
 
 
 def steps(text: str) -> int:
