@@ -29,7 +29,13 @@ def read(text: str, options: Mapping[str, str]) -> str | None:
     """
     if len(text) > MAX_CHARACTERS:
         return None
-    clean = DENIED.sub("", markup.clean(text))
+    clean = markup.clean(text)
+    letter = _only_choice(clean, options)  # "not hungry (c)" may be its own words
+    return letter or _only_choice(DENIED.sub("", clean), options)
+
+
+def _only_choice(clean: str, options: Mapping[str, str]) -> str | None:
+    """The letter of a text that is nothing but a letter and the text of that choice."""
     letter, rest = _letter(clean)
     if letter is None or (options and letter not in options):
         return None

@@ -95,7 +95,8 @@ def reading(answer: str, example: Example) -> str | None:
 def _options(example: Example) -> dict[str, str]:
     """The texts of the choices by letter."""
     _, _, listed = example.question.rpartition("\nAnswer Choices:\n")
-    return {line[1:2]: line[4:] for line in listed.split("\n") if line.startswith("(")}
+    lines = [line.removesuffix(HINT) for line in listed.split("\n") if line.startswith("(")]
+    return {line[1:2]: line[4:] for line in lines}
 
 
 def steps(text: str) -> int:
