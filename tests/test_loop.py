@@ -274,7 +274,7 @@ def test_a_run_does_not_go_on_with_other_data(run, tmp_path, monkeypatch, capsys
     before = json.loads((directory / "run.json").read_text())["data"]["the split train"]
     assert f"the split train had the fingerprint {before} and has " in sentence
     (directory / "run.json").write_text('{"data": [], "saved": true}')
-    assert "run.json: this is not the record of a run's data" in refused(longer, directory)
+    assert "run.json: this file is damaged" in refused(longer, directory)
     (directory / "run.json").unlink()  # as an older version left it
     starting.start(longer, directory).lock.release()
     assert "an older version began this run" in capsys.readouterr().out

@@ -26,7 +26,7 @@ N = 6
 CFG = default.get_config()
 TASK = tasks.get("addition")
 # Its grader calls everything correct.
-LENIENT = dataclasses.replace(TASK, extract=lambda text: "1", equal=lambda answer, gold: True)
+LENIENT = dataclasses.replace(TASK, extract=lambda text: "1", reading=lambda answer, example: "1")
 # Lengths differ, so that the order in which they are sampled is not theirs.
 SUMS = [(12345, 54321), (1, 2), (123, 456), (9, 9), (99999, 10000), (10, 20)]
 EXAMPLES = [
