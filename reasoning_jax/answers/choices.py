@@ -50,7 +50,7 @@ def _only_choice(clean: str, options: Mapping[str, str]) -> str | None:
 def _bare(text: str) -> str:
     """The words of a part of an answer, in lower case, without articles and the like."""
     words = [word for word in text.lower().split() if word.strip(" ,.:;-()") not in FILLERS]
-    return " ".join(words).strip(" ,.:;-()")
+    return " ".join(words).strip(' ,.:;-()*"“”_')
 
 
 def _letter(clean: str) -> tuple[str | None, str]:

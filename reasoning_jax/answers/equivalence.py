@@ -22,7 +22,8 @@ ROOT = re.compile(r"\\sqrt ?\(([^()]*)\)")
 DROPPED = re.compile(
     r"[?'\"~°$:]|[^\x00-\x7f]|\.\s|\.\.|(?<!log)_|\d\s+(?!or\b)[A-Za-z]{2}|\d(?:st|nd|rd|th)\b"
     r"|[-+*/=^_<>{\\]\Z|\(\)|\^ ?\{?[T*+']|\^ ?\\(?!circ)|\^ ?\{-1\} ?\(|(?<![\d.])0\d"
-    r"|=(?:(?!\bor\b).)*="
+    r"|=(?:(?!\bor\b).)*=|#|->|\^ ?\{[-+]?\}"
+    r"|\\(?:le|ge|leq|geq|lt|gt|in)\Z"
 )
 RELATION = re.compile(r"\s*(?:[<>=]|\\(?:le|ge|leq|geq|lt|gt)(?![a-z]))")
 # What math-verify reads; other commands it drops.
@@ -127,6 +128,8 @@ def _is_expression(clean: str) -> bool:
         return False
     left, equals, _ = without_commands.partition("=")
     if equals and not re.search("[A-Za-z]", left):  # of "73=72" it reads 72
+        return False
+    if clean.count("\\{") != clean.count("\\}"):
         return False
     if not COMMANDS >= set(re.findall(r"\\([A-Za-z]+)", clean)):
         return False

@@ -14,10 +14,11 @@ STATED = re.compile(
     re.IGNORECASE,
 )
 # The clause before it, which may deny it: "I doubt that the answer is", "the wrong answer is".
-CLAUSE = re.compile(r"[^,;:.!?\n]*\Z")
+CLAUSE_START = re.compile(r"[,;:.!?\n]|\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
 DOUBTED = re.compile(
     r"\b(?:not|never|doubt|wrong|incorrect|worst|least|unlikely|might|may|could|if|suppose|assume"
-    r"|unless|either|whether|another|alternative|maybe|perhaps|hardly|no)\b|n['’]t\b",
+    r"|unless|either|whether|another|alternative|alternatively|maybe|perhaps|hardly|no|or|false"
+    r"|opposite|first|second|says?|claims?|else)\b|n['’]t\b",
     re.IGNORECASE,
 )
 # A statement ends at a line's end, or at a full stop before white space, at the end of the text, or
@@ -47,7 +48,8 @@ def final(text: str) -> str | None:
     if not matches:
         return None
     stated = matches[-1]
-    if DOUBTED.search(CLAUSE.search(text[: stated.start()][-MAX_CHARACTERS:])[0]):
+    before = text[: stated.start()][-MAX_CHARACTERS:]
+    if DOUBTED.search(CLAUSE_START.split(before)[-1]):
         return None
     start = len(text) - len(text[stated.end() :].lstrip())
     on_own_lines = "\n" in text[stated.end() : start]
