@@ -27,8 +27,8 @@ END = re.compile(r"(?<!^[A-Za-z])(?<!\s[A-Za-z])\.(?=\s)|\.\Z|(?<=\))\.(?=[A-Za-
 # On lines of its own it ends at an empty line, or at a full stop that follows no digit, "1. a".
 END_OF_LINES = re.compile(r"(?<!\d)\.(?=\s|\Z)|\n\s*\n")
 # What may stand after a statement: markup. Words may take it back, or state another answer.
-MARKUP = re.compile(r"</?(?:answer|s)>|<\|[a-z_]{1,20}\|>|[\s*_`\"'.]")
-MARKUP_TAG = re.compile(r"</?(?:answer|s)>|<\|[a-z_]{1,20}\|>")
+TAG = r"</?(?:answer|s)>|<\|[a-z_]{1,20}\|>"
+MARKUP = re.compile(rf"{TAG}|[\s*_`\"'.]")
 NEXT_QUESTION = re.compile(r"\n ?(?:Q|Question|Problem|User|Human)(?: \d+)? ?:")
 
 
@@ -41,7 +41,7 @@ def final(text: str) -> str | None:
     """What stands between the last "the answer is" of a text and its end.
 
     None where there is none in the last SEARCHED characters, where it is empty or too long, where
-    it is denied before, and where more than one sentence follows.
+    the clause before it doubts it, and where more than markup follows it.
     """
     text = text[-SEARCHED:]
     matches = list(STATED.finditer(text))
@@ -59,4 +59,4 @@ def final(text: str) -> str | None:
     is_cut_off = start + len(following) < len(text)
     if not statement.strip() or is_cut_off or (rest and MARKUP.sub("", rest[0])):
         return None
-    return " ".join(MARKUP_TAG.sub("", statement).split()) or None
+    return " ".join(re.sub(TAG, "", statement).split()) or None
