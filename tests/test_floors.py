@@ -23,8 +23,8 @@ FLOORS = [
     answers/quantities answers/statements answers/choices answers/words answers/equivalence
     answers/expressions
     metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
-    """model model/config model/sharding model/linear model/attention model/transformer
-    model/decoder model/presets model/logprobs""",
+    """model model/config model/rotary model/parameters model/sharding model/linear
+    model/attention model/transformer model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
     training/preferences training/preference_files training/optim training/state
