@@ -24,11 +24,13 @@ FLOORS = [
     answers/expressions
     metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
     """model model/config model/rotary model/parameters model/sharding model/linear
-    model/attention model/transformer model/decoder model/presets model/logprobs""",
+    model/attention model/transformer model/decoder model/presets model/logprobs
+    pretrained""",
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
     training/preferences training/preference_files training/optim training/state
     training/train_step training/checkpoint_folders training/checkpoint""",
+    "tune tune/*",
     "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",
