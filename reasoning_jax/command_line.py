@@ -259,7 +259,9 @@ def _parse(
         folder = _folder(".")
         cfg = ConfigDict()
         free = rest
-    if words and free:
+    if words and values[words].flag_type().startswith("multi"):
+        values[words].value = [*(values[words].value or []), *free]
+    elif words and free:
         given = values[words].value
         values[words].value = " ".join(free if given is None else [given, *free])
     elif free:

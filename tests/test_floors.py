@@ -24,12 +24,15 @@ FLOORS = [
     answers/expressions
     metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
     """model model/config model/rotary model/parameters model/sharding model/linear
-    model/attention model/transformer model/decoder model/presets model/logprobs
-    pretrained""",
+    model/attention model/transformer model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
     training/preferences training/preference_files training/optim training/state
     training/train_step training/checkpoint_folders training/checkpoint""",
+    """pretrained/stored pretrained/tables pretrained/names pretrained/families
+    pretrained/hf_values pretrained/hf_config pretrained/hf_write pretrained/folder pretrained/load
+    pretrained/source pretrained/gguf_config pretrained/gguf_file pretrained/llama2c
+    pretrained/converted pretrained pretrained/export pretrained/peft""",
     "tune tune/*",
     "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
@@ -39,7 +42,7 @@ FLOORS = [
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
     tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner api""",
-    "main evaluate ask plan",
+    "main evaluate ask plan convert",
 ]
 COLUMNS = 100
 # 150 and 120 are the aim; the formatter's one argument a line takes more.

@@ -1,0 +1,220 @@
+"""The shapes of this decoder's parameters, and how another's tensors become slices of them.
+
+Letters of shapes: L layers, D width, K key-value heads, G query heads of each, H head size, M MLP
+width, V vocabulary, P positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from reasoning_jax.errors import UserError
+from reasoning_jax.model.config import ModelConfig
+from reasoning_jax.pretrained.stored import Tensor
+
+Shape = tuple[int, ...]
+Index = tuple[slice, ...]
+Tree = dict[str, "Shape | dict[str, Shape]"]
+
+# How many leading dimensions of a matrix are its inputs; the others are its outputs.
+INPUTS = {
+    "query": 1,
+    "key": 1,
+    "value": 1,
+    "attention_out": 3,
+    "gate": 1,
+    "up": 1,
+    "down": 1,
+    "unembedding": 1,
+}
+ADAPTED = ("query", "key", "value", "attention_out", "gate", "up", "down")  # LoRA's choice
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """Another model's tensor that holds one of our parameters."""
+
+    name: str  # "{n}" in it is the number of the layer
+    out_first: bool = True  # a matrix is stored [out, in], as torch's Linear; else [in, out]
+    part: tuple[int, int] = (0, 1)  # (i, n): the i-th of n equal parts of what it has for outputs
+    interleaved: bool = False  # numbers of a head are stored as the pairs (2i, 2i+1)
+    plus: float = 0.0  # what is added to the stored numbers
+
+
+Table = Mapping[str, Row]
+
+
+def shapes(cfg: ModelConfig) -> Tree:
+    """The shape of every parameter of ``decoder.init``, as a nested dict."""
+    V, D, L = cfg.vocab_size, cfg.width, cfg.num_layers
+    tree: Tree = {"embedding": (V, D), **_norm("final_norm", cfg)}
+    if not cfg.tied:
+        tree["unembedding"] = (D, V)
+    if cfg.output_bias:
+        tree["output_bias"] = (V,)
+    if cfg.max_positions:
+        tree["position_embedding"] = (cfg.max_positions, D)
+    layer = _attention(cfg) | _mlp(cfg)
+    tree["layers"] = {name: (L, *shape) for name, shape in layer.items()}
+    return tree
+
+
+def _norm(name: str, cfg: ModelConfig) -> dict[str, Shape]:
+    scale = {name: (cfg.width,)}
+    return scale | {f"{name}_bias": (cfg.width,)} if cfg.norm == "layer" else scale
+
+
+def _attention(cfg: ModelConfig) -> dict[str, Shape]:
+    D, H, K = cfg.width, cfg.head_dim, cfg.num_kv_heads
+    G = cfg.num_heads // K
+    layer = _norm("attention_norm", cfg) | {
+        "query": (D, K, G, H),
+        "key": (D, K, H),
+        "value": (D, K, H),
+        "attention_out": (K, G, H, D),
+    }
+    if cfg.qkv_bias:
+        layer |= {"query_bias": (K, G, H), "key_bias": (K, H), "value_bias": (K, H)}
+    if cfg.out_bias:
+        layer["attention_out_bias"] = (D,)
+    if cfg.qk_norm:
+        layer |= {"query_norm": (H,), "key_norm": (H,)}
+    if cfg.post_norms:
+        layer |= _norm("post_attention_norm", cfg) | _norm("post_mlp_norm", cfg)
+    return layer
+
+
+def _mlp(cfg: ModelConfig) -> dict[str, Shape]:
+    D, M = cfg.width, cfg.mlp_dim
+    layer: dict[str, Shape] = {} if cfg.parallel else _norm("mlp_norm", cfg)
+    layer |= {"up": (D, M), "down": (M, D)}
+    if cfg.gated:
+        layer["gate"] = (D, M)
+    if cfg.mlp_bias:
+        layer |= {"up_bias": (M,), "down_bias": (D,)}
+        if cfg.gated:
+            layer["gate_bias"] = (M,)
+    return layer
+
+
+def leaves(tree: Tree) -> Iterator[tuple[tuple[str, ...], Shape]]:
+    """The path and the shape of every parameter."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from (((name, inner), shape) for inner, shape in value.items())
+        else:
+            yield (name,), value
+
+
+# ---- one tensor ----------------------------------------------------------------------------------
+
+
+def stored_shape(name: str, row: Row, shape: Shape) -> Shape:
+    """The shape of the tensor in the file for a parameter [of one layer] of this shape."""
+    parts = row.part[1]
+    inputs = INPUTS.get(name)
+    if inputs is None:
+        return (math.prod(shape) * parts,) if name.endswith(("_bias", "_norm")) else shape
+    rows, columns = math.prod(shape[:inputs]), math.prod(shape[inputs:]) * parts
+    return (columns, rows) if row.out_first else (rows, columns)
+
+
+def read_slice(name: str, row: Row, shape: Shape, index: Index, tensor: Tensor) -> np.ndarray:
+    """The slice ``index`` of a parameter [of one layer], from the rows that hold it alone."""
+    inputs = INPUTS.get(name)
+    ranges = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
+    if inputs is None:
+        stored = stored_shape(name, row, shape)
+        is_flat = len(stored) < len(shape) or row.part[1] > 1
+        if not is_flat:
+            start, stop = ranges[0]
+            values = tensor.read(start, stop)[(slice(None), *index[1:])]
+        else:
+            start = row.part[0] * math.prod(shape)
+            values = tensor.read(start, start + math.prod(shape)).reshape(shape)[index]
+        return _finish(values, row)
+    groups = (shape[:inputs], shape[inputs:])
+    spans = [_span(groups[0], ranges[:inputs]), _span(groups[1], ranges[inputs:])]
+    shift = row.part[0] * math.prod(groups[1])
+    spans[1] = (spans[1][0] + shift, spans[1][1] + shift)
+    if row.out_first:
+        values = transposed(tensor.read(*spans[1])[:, slice(*spans[0])])
+    else:
+        values = tensor.read(*spans[0])[:, slice(*spans[1])]
+    firsts = [group[0][1] - group[0][0] for group in (ranges[:inputs], ranges[inputs:])]
+    values = values.reshape(firsts[0], *groups[0][1:], firsts[1], *groups[1][1:])
+    rest = [slice(*r) for r in ranges]
+    rest[0] = rest[inputs] = slice(None)
+    return _finish(values[tuple(rest)], row)
+
+
+def _span(shape: Shape, ranges: list[tuple[int, int]]) -> tuple[int, int]:
+    """The range of a flattened dimension that holds the range of the first of its parts."""
+    size = math.prod(shape[1:])
+    return ranges[0][0] * size, ranges[0][1] * size
+
+
+def _finish(values: np.ndarray, row: Row) -> np.ndarray:
+    if row.interleaved:  # heads' numbers are never split over devices: all are here
+        values = np.concatenate([values[..., 0::2], values[..., 1::2]], axis=-1)
+    if row.plus:
+        values = values + values.dtype.type(row.plus)
+    return values
+
+
+def transposed(matrix: np.ndarray, block: int = 16) -> np.ndarray:
+    """A transposed copy, made by a few rows at a time: numpy's own is four times as slow."""
+    result = np.empty(matrix.shape[::-1], matrix.dtype)
+    for i in range(0, len(matrix), block):
+        result[:, i : i + block] = matrix[i : i + block].T
+    return result
+
+
+# ---- all tensors ---------------------------------------------------------------------------------
+
+
+def wanted(cfg: ModelConfig, table: Table, where: str) -> dict[str, Shape]:
+    """The name and shape of every tensor that a model of this config has in a file.
+
+    UserError where the table has no tensor for one of its parameters.
+    """
+    found: dict[str, Shape] = {}
+    for path, shape in leaves(shapes(cfg)):
+        name = path[-1]
+        if name not in table:
+            raise UserError(f"{where}: the parameter {name} has no place in such a file.")
+        row = table[name]
+        if len(path) == 1:
+            found[row.name] = stored_shape(name, row, shape)
+            continue
+        for n in range(cfg.num_layers):
+            found[row.name.format(n=n)] = stored_shape(name, row, shape[1:])
+    return found
+
+
+def check(have: Mapping[str, Tensor], want: Mapping[str, Shape], where: str) -> None:
+    """UserError naming a tensor that is missing, left over or of another shape."""
+    for name, shape in want.items():
+        if name not in have:
+            hint = nearest(name, have.keys() - want.keys())
+            raise UserError(f"{where}: the tensor {name} is missing{hint}.")
+        if tuple(have[name].shape) != shape:
+            raise UserError(
+                f"{where}: the tensor {name} has the shape {list(have[name].shape)}, "
+                f"but by the config it has {list(shape)}."
+            )
+    left_over = sorted(have.keys() - want.keys())
+    if left_over:
+        hint = nearest(left_over[0], want)
+        raise UserError(f"{where}: the tensor {left_over[0]} belongs to no parameter{hint}.")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """ "; the nearest name is X", where there is a near one."""
+    close = difflib.get_close_matches(name, list(names)[:5000], 1)
+    return f"; the nearest name is {close[0]}" if close else ""
