@@ -135,7 +135,9 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     task_cfg = cfg.task.copy_and_resolve_references()
     if "path" in task_cfg and not task_cfg.path:
         task_cfg.path = data_dir(cfg.task.name)
-    own_tokenizer = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name)
+    own_tokenizer = tokenizer.make(
+        cfg.tokenizer, task.ALPHABET, task.name, cfg.model.get("source", "")
+    )
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     jax.set_mesh(mesh)
     shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else ()
