@@ -61,9 +61,14 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    # Characters are those of the task's alphabet.
-    name: str = key("characters", one_of("characters", "bytes", "sentencepiece"))
-    path: str = ""  # of the SentencePiece model
+    # auto: the model's own where model.source is set, else characters, which are those of the
+    # task's alphabet.
+    name: str = key("auto", one_of("auto", "characters", "bytes", "sentencepiece", "pretrained"))
+    # Of the SentencePiece model; of a published tokenizer: its folder, its file or a GGUF file,
+    # "" = model.source.
+    path: str = ""
+    chat: bool = False  # prompts are user messages in the model's chat template
+    system: str = ""  # the system message before them; "" = none but the template's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -211,10 +211,13 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
         task_cfg.path = data_dir(cfg.task.name)
     tuning = tune.get(cfg.tune.name)
     source = pretrained.open(cfg.model.source) if cfg.model.source else None
-    own_tokenizer = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name)
-    model_cfg = presets.model_config(
-        cfg.model, own_tokenizer.vocab_size, source.model_config() if source else None
-    )
+    words = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name, cfg.model.source)
+    published = source.model_config() if source is not None else None
+    model_cfg = presets.model_config(cfg.model, words.vocab_size, published)
+    num_vectors = tuning.prompt_length(cfg.tune)
+    own_tokenizer = words
+    if num_vectors:
+        own_tokenizer = tokenizer.WithSoftPrompt(words, model_cfg.vocab_size, num_vectors)
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     jax.set_mesh(mesh)
     shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else ()

@@ -22,7 +22,9 @@ FLOORS = [
     answers answers/killable answers/doubt answers/arithmetic answers/markup answers/units
     answers/quantities answers/statements answers/choices answers/words answers/equivalence
     answers/expressions
-    metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
+    metric_line workdir rows_file run_lock metrics progress chat_sandbox chat gguf_metadata
+    vocabularies vocabularies/fast vocabularies/byte_level vocabularies/pieces
+    vocabularies/folder vocabularies/gguf_tokens pretrained_tokenizer tokenizer svg charts""",
     """model model/config model/rotary model/parameters model/sharding model/linear
     model/attention model/transformer model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
