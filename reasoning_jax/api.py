@@ -151,6 +151,7 @@ class SavedRun:
         """The experiment on all devices, the best round's parameters, and that round."""
         exp = experiment.make(self.config)
         params, meta = checkpoint.load_params(self.dir, exp.abstract_state().params)
+        exp.check_stamp(meta, self.dir)
         return exp, params, meta["round"]
 
     def _verifier_scores(self, samples: Sequence[Sample], exp: Experiment) -> dict[str, np.ndarray]:
@@ -208,7 +209,8 @@ class SavedRun:
         cfg.micro_batches = 1
         cfg.sampling.batch_size = fsdp
         exp = experiment.make(cfg, jax.devices()[: fsdp * tensor])
-        params, _ = checkpoint.load_params(self.dir, exp.abstract_state().params)
+        params, meta = checkpoint.load_params(self.dir, exp.abstract_state().params)
+        exp.check_stamp(meta, self.dir)
         return exp, params
 
     def _answer(self, roll: Rollout, question: str) -> workdir.Line:

@@ -24,10 +24,10 @@ def assess(run: Run) -> Iterator[Event]:
     if position.update:  # else what was collected is read, and logged, again from the checkpoint
         note_position(run)
     if n == 0:
-        checkpoint.save(run.dir / "base", 0, run.state.params, None, {"round": 0}, 1)
+        _save_params(run, "base", {"round": 0})
     side = run.side_model()
     if side:
-        checkpoint.save(run.dir / side.name, n, run.state.params, None, {"round": n}, 1)
+        _save_params(run, side.name, {"round": n})
     else:
         yield _compete(run)
     position.finished = n == cfg.rounds.count or run.is_out_of_patience()
@@ -47,6 +47,12 @@ def assess(run: Run) -> Iterator[Event]:
     position.update = 0
     position.iterator = None
     save(run)
+
+
+def _save_params(run: Run, name: str, meta: checkpoint.Meta) -> None:
+    """What is trained, by itself, in a folder of this name."""
+    n = run.position.round
+    checkpoint.save(run.dir / name, n, run.state.params, None, run.exp.stamped(meta), 1)
 
 
 def _best_params(run: Run) -> Params | None:
@@ -82,8 +88,7 @@ def _compete(run: Run) -> Event:
     if accuracy > position.best_accuracy:
         position.best_accuracy = accuracy
         position.best_round = n
-        meta = {"round": n, "accuracy": accuracy}
-        checkpoint.save(run.dir / "best", n, run.state.params, None, meta, 1)
+        _save_params(run, "best", {"round": n, "accuracy": accuracy})
     return event
 
 

@@ -155,7 +155,7 @@ def _fill(values: Mapping[str, workdir.Json], path: Path | str) -> ConfigDict:
     """A config with these values by dotted key; UserError naming the file and the key."""
     names = {}
     for section in default.NAMED:
-        name = values.get(f"{section}.name")
+        name = values.get(f"{section}.name", "full" if section == "tune" else None)
         if not isinstance(name, str):
             raise UserError(f"{path}: the key {section}.name is missing.")
         names[section] = name
@@ -165,6 +165,7 @@ def _fill(values: Mapping[str, workdir.Json], path: Path | str) -> ConfigDict:
             task=names["task"],
             grader=names["grader"],
             base=names["base.algorithm"],
+            tuned=names["tune"],
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -13,7 +13,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from reasoning_jax import algorithms, graders, ranges, tasks, workdir
+from reasoning_jax import algorithms, graders, ranges, tasks, tune, workdir
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import config as model_config
 from reasoning_jax.model import presets
@@ -36,6 +36,9 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
+    # A published model: a Hugging Face folder, a GGUF or llama2.c file, or what convert made of
+    # one; its shape replaces preset. "" = the model begins with random parameters.
+    source: str = ""
     # A size in model/presets.py; the keys below override it where set.
     preset: str = key("0.4m", one_of(*presets.SIZES))
     # Rows of the embedding; None = the preset's, else the tokenizer's. Of this and the next keys
@@ -58,9 +61,14 @@ class Model:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    # Characters are those of the task's alphabet.
-    name: str = key("characters", one_of("characters", "bytes", "sentencepiece"))
-    path: str = ""  # of the SentencePiece model
+    # auto: the model's own where model.source is set, else characters, which are those of the
+    # task's alphabet.
+    name: str = key("auto", one_of("auto", "characters", "bytes", "sentencepiece", "pretrained"))
+    # Of the SentencePiece model; of a published tokenizer: its folder, its file or a GGUF file,
+    # "" = model.source.
+    path: str = ""
+    chat: bool = False  # prompts are user messages in the model's chat template
+    system: str = ""  # the system message before them; "" = none but the template's own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,19 +167,25 @@ NAMED: dict[str, ModuleType] = {
     "base.algorithm": algorithms,
     "task": tasks,
     "grader": graders,
+    "tune": tune,
 }
 
 
 def get_config(
-    algorithm: str = "star", task: str = "addition", grader: str = "", base: str = "sft"
+    algorithm: str = "star",
+    task: str = "addition",
+    grader: str = "",
+    base: str = "sft",
+    tuned: str = "full",
 ) -> ConfigDict:
     """The config of a method on a task, locked: only the keys that it has can be set.
 
-    grader: "" is the task's own. base: the method that trains the base model in round 0. UserError
-    where there is no method, task or grader of that name.
+    grader: "" is the task's own. base: the method that trains the base model in round 0. tuned:
+    what is trained of the model. UserError where there is none of that name.
     """
     c = _section(Experiment)
     c.model = _section(Model)
+    c.tune = section(tune, tuned)
     c.tokenizer = _section(Tokenizer)
     c.task = section(tasks, task)
     c.grader = section(graders, grader or tasks.get(task).GRADER)
@@ -190,7 +204,7 @@ def get_config(
 
 
 def section(package: ModuleType, name: str) -> ConfigDict:
-    """A name and the keys of its ``Config``; package: algorithms, tasks or graders."""
+    """A name and the keys of its ``Config``; package: algorithms, tasks, graders or tune."""
     return _section(package.get(name).Config, {"name": name})
 
 

@@ -6,6 +6,7 @@ Training, evaluation, asking and planning share it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -14,9 +15,10 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from reasoning_jax import default, graders, prng, prompts, tasks, tokenizer
+from reasoning_jax import default, graders, pretrained, prng, prompts, tasks, tokenizer, tune
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, presets, sharding
 from reasoning_jax.policy import Policy
@@ -24,6 +26,9 @@ from reasoning_jax.rollout import Rollout
 from reasoning_jax.sampling.methods import make_method
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import optim, state
+from reasoning_jax.training.checkpoint import Meta
+
+BASE_MODEL = "base_model"  # the fingerprint of the frozen model, in what is saved with an adapter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,8 @@ class Experiment:
     model_cfg: decoder.ModelConfig
     shots: Sequence[Example]
     mesh: Mesh
+    tuning: tune.Tuning
+    source: pretrained.Source | None = None  # the published model that config.model.source names
     sampling_mesh: Mesh | None = None  # where config.mesh.sampling_tensor asks for another one
 
     def load(self, split: str) -> Sequence[Example]:
@@ -57,10 +64,73 @@ class Experiment:
         count = min(limit or len(examples), len(examples))
         return [examples[int(i)] for i in np.linspace(0, len(examples) - 1, count)]
 
+    # ---- parameters ------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def frozen(self) -> decoder.Params:
+        """The parameters that no update changes, on their devices; read when they are first used.
+
+        {} where all are trained.
+        """
+        if not self.tuning.FREEZES:
+            return {}
+        if self.source is None:
+            raise UserError(
+                f"config.model.source: tune.name {self.tuning.name} needs a published model."
+            )
+        return self.source.load(self.model_cfg, self.mesh, dtype=self.model_cfg.dtype)
+
+    @functools.cached_property
+    def base_fingerprint(self) -> str | None:
+        """16 hexadecimal digits of what is frozen; None where nothing is."""
+        return pretrained.fingerprint(self.frozen) if self.tuning.FREEZES else None
+
+    def stamped(self, meta: Meta) -> Meta:
+        """What is saved with an adapter: also which model it changes."""
+        if self.base_fingerprint is None:
+            return meta
+        return meta | {BASE_MODEL: self.base_fingerprint}
+
+    def check_stamp(self, meta: Meta, folder: Path) -> Meta:
+        """What was saved, without the stamp; UserError where it is an adapter of another model."""
+        saved = meta.get(BASE_MODEL)
+        if saved != self.base_fingerprint:
+            raise UserError(
+                f"{folder}: this was trained beside a frozen model with the fingerprint {saved}, "
+                f"but config.model.source {self.cfg.model.source!r} has {self.base_fingerprint}."
+            )
+        return {name: value for name, value in meta.items() if name != BASE_MODEL}
+
+    def initial_params(self) -> decoder.Params:
+        """What is trained, before any update."""
+        if self.source is not None and not self.tuning.FREEZES:
+            return self.source.load(self.model_cfg, self.mesh, dtype="float32")
+        key = prng.key(self.cfg.seed, "init")
+        words = sharding.put(np.asarray(self._first_words(), np.int32), self.mesh)
+        create = functools.partial(self.tuning.init, cfg=self.cfg.tune, model_cfg=self.model_cfg)
+        shardings = sharding.parameter_specs(self._abstract_params(), self.mesh)
+        return jax.jit(create, out_shardings=shardings)(key, self.frozen, words)
+
+    def _first_words(self) -> list[int]:
+        """The tokens that a soft prompt begins as."""
+        length = self.tuning.prompt_length(self.cfg.tune)
+        if not length:
+            return []
+        if self.cfg.tune.text:
+            ids = self.tokenizer.encode(self.cfg.tune.text)
+            return (ids * length)[:length]
+        drawn = np.random.default_rng(self.cfg.seed).integers(
+            self.tokenizer.vocab_size, size=length
+        )
+        return drawn.tolist()
+
+    def _abstract_params(self) -> decoder.Params:
+        return tune.abstract_trained(self.tuning, self.cfg.tune, self.model_cfg)
+
     def policy(self, params: decoder.Params) -> Policy:
-        """These parameters, as this experiment computes with them."""
+        """A policy with these parameters for what is trained."""
         return Policy(
-            params=params,
+            params=self.frozen | params,
             model_cfg=self.model_cfg,
             mesh=self.mesh,
             sampling_mesh=self.sampling_mesh,
@@ -99,22 +169,26 @@ class Experiment:
             label=purpose,
             round=round,
             quiet=quiet,
-            base_params=base_params,
+            base_params=base_params and (lambda: self.frozen | base_params()),
         )
 
     def abstract_state(self) -> state.TrainState:
         """Shapes and shardings of the train state: what checkpoints are read into."""
         optimizer = optim.make(self.cfg.optim)
+        params = self._abstract_params()
+        shapes = jax.eval_shape(lambda p: state.fresh(p, optimizer), params)
+        return _with_shardings(shapes, self.mesh)
 
-        def new_state() -> state.TrainState:
-            params = decoder.init(jax.random.key(0), self.model_cfg)
-            return state.fresh(params, optimizer)
+    def abstract_frozen(self) -> decoder.Params:
+        """Shapes and shardings of ``frozen``."""
+        return _with_shardings(tune.abstract_frozen(self.tuning, self.model_cfg), self.mesh)
 
-        shapes = jax.eval_shape(new_state)
-        shardings = sharding.parameter_specs(shapes, self.mesh)
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-        )
+
+def _with_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
+    shardings = sharding.parameter_specs(shapes, mesh)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
 
 
 def data_dir(name: str) -> str:
@@ -135,7 +209,15 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     task_cfg = cfg.task.copy_and_resolve_references()
     if "path" in task_cfg and not task_cfg.path:
         task_cfg.path = data_dir(cfg.task.name)
-    own_tokenizer = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name)
+    tuning = tune.get(cfg.tune.name)
+    source = pretrained.open(cfg.model.source) if cfg.model.source else None
+    words = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name, cfg.model.source)
+    published = source.model_config() if source is not None else None
+    model_cfg = presets.model_config(cfg.model, words.vocab_size, published)
+    num_vectors = tuning.prompt_length(cfg.tune)
+    own_tokenizer = words
+    if num_vectors:
+        own_tokenizer = tokenizer.WithSoftPrompt(words, model_cfg.vocab_size, num_vectors)
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     jax.set_mesh(mesh)
     shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else ()
@@ -145,7 +227,9 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
         task_cfg=task_cfg,
         grader=graders.make(cfg, task),
         tokenizer=own_tokenizer,
-        model_cfg=presets.model_config(cfg.model, own_tokenizer.vocab_size),
+        model_cfg=tuning.model_config(cfg.tune, model_cfg),
+        tuning=tuning,
+        source=source,
         shots=shots,
         mesh=mesh,
         sampling_mesh=_sampling_mesh(cfg, mesh),

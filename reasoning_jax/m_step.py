@@ -111,7 +111,7 @@ def _one_update(run: Run, stage: Stage, stream: _Stream, total: int) -> _Update:
         parts = {key: x.reshape(-1, micro_batch, x.shape[-1]) for key, x in batch.items()}
         on_device = sharding.put(parts, run.exp.mesh, None, "batch", None)
         rate_on_device = sharding.put(np.float32(rate), run.exp.mesh)
-        run.state, measured = stage.train_step(run.state, on_device, rate_on_device)
+        run.state, measured = stage.train_step(run.state, on_device, rate_on_device, run.exp.frozen)
     position.update += 1
     position.iterator = stream.state()
     return _Update(number=position.update, learning_rate=rate, metrics=measured, batch=batch)

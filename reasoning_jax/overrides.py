@@ -31,6 +31,7 @@ def override(cfg: ConfigDict, arguments: list[str], known: flags.FlagValues) -> 
     known: the command's own flags. UserError for a key that the experiment does not have and for a
     value of another type.
     """
+    arguments = [_with_name(argument) for argument in arguments]
     before_dashes = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for section, name in _names_chosen(before_dashes):
         _choose_by_name(cfg, section, name)
@@ -55,6 +56,7 @@ def override(cfg: ConfigDict, arguments: list[str], known: flags.FlagValues) -> 
 
 def change(cfg: ConfigDict, changes: Mapping[str, object]) -> None:
     """Sets values by dotted key; UserError for a key that the experiment does not have."""
+    changes = {f"{key}.name" if key in NAMED else key: value for key, value in changes.items()}
     for key, value in changes.items():
         section, _, name = key.rpartition(".")
         if name == "name" and section in NAMED:
@@ -79,6 +81,14 @@ def set_value(cfg: ConfigDict, key: str, value: object) -> None:
     except (TypeError, OverflowError):
         raise UserError(f"config.{key}={value!r}: this must be of type {kind.__name__}.") from None
     _check_tuple(key, before, value)
+
+
+def _with_name(argument: str) -> str:
+    """--config.tune=lora is short for --config.tune.name=lora; so with all that have a name."""
+    match = re.fullmatch(r"(--?config\.([\w.]+))(=.*)?", argument, re.DOTALL)
+    if not match or match[2] not in NAMED:
+        return argument
+    return f"{match[1]}.name{match[3] or ''}"
 
 
 def _names_chosen(arguments: Sequence[str]) -> list[tuple[str, str]]:

@@ -93,13 +93,13 @@ class Rollout:
     # ---- prompts and rows ------------------------------------------------------------------------
 
     def prompt_ids(self, example: Example, hint: bool = False) -> np.ndarray:
-        """The start token, once, and the prompt, [P] int32."""
+        """The ids of a prompt, its start token among them, [P] int32."""
         return np.asarray(self._prompt(example, hint), np.int32)
 
     def _prompt(self, example: Example, hint: bool = False) -> list[int]:
         answer = example.answer if hint else None
         text = prompts.build(self.task, example, self.task_cfg, self.shots, answer)
-        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        return self.tokenizer.prompt(text)
 
     def check_prompt(self, example: Example, hint: bool = False) -> list[int]:
         """Its tokens; UserError where they cannot be written, or leave no room for a completion."""
@@ -200,7 +200,7 @@ class Rollout:
         return {
             "key": self.key,
             "method": make_method(temperature, self.top_k, self.top_p),
-            "stop_ids": [self.tokenizer.eos_id],
+            "stop_ids": list(self.tokenizer.stop_ids),
             "max_new_tokens": self.max_new_tokens,
         }
 

@@ -17,7 +17,6 @@ from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.errors import UserError
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.tasks import Example
-from reasoning_jax.tokenizer import SentencePiece
 from reasoning_jax.training import checkpoint_folders
 
 NAME = "run.json"
@@ -45,9 +44,8 @@ def fingerprints(
     data = {f"the split {name}": _of_examples(examples) for name, examples in splits.items()}
     if exp.shots:
         data["task.shots"] = _of_examples(exp.shots)
-    if isinstance(exp.tokenizer, SentencePiece):
-        content = Path(exp.tokenizer.path).read_bytes()
-        data["tokenizer.path"] = hashlib.sha256(content).hexdigest()[:16]
+    if exp.tokenizer.fingerprint is not None:
+        data["tokenizer.path"] = exp.tokenizer.fingerprint
     for key, records in algorithm.data(exp.cfg).items():
         data[key] = fingerprint(records)
     return data

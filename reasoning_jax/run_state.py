@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 from ml_collections import ConfigDict
 
 from reasoning_jax import experiment, metrics, multihost, run_record
@@ -82,6 +81,7 @@ class Run:
                 f"{self.dir / 'base'}: the base model, which the rounds begin with or refer to, is "
                 "gone."
             )
+        self.exp.check_stamp(restored.meta, self.dir / "base")
         return restored.params
 
     def kept_base_params(self) -> Params:
@@ -93,9 +93,7 @@ class Run:
 
 def restart(run: Run, params: Params) -> None:
     """These parameters with a fresh optimiser; the counts of updates go on."""
-    optimizer = optim.make(run.cfg.optim)
-    shardings = jax.tree.map(lambda x: x.sharding, run.abstract)
-    new = jax.jit(lambda p: state.fresh(p, optimizer), out_shardings=shardings)(params)
+    new = state.around(params, optim.make(run.cfg.optim))
     run.state = new.replace(step=run.state.step, skipped=run.state.skipped)
 
 
@@ -129,7 +127,7 @@ def save(run: Run, position: Position | None = None) -> None:
     run.writer.flush()
     rest = {"state": run.state.replace(params=()), "memory": run.memory}
     number = int(run.state.step) + position.round  # a round's end is not taken for its last update
-    meta = dataclasses.asdict(position)
+    meta = run.exp.stamped(dataclasses.asdict(position))
     keep = run.cfg.checkpoint.keep
     checkpoint.save(run.dir / "checkpoints", number, run.state.params, rest, meta, keep)
     run.newest_checkpoint = number

@@ -136,6 +136,7 @@ def _begin_or_resume(run: Run, fingerprints: Mapping[str, str]) -> None:
     folder = run.dir / "checkpoints"
     rest = {"state": run.abstract.replace(params=()), "memory": run.memory}
     restored = checkpoint.restore(folder, run.abstract.params, rest)
+    meta = run.exp.check_stamp(restored.meta, folder) if restored is not None else {}
 
     def check_and_write() -> None:
         if restored is None and run_record.has_been_saved(run.dir):
@@ -150,7 +151,7 @@ def _begin_or_resume(run: Run, fingerprints: Mapping[str, str]) -> None:
         multihost.broadcast_from_process_0(check_and_write)
         _begin(run)
         return
-    run.position = from_meta(restored.meta, folder)
+    run.position = from_meta(meta, folder)
     run.state = restored.rest["state"].replace(params=restored.params)
     run.memory = restored.rest["memory"]
     run.has_been_saved = True
@@ -180,8 +181,9 @@ def _resume(run: Run) -> None:
 def _begin(run: Run) -> None:
     run.writer.truncate(0, 0)
     optimizer = optim.make(run.cfg.optim)
-    run.state = state.init(run.cfg.seed, run.exp.model_cfg, optimizer, run.exp.mesh)
+    run.state = state.around(run.exp.initial_params(), optimizer)
     if run.cfg.base.init_from:
         folder = workdir.path(run.cfg.base.init_from)
-        params, _ = checkpoint.load_params(folder, run.abstract.params)
+        params, meta = checkpoint.load_params(folder, run.abstract.params)
+        run.exp.check_stamp(meta, folder)
         restart(run, params)

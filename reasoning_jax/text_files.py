@@ -118,6 +118,13 @@ def encoding_problem(text: str) -> str | None:
     return None
 
 
+def check_encoding(text: str) -> None:
+    """UserError for a text that has no UTF-8 form."""
+    problem = encoding_problem(text)
+    if problem is not None:
+        raise UserError(f"The text {problem}.")
+
+
 def kind_of(value: object) -> str:
     """What JSON calls a value."""
     if value is None:

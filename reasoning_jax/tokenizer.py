@@ -1,12 +1,8 @@
-"""Text to token ids and back: characters, bytes and SentencePiece behind one interface.
-
-A tokenizer has ``vocab_size``, ``pad_id``, ``bos_id``, ``eos_id``, ``encode(text) -> list[int]``,
-which never adds a start or end token, and ``decode(ids) -> str``, which skips those and padding.
-A prompt is ``[bos_id] + encode(text)``. Tokenizers can be pickled.
-"""
+"""Text to token ids and back: characters, bytes, SentencePiece and those of published models."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from ml_collections import ConfigDict
 
 from reasoning_jax import text_files
+from reasoning_jax.chat import Message
 from reasoning_jax.errors import UserError
+from reasoning_jax.pretrained_tokenizer import Pretrained
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -24,6 +22,12 @@ SPECIAL = 3  # pad, start and end come first in the vocabularies made here
 
 
 class Tokenizer(Protocol):
+    """What turns text into ids and back. Tokenizers can be pickled.
+
+    A model may have no start token (``bos_id`` None), and several end tokens: a completion ends
+    with any of ``stop_ids``, and what is trained on ends with ``eos_id``.
+    """
+
     @property
     def vocab_size(self) -> int: ...
 
@@ -31,17 +35,63 @@ class Tokenizer(Protocol):
     def pad_id(self) -> int: ...
 
     @property
-    def bos_id(self) -> int: ...
+    def bos_id(self) -> int | None: ...
 
     @property
     def eos_id(self) -> int: ...
 
-    def encode(self, text: str) -> list[int]: ...
+    @property
+    def stop_ids(self) -> tuple[int, ...]: ...
 
-    def decode(self, ids: Iterable[int]) -> str: ...
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the files that it is read from; None where there are none."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; never those of special tokens, whatever the text spells."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; special tokens and what is outside the vocabulary are skipped."""
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids of a prompt: the start token, where there is one, and the text.
+
+        Or the text as a user's message in the model's chat template.
+        """
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation, up to where the assistant's next words begin.
+
+        UserError where the model has no chat template, or it refuses the messages.
+        """
 
 
-class Characters:
+class _WithoutChat:
+    """What the tokenizers without a chat template share."""
+
+    bos_id: int | None
+    eos_id: int
+    fingerprint: str | None = None
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (self.eos_id,)
+
+    def encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def prompt(self, text: str) -> list[int]:
+        start = [] if self.bos_id is None else [self.bos_id]
+        return [*start, *self.encode(text)]
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        raise UserError(
+            "a list of messages needs the tokenizer of a model with a chat template "
+            "(config.tokenizer.name=pretrained)."
+        )
+
+
+class Characters(_WithoutChat):
     """One token a symbol of ``alphabet``.
 
     Symbols may be several characters long, and the longest match wins.
@@ -76,20 +126,14 @@ class Characters:
         return "".join(self.alphabet[i - SPECIAL] for i in ids if SPECIAL <= i < self.vocab_size)
 
 
-def _check(text: str) -> None:
-    problem = text_files.encoding_problem(text)
-    if problem is not None:
-        raise UserError(f"The text {problem}.")
-
-
-class Bytes:
+class Bytes(_WithoutChat):
     """One token a byte of UTF-8; bytes that are no UTF-8 decode to the replacement character."""
 
     pad_id, bos_id, eos_id = range(SPECIAL)
     vocab_size = SPECIAL + 256
 
     def encode(self, text: str) -> list[int]:
-        _check(text)
+        text_files.check_encoding(text)
         return [SPECIAL + byte for byte in text.encode("utf-8")]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -97,7 +141,7 @@ class Bytes:
         return content.decode("utf-8", errors="replace")
 
 
-class SentencePiece:
+class SentencePiece(_WithoutChat):
     """A SentencePiece model file, loaded at first use and pickled by its path.
 
     White space changes where the model's normalizer changes it. Where the model has no padding
@@ -120,20 +164,18 @@ class SentencePiece:
         return self._model
 
     def _load(self) -> SentencePieceProcessor:
-        import sentencepiece
+        from reasoning_jax.vocabularies import pieces
 
         content = text_files.read_bytes(self.path, f"config.tokenizer.path={self.path}")
-        model = sentencepiece.SentencePieceProcessor()
-        try:
-            model.LoadFromSerializedProto(content)
-        except (RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"config.tokenizer.path: {self.path} is no SentencePiece model ({reason})."
-            ) from None
-        if min(model.bos_id(), model.eos_id()) < 0:
-            raise UserError(f"config.tokenizer.path: {self.path} has no start or no end token.")
+        model = pieces.load(content, f"config.tokenizer.path: {self.path}")
+        if model.eos_id() < 0:
+            raise UserError(f"config.tokenizer.path: {self.path} has no end token.")
         return model
+
+    @property
+    def fingerprint(self) -> str | None:  # type: ignore[override]
+        """Of the model's file."""
+        return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:16]
 
     @property
     def vocab_size(self) -> int:
@@ -144,15 +186,15 @@ class SentencePiece:
         return self.model.pad_id() if self.model.pad_id() >= 0 else self.model.unk_id()
 
     @property
-    def bos_id(self) -> int:
-        return self.model.bos_id()
+    def bos_id(self) -> int | None:  # type: ignore[override]
+        return self.model.bos_id() if self.model.bos_id() >= 0 else None
 
     @property
-    def eos_id(self) -> int:
+    def eos_id(self) -> int:  # type: ignore[override]
         return self.model.eos_id()
 
     def encode(self, text: str) -> list[int]:
-        _check(text)
+        text_files.check_encoding(text)
         return self.model.encode(text, add_bos=False, add_eos=False)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -161,20 +203,89 @@ class SentencePiece:
         return self.model.decode([i for i in known if i not in skipped])
 
 
-def make(cfg: ConfigDict, alphabet: Sequence[str], task_name: str) -> Tokenizer:
-    """The tokenizer that the experiment's ``tokenizer`` section (name, path) asks for.
+class WithSoftPrompt:
+    """A tokenizer whose prompts begin with the ids of a soft prompt's vectors.
 
-    ``alphabet`` is the task's, empty where it has none. UserError names the config's key.
+    These are the ``length`` ids from ``first`` on, the size of the model's vocabulary.
     """
-    if cfg.name == "characters":
+
+    def __init__(self, words: Tokenizer, first: int, length: int):
+        self.words = words
+        self._vectors = [*range(first, first + length)]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.words.vocab_size
+
+    @property
+    def pad_id(self) -> int:
+        return self.words.pad_id
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.words.bos_id
+
+    @property
+    def eos_id(self) -> int:
+        return self.words.eos_id
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return self.words.stop_ids
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.words.fingerprint
+
+    def encode(self, text: str) -> list[int]:
+        return self.words.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.words.decode(i for i in ids if i < self._vectors[0])
+
+    def prompt(self, text: str) -> list[int]:
+        return [*self._vectors, *self.words.prompt(text)]
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        return [*self._vectors, *self.words.chat(messages)]
+
+
+def make(cfg: ConfigDict, alphabet: Sequence[str], task_name: str, source: str = "") -> Tokenizer:
+    """The tokenizer that the experiment's ``tokenizer`` section asks for.
+
+    alphabet: the task's, empty where it has none; source: the config's ``model.source``. UserError
+    names the config's key.
+    """
+    name = cfg.name
+    if name == "auto":
+        name = "pretrained" if source else "characters"
+    if name == "pretrained":
+        return _pretrained(cfg, source)
+    if cfg.chat or cfg.system:
+        raise UserError(
+            f"config.tokenizer.chat, system: the tokenizer {name!r} has no chat template."
+        )
+    if name == "characters":
         if not alphabet:
             raise UserError(
                 f"config.tokenizer.name: the task {task_name} has no alphabet; use 'bytes' or "
                 "'sentencepiece'."
             )
         return Characters(alphabet)
-    if cfg.name == "bytes":
+    if name == "bytes":
         return Bytes()
     if not cfg.path:
         raise UserError("config.tokenizer.path: a SentencePiece model file is needed.")
     return SentencePiece(cfg.path)
+
+
+def _pretrained(cfg: ConfigDict, source: str) -> Pretrained:
+    if cfg.name == "auto" and cfg.path:
+        raise UserError("config.tokenizer.path: set config.tokenizer.name too, to what it is.")
+    if not cfg.path and not source:
+        raise UserError(
+            "config.tokenizer.path: the folder or file of a published tokenizer is needed."
+        )
+    if cfg.system and not cfg.chat:
+        raise UserError("config.tokenizer.system: it has an effect where config.tokenizer.chat.")
+    return Pretrained(cfg.path or source, chats=cfg.chat, system=cfg.system)

@@ -84,7 +84,7 @@ def random_params(cfg, seed: int = 0):
 
     def leaf(path, x):
         if path[-1].key.endswith("norm"):
-            return rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
+            return (rng.uniform(0.5, 1.5, x.shape) - cfg.norm_offset).astype(np.float32)
         return (rng.normal(size=x.shape) * cfg.width**-0.5).astype(np.float32)
 
     shapes = jax.eval_shape(lambda k: decoder.init(k, cfg), jax.random.key(0))

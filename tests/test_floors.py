@@ -22,9 +22,11 @@ FLOORS = [
     answers answers/killable answers/doubt answers/arithmetic answers/markup answers/units
     answers/quantities answers/statements answers/choices answers/words answers/equivalence
     answers/expressions
-    metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
-    """model model/config model/sharding model/linear model/attention model/transformer
-    model/decoder model/presets model/logprobs""",
+    metric_line workdir rows_file run_lock metrics progress chat_sandbox chat gguf_metadata
+    vocabularies vocabularies/fast vocabularies/byte_level vocabularies/pieces
+    vocabularies/folder vocabularies/gguf_tokens pretrained_tokenizer tokenizer svg charts""",
+    """model model/config model/rotary model/parameters model/sharding model/linear
+    model/attention model/transformer model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
     training/preferences training/preference_files training/optim training/state
@@ -33,6 +35,7 @@ FLOORS = [
     pretrained/hf_values pretrained/hf_config pretrained/hf_write pretrained/folder pretrained/load
     pretrained/source pretrained/gguf_config pretrained/gguf_file pretrained/llama2c
     pretrained/converted pretrained pretrained/export pretrained/peft""",
+    "tune tune/*",
     "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",

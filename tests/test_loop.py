@@ -74,10 +74,10 @@ def run(tmp_path_factory):
     def watched(algorithm, *args):
         step = make_train_step(algorithm, *args)
 
-        def update(state, batch, rate):
+        def update(state, batch, rate, frozen):
             if not any(np.any(x) for x in jax.tree.leaves(state.opt_state)):  # a fresh optimiser
                 starts.append((algorithm.name, jax.device_get(state)))
-            return step(state, batch, rate)
+            return step(state, batch, rate, frozen)
 
         return update
 

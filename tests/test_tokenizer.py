@@ -25,7 +25,7 @@ ADDITION = [*"0123456789+,=CIT: \n", "<scratch>", "</scratch>", "Input:", "Targe
 
 
 def config(name: str, path: str = "") -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict({"name": name, "path": path})
+    return ml_collections.ConfigDict({"name": name, "path": path, "chat": False, "system": ""})
 
 
 def stories(data_dir: pathlib.Path) -> tuple[str, list[int]]:

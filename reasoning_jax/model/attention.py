@@ -1,4 +1,6 @@
-"""Masks, and softmax(q k / sqrt(H)) v in two ways that agree: as products, and as a TPU kernel.
+"""Masks, and softmax(q k) v in two ways that agree: as products, and as a TPU kernel.
+
+Queries come scaled. Logits may be capped: c tanh(logits / c), with c = ``softcap``; 0 = none.
 
 Letters of shapes: B sequences, S queries, T keys, K key-value heads, G query heads of each,
 H head size, L layers.
@@ -7,13 +9,15 @@ H head size, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from reasoning_jax.model.sharding import Names, spec
+from reasoning_jax.model.parameters import Names
+from reasoning_jax.model.sharding import spec
 
 QUERIES: Names = ("batch", None, "kv_heads", "q_groups", None)
 KEYS: Names = ("batch", None, "kv_heads", None)
@@ -68,14 +72,24 @@ def attend(
     v: Float[Array, "B S K H"],
     mask: Mask,
     window: int = 0,
+    is_local: Bool[Array, ""] | None = None,
+    softcap: float = 0.0,
 ) -> Float[Array, "B S K G H"]:
     """Attention of tokens to one another: of a causal mask by the kernel, of a matrix by products.
 
-    window: for a causal mask; a matrix says itself what is seen.
+    window: for a causal mask; a matrix says itself what is seen. is_local: whether this layer has
+    the window; None = it has.
     """
-    if isinstance(mask, CausalMask):
-        return splash(q, k, v, mask.segment_ids, window)
-    return plain(q, k, v, mask.visible)
+    if not isinstance(mask, CausalMask):
+        return plain(q, k, v, mask.visible, softcap)
+    segment_ids = mask.segment_ids
+    if is_local is None:
+        return splash(q, k, v, segment_ids, window, softcap)
+    return jax.lax.cond(
+        is_local,
+        lambda: splash(q, k, v, segment_ids, window, softcap),
+        lambda: splash(q, k, v, segment_ids, 0, softcap),
+    )
 
 
 def platform() -> str:
@@ -101,16 +115,25 @@ def fits_splash(choice: str, length: int) -> bool:
     return choice == "splash"
 
 
-@jax.checkpoint  # the logits [B, K, G, S, T] are computed again in the backward pass, not kept
 def plain(
     q: Float[Array, "B S K G H"],
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     visible: Bool[Array, "B S T"],
+    softcap: float = 0.0,
 ) -> Float[Array, "B S K G H"]:
     """Attention by products, with a float32 softmax."""
-    scaled = q * q.shape[-1] ** -0.5
-    logits = jnp.einsum("bskgh,btkh->bkgst", scaled, k, preferred_element_type=jnp.float32)
+    return _plain(q, k, v, visible, softcap)
+
+
+# The logits [B, K, G, S, T] are computed again in the backward pass, not kept.
+@partial(jax.checkpoint, static_argnums=(4,))
+def _plain(
+    q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array, softcap: float
+) -> jax.Array:
+    logits = jnp.einsum("bskgh,btkh->bkgst", q, k, preferred_element_type=jnp.float32)
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
     logits = jnp.where(visible[:, None, None], logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgst,btkh->bskgh", weights, v)
@@ -123,6 +146,7 @@ def cached(
     layer: Int[Array, ""],
     filled: Int[Array, ""],
     visible: Bool[Array, "B S T"],
+    softcap: float = 0.0,
 ) -> Float[Array, "B S K G H"]:
     """``plain`` attention to a layer of the cache, of which only the filled blocks are read.
 
@@ -137,7 +161,7 @@ def cached(
             shape = (1, a.shape[1], slots, *a.shape[3:])
             return jax.lax.dynamic_slice(a, (layer, 0, 0, 0, 0), shape)[0]
 
-        return lambda: plain(q, read(keys), read(values), visible[..., :slots])
+        return lambda: plain(q, read(keys), read(values), visible[..., :slots], softcap)
 
     branches = [attend_to_first(slots) for slots in [*range(size, length, size), length]]
     return jax.lax.switch((filled - 1) // size, branches)
@@ -149,6 +173,7 @@ def splash(
     v: Float[Array, "B S K H"],
     segment_ids: Int[Array, "B S"],
     window: int = 0,
+    softcap: float = 0.0,
 ) -> Float[Array, "B S K G H"]:
     """Attention of tokens to one another by the splash kernel, which keeps no logits in memory.
 
@@ -179,9 +204,10 @@ def splash(
             block_sizes=sizes,
             head_shards=1,
             q_seq_shards=1,
+            attn_logits_soft_cap=softcap or None,
             interpret=interpret,
         )
-        q = (q * h**-0.5).reshape(b, length, heads * g, h).swapaxes(1, 2)
+        q = q.reshape(b, length, heads * g, h).swapaxes(1, 2)
         segments = kernel.SegmentIds(segment_ids, segment_ids)
         out = jax.vmap(run)(q, k.swapaxes(1, 2), v.swapaxes(1, 2), segments)
         return out.swapaxes(1, 2).reshape(b, length, heads, g, h)

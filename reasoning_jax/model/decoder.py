@@ -1,8 +1,11 @@
-"""A decoder-only transformer of the Llama family, as pure functions: init, embed, apply, logits.
+"""A decoder-only transformer, as pure functions: init, embed, apply, logits.
 
 Letters of shapes: B sequences, S tokens of this call, T cached tokens, D width, K key-value heads,
 H head size, V vocabulary, L layers. Sequences are padded on the right; a packed row holds several
 of them as segments. Which tokens a token sees is said by a mask: see attention.py.
+
+With an adapter, the parameters are those of the frozen model and, beside them, "lora" (stacked
+factors) or "soft_prompt" [P, D], whose vectors are those of the ids after the vocabulary.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from reasoning_jax.model import attention
+from reasoning_jax.model import attention, rotary
 from reasoning_jax.model.attention import CausalMask, DenseMask, Mask
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.linear import dot, lookup
+from reasoning_jax.model.parameters import PARAMETERS
 from reasoning_jax.model.sharding import cast_matrices, shard
-from reasoning_jax.model.transformer import Transformer, rotary_angles
+from reasoning_jax.model.transformer import HIDDEN, Transformer, View
 
 Params = dict[str, Array | dict[str, Array]]
 
@@ -53,15 +57,30 @@ def init(key: Key[Array, ""], cfg: ModelConfig) -> Params:
     Run it under jit with out_shardings, so that they are sharded from the start.
     """
     x = jnp.zeros((1, 1, cfg.width), cfg.dtype)
-    cos, sin = rotary_angles(jnp.ones((1, 1), jnp.int32), cfg.head_dim, cfg.rope_theta)
+    position = jnp.ones((1, 1), jnp.int32)
     mask = DenseMask(jnp.ones((1, 1, 1), bool))
+    every, local = _views(mask, position, None, cfg)
     model = Transformer(cfg, reads_cache=False)
-    return model.init(key, x, cos, sin, mask, None, jnp.zeros((), jnp.int32))["params"]
+    return model.init(key, x, every, local, None, jnp.zeros((), jnp.int32))["params"]
 
 
 def embed(params: Params, tokens: Int[Array, "B S"], cfg: ModelConfig) -> Float[Array, "B S D"]:
     """The vectors of these tokens in the dtype of the computation: the inputs of ``apply``."""
-    return lookup(params["embedding"], tokens, cfg.dtype)
+    if "soft_prompt" not in params:
+        return _embed_words(params, tokens, cfg)
+    words = _embed_words(params, jnp.minimum(tokens, cfg.vocab_size - 1), cfg)
+    number = tokens - cfg.vocab_size  # of a soft prompt's vector; below 0 for words
+    prompt = params["soft_prompt"]
+    chosen = jax.nn.one_hot(number, len(prompt), dtype=words.dtype)  # zeros for words
+    vectors = dot("bsp,pd->bsd", chosen, prompt, PARAMETERS["soft_prompt"], HIDDEN)
+    return jnp.where(number[..., None] >= 0, vectors, words)
+
+
+def _embed_words(params: Params, tokens: jax.Array, cfg: ModelConfig) -> jax.Array:
+    vectors = lookup(params["embedding"], tokens, cfg.dtype)
+    if cfg.embed_scale:
+        vectors = vectors * jnp.asarray(cfg.width**0.5, cfg.dtype)
+    return vectors
 
 
 def apply(
@@ -95,29 +114,53 @@ def apply(
             segment_ids=jax.lax.dynamic_update_slice(cache.segment_ids, mask.segment_ids, at),
             length=slot + inputs.shape[1],
         )
-    layer_mask = _layer_mask(mask, positions, cache if reads_cache else None, cfg)
-    cos, sin = rotary_angles(positions, cfg.head_dim, cfg.rope_theta)
+    every, local = _views(mask, positions, cache if reads_cache else None, cfg)
+    if cfg.max_positions:
+        inputs = inputs + lookup(params["position_embedding"], positions, cfg.dtype)
     model = Transformer(cfg, reads_cache)
     stored = None if cache is None else (cache.keys, cache.values)
     variables = {"params": params}
-    hidden, stored = model.apply(variables, inputs, cos, sin, layer_mask, stored, slot)
+    if "lora" in params:
+        variables["lora"] = {"layers": params["lora"]}
+    hidden, stored = model.apply(variables, inputs, every, local, stored, slot)
     if cache is not None:
         cache = cache.replace(keys=stored[0], values=stored[1])
     return hidden, cache
 
 
-def _layer_mask(mask: Mask, positions: jax.Array, cache: Cache | None, cfg: ModelConfig) -> Mask:
-    """The mask as attention takes it: causal for the kernel, else one matrix for all layers.
+def _views(
+    mask: Mask, positions: jax.Array, cache: Cache | None, cfg: ModelConfig
+) -> tuple[View, View | None]:
+    """What the layers see: those without a window of their own, and the local ones.
 
     cache: what is attended to; None = the tokens of this call.
     """
+    if not cfg.local_layers:
+        return _view(mask, positions, cache, cfg, cfg.window, False), None
+    every = _view(mask, positions, cache, cfg, 0, False)
+    return every, _view(mask, positions, cache, cfg, cfg.window, True)
+
+
+def _view(
+    mask: Mask,
+    positions: jax.Array,
+    cache: Cache | None,
+    cfg: ModelConfig,
+    window: int,
+    local: bool,
+) -> View:
+    """The angles, and the mask as attention takes it: causal for the kernel, else one matrix."""
+    angles = None if cfg.rotary == "none" else rotary.angles(positions, cfg, local)
     if isinstance(mask, DenseMask):
-        return mask
+        distance = positions[:, :, None] - positions[:, None]
+        near = mask.visible & (distance < window) if local else mask.visible
+        return View(angles, DenseMask(near))
     if cache is not None:
-        return attention.to_dense(mask, positions, cache.positions, cache.segment_ids, cfg.window)
+        keys = cache.positions, cache.segment_ids
+        return View(angles, attention.to_dense(mask, positions, *keys, window))
     if attention.fits_splash(cfg.attention, positions.shape[1]):
-        return mask
-    return attention.to_dense(mask, positions, positions, mask.segment_ids, cfg.window)
+        return View(angles, mask)
+    return View(angles, attention.to_dense(mask, positions, positions, mask.segment_ids, window))
 
 
 def for_decoding(params: Params, cfg: ModelConfig) -> Params:
@@ -150,7 +193,12 @@ def logits(
     out = dot(equation, hidden, matrix, names, ("batch_data", None, "output"), dtype=jnp.float32)
     # First trade vocabulary for sequences, then gather the vocabulary of a device's own sequences:
     # in one step XLA would gather all logits of the whole batch.
-    return shard(shard(out, "batch", None, "vocab"), "batch", None, None)
+    out = shard(shard(out, "batch", None, "vocab"), "batch", None, None)
+    if cfg.output_bias:
+        out = out + shard(params["output_bias"], None)
+    if cfg.output_softcap:
+        out = cfg.output_softcap * jnp.tanh(out / cfg.output_softcap)
+    return out
 
 
 def num_params(params: PyTree) -> int:

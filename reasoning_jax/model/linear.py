@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from reasoning_jax.model.sharding import Names, shard, spec
+from reasoning_jax.model.parameters import Names
+from reasoning_jax.model.sharding import shard, spec
 
 
 def dot(

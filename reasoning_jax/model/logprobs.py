@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from reasoning_jax.model import decoder, linear, sharding
 from reasoning_jax.model.attention import CausalMask
 from reasoning_jax.model.linear import dot
-from reasoning_jax.model.sharding import Names
+from reasoning_jax.model.parameters import Names
 
 CHUNK = 64  # tokens of each sequence whose logits exist at once
 
@@ -80,7 +81,9 @@ def of_targets(
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         table = params["embedding"] if cfg.tied else params["unembedding"].T
-        return _over_tiles(-(-length // chunk), hidden, table, targets)
+        bias = params["output_bias"] if cfg.output_bias else None
+        count = -(-length // chunk)
+        return _over_tiles(count, cfg.output_softcap, hidden, table, bias, targets)
     chunk = min(chunk, length)
     padding = -length % chunk
     hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
@@ -102,36 +105,57 @@ def of_targets(
 
 
 def _scan(
-    step: Callable[[PyTree, jax.Array, jax.Array], tuple[PyTree, PyTree]],
+    step: Callable[[PyTree, jax.Array, jax.Array | None, jax.Array], tuple[PyTree, PyTree]],
     carry: PyTree,
     hidden: jax.Array,
     table: jax.Array,
+    bias: jax.Array | None,
     count: int,
 ) -> tuple[PyTree, PyTree]:
-    """``step(carry, tile, number)`` for each gathered tile of the table.
+    """``step(carry, tile, bias's tile, number)`` for each gathered tile of the table.
 
     The next tile is gathered while a step computes.
     """
     tiles = linear.tiles(table.astype(hidden.dtype), count)
+    bias_tiles = None if bias is None else linear.tiles(bias[:, None], count)[..., 0]
 
     def one(carry: tuple, xs: tuple) -> tuple:
         carry, tile = carry
-        following, number = xs
+        following, bias_tile, number = xs
         following = sharding.shard(following, *GATHERED)
-        carry, out = step(carry, tile, number)
+        carry, out = step(carry, tile, bias_tile, number)
         return (carry, following), out
 
     first = sharding.shard(tiles[0], *GATHERED)
-    xs = (jnp.roll(tiles, -1, axis=0), jnp.arange(len(tiles)))
+    xs = (jnp.roll(tiles, -1, axis=0), bias_tiles, jnp.arange(len(tiles)))
     (carry, _), out = jax.lax.scan(one, (carry, first), xs)
     return carry, out
 
 
-def _logits(
-    tile: jax.Array, number: jax.Array, hidden: jax.Array, vocab: int, targets: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Logits [B, S, T, N] of a tile in float32, -inf in its padding; and where the target is."""
+class _Tile(NamedTuple):
+    """The logits of a tile, [B, S, T, N]."""
+
+    logits: jax.Array  # float32, -inf in its padding
+    slope: jax.Array | float  # their derivative by the logits before the cap
+    is_target: jax.Array
+
+
+def _tile(
+    tile: jax.Array,
+    bias: jax.Array | None,
+    number: jax.Array,
+    hidden: jax.Array,
+    softcap: float,
+    vocab: int,
+    targets: jax.Array,
+) -> _Tile:
     logits = dot("bsd,tnd->bstn", hidden, tile, GATHERED, LOGITS, dtype=jnp.float32)
+    if bias is not None:
+        logits = logits + bias
+    slope = 1.0
+    if softcap:
+        capped = jnp.tanh(logits / softcap)
+        logits, slope = softcap * capped, 1.0 - jnp.square(capped)
     split, size = tile.shape[:2]
     per_device = vocab // split
     shape = (1, 1, split, size)
@@ -139,52 +163,78 @@ def _logits(
     device = jax.lax.broadcasted_iota(jnp.int32, shape, 2)
     inside = within < per_device
     at_target = device * per_device + within == targets[..., None, None]
-    return jnp.where(inside, logits, -jnp.inf), inside & at_target
+    return _Tile(jnp.where(inside, logits, -jnp.inf), slope, inside & at_target)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _over_tiles(
-    count: int, hidden: jax.Array, table: jax.Array, targets: jax.Array
+    count: int,
+    softcap: float,
+    hidden: jax.Array,
+    table: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
 ) -> Float[Array, "B S"]:
     """``of_targets`` by at most ``count`` tiles of the output matrix ``table`` [V, D]."""
-    return _over_tiles_forward(count, hidden, table, targets)[0]
+    return _over_tiles_forward(count, softcap, hidden, table, bias, targets)[0]
 
 
 def _over_tiles_forward(
-    count: int, hidden: jax.Array, table: jax.Array, targets: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    def step(carry: tuple, tile: jax.Array, number: jax.Array) -> tuple[tuple, None]:
+    count: int,
+    softcap: float,
+    hidden: jax.Array,
+    table: jax.Array,
+    bias: jax.Array | None,
+    targets: jax.Array,
+) -> tuple[jax.Array, tuple]:
+    def step(
+        carry: tuple, tile: jax.Array, bias_tile: jax.Array | None, number: jax.Array
+    ) -> tuple[tuple, None]:
         top, total, at_target = carry
-        logits, hit = _logits(tile, number, hidden, table.shape[0], targets)
-        new_top = jnp.maximum(top, jnp.max(logits, axis=-1))
-        new_terms = jnp.sum(jnp.exp(logits - new_top[..., None]), axis=-1)
+        t = _tile(tile, bias_tile, number, hidden, softcap, table.shape[0], targets)
+        new_top = jnp.maximum(top, jnp.max(t.logits, axis=-1))
+        new_terms = jnp.sum(jnp.exp(t.logits - new_top[..., None]), axis=-1)
         total = total * jnp.exp(top - new_top) + new_terms
-        at_target = at_target + jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
+        at_target = at_target + jnp.sum(jnp.where(t.is_target, t.logits, 0.0), axis=-1)
         return (new_top, total, at_target), None
 
     zeros = jnp.zeros((*hidden.shape[:2], linear.vocabulary_parts(table)), jnp.float32)
     zeros = sharding.shard(zeros, *LOGITS[:3])
-    (top, total, at_target), _ = _scan(step, (zeros - 1e30, zeros, zeros), hidden, table, count)
+    start = zeros - 1e30, zeros, zeros
+    (top, total, at_target), _ = _scan(step, start, hidden, table, bias, count)
     # The last dimension is the devices that split the vocabulary.
     log_total = jax.nn.logsumexp(top + jnp.log(total), axis=-1)
-    return jnp.sum(at_target, axis=-1) - log_total, (hidden, table, targets, log_total)
+    saved = hidden, table, bias, targets, log_total
+    return jnp.sum(at_target, axis=-1) - log_total, saved
 
 
 def _over_tiles_backward(
-    count: int, saved: tuple[jax.Array, ...], g: jax.Array
-) -> tuple[jax.Array, jax.Array, None]:
-    hidden, table, targets, log_total = saved
+    count: int, softcap: float, saved: tuple, g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None, None]:
+    hidden, table, bias, targets, log_total = saved
 
-    def step(carry: jax.Array, tile: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, hit = _logits(tile, number, hidden, table.shape[0], targets)
-        probabilities = jnp.exp(logits - log_total[..., None, None])
-        error = (g[..., None, None] * (hit - probabilities)).astype(hidden.dtype)
+    def step(
+        carry: jax.Array, tile: jax.Array, bias_tile: jax.Array | None, number: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array | None]]:
+        t = _tile(tile, bias_tile, number, hidden, softcap, table.shape[0], targets)
+        probabilities = jnp.exp(t.logits - log_total[..., None, None])
+        error = g[..., None, None] * (t.is_target - probabilities) * t.slope
+        d_bias = None
+        if bias is not None:
+            ones = jnp.ones_like(hidden[..., :1])
+            d_bias = linear.weight_gradient("bstn,bsd->tnd", error, ones, TILE)[..., 0]
+        error = error.astype(hidden.dtype)
         carry += dot("bstn,tnd->bsd", error, tile, GATHERED, HIDDEN, dtype=jnp.float32)
-        return carry, linear.weight_gradient("bstn,bsd->tnd", error, hidden, TILE)
+        d_tile = linear.weight_gradient("bstn,bsd->tnd", error, hidden, TILE)
+        return carry, (d_tile, d_bias)
 
     carry = sharding.shard(jnp.zeros(hidden.shape, jnp.float32), *HIDDEN)
-    d_hidden, d_tiles = _scan(step, carry, hidden, table, count)
-    return d_hidden.astype(hidden.dtype), linear.untiled(d_tiles, table.shape[0]), None
+    d_hidden, (d_tiles, d_biases) = _scan(step, carry, hidden, table, bias, count)
+    d_table = linear.untiled(d_tiles, table.shape[0]).astype(table.dtype)
+    d_bias = None
+    if bias is not None:
+        d_bias = linear.untiled(d_biases[..., None], table.shape[0])[:, 0].astype(bias.dtype)
+    return d_hidden.astype(hidden.dtype), d_table, d_bias, None
 
 
 _over_tiles.defvjp(_over_tiles_forward, _over_tiles_backward)

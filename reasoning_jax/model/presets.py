@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 from reasoning_jax.errors import UserError
 from reasoning_jax.model.config import ModelConfig
 
+COMPUTED = {"dtype", "remat", "attention"}  # how any model is computed
+
 SIZES = {
     "tiny": dict(num_layers=2, width=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=64),
     "0.4m": dict(num_layers=3, width=128, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=256),
@@ -32,18 +34,25 @@ SIZES = {
 }  # fmt: skip
 
 
-def model_config(cfg: ConfigDict, vocab_size: int) -> ModelConfig:
+def model_config(
+    cfg: ConfigDict, vocab_size: int, published: ModelConfig | None = None
+) -> ModelConfig:
     """The ModelConfig of the ``model`` section: its preset and every key that the section sets.
 
     vocab_size: the tokenizer's; the model's may be larger, and ids beyond the tokenizer's decode to
-    nothing. UserError where the vocabulary is too small or the sizes do not fit together.
+    nothing. published: the shape of the model that the section names, in place of a preset.
+    UserError where the vocabulary is too small or the sizes do not fit together.
     """
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     own = {key: value for key, value in cfg.items() if key in names and value is not None}
-    shape = {"vocab_size": vocab_size} | SIZES[cfg.preset] | own
-    if shape["vocab_size"] < vocab_size:
-        raise UserError(
-            f"config.model.vocab_size: {shape['vocab_size']}, "
-            f"but the tokenizer has {vocab_size} tokens."
-        )
-    return ModelConfig(**shape)
+    if published is None:
+        found = ModelConfig(**{"vocab_size": vocab_size} | SIZES[cfg.preset] | own)
+        name = "config.model.vocab_size"
+    else:
+        for key in sorted(own.keys() - COMPUTED):
+            raise UserError(f"config.model.{key}: model.source has its own shape; leave it unset.")
+        found = dataclasses.replace(published, **own)
+        name = f"config.model.source: {cfg.source}, vocabulary"
+    if found.vocab_size < vocab_size:
+        raise UserError(f"{name}: {found.vocab_size}, but the tokenizer has {vocab_size} tokens.")
+    return found

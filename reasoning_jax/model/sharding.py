@@ -19,10 +19,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
 from reasoning_jax.errors import UserError
+from reasoning_jax.model.parameters import MATRICES, PARAMETERS, Names
 
 AXES = ("data", "fsdp", "tensor")
 EXPLICIT = (AxisType.Explicit,) * len(AXES)
-Names = tuple[str | None, ...]
 
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
@@ -34,25 +34,6 @@ RULES: dict[str, tuple[str, ...]] = {
     "vocab": ("tensor",),
     "output": ("tensor", "fsdp"),  # the vocabulary of the output matrix, to decode with
 }
-
-# The names of each parameter's dimensions, by the last name of its path. Parameters under "layers"
-# are stacked: one more dimension in front.
-PARAMETERS: dict[str, Names] = {
-    "embedding": ("vocab", "embed"),
-    "unembedding": ("embed", "vocab"),
-    "query": ("embed", "kv_heads", "q_groups", None),
-    "key": ("embed", "kv_heads", None),
-    "value": ("embed", "kv_heads", None),
-    "attention_out": ("kv_heads", "q_groups", None, "embed"),
-    "gate": ("embed", "mlp"),
-    "up": ("embed", "mlp"),
-    "down": ("mlp", "embed"),
-    "attention_norm": (None,),
-    "mlp_norm": (None,),
-    "final_norm": (None,),
-}
-# The parameters that are multiplied with, in the dtype of the computation and with weight decay.
-MATRICES = frozenset(name for name, names in PARAMETERS.items() if len(names) > 1)
 
 
 def make_mesh(
@@ -170,7 +151,7 @@ def _parameter_names(path: tuple, ndim: int) -> Names:
     if name not in PARAMETERS:
         raise ValueError(
             f"The parameter {path_text} has no sharding rule: "
-            "add its name to PARAMETERS in model/sharding.py."
+            "add its name to PARAMETERS in model/parameters.py."
         )
     names = PARAMETERS[name]
     is_stacked = ndim == len(names) + 1

@@ -19,6 +19,7 @@ from reasoning_jax.errors import UserError
 from reasoning_jax.model import sharding
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.decoder import Params
+from reasoning_jax.model.parameters import MATRICES
 from reasoning_jax.pretrained import tables
 from reasoning_jax.pretrained.stored import Tensor
 from reasoning_jax.pretrained.tables import Index, Row, Shape, Table
@@ -98,7 +99,7 @@ def _dtype(name: str, sources: list[Tensor], dtype: str | None) -> np.dtype:
 
 def is_matrix(name: str) -> bool:
     """Whether a parameter is multiplied with, and so in the dtype of the computation."""
-    return name in tables.INPUTS or name == "embedding"
+    return name in MATRICES
 
 
 def _array(

@@ -52,6 +52,7 @@ def steps(cfg: ConfigDict, exp: Experiment) -> list[Step]:
     TRICE's variance and part-filled batches of the sampler, a quarter of the size.
     """
     state = exp.abstract_state()
+    frozen = exp.abstract_frozen()
     algorithm = algorithms.get(cfg.algorithm.name)
     needed = algorithm.programs_of(cfg)
     base_model = size(state.params) if needed.keeps_base else 0
@@ -71,12 +72,12 @@ def steps(cfg: ConfigDict, exp: Experiment) -> list[Step]:
                 kind="score",
                 batch_size=cfg.sampling.batch_size,
                 length=cfg.sequence_length,
-                lower=partial(_lower_logprobs, cfg, exp, state.params),
+                lower=partial(_lower_logprobs, cfg, exp, frozen | state.params),
                 resident=idle,
                 mesh=exp.mesh,
             )
         )
-    steps.append(_sampler(cfg, exp, state.params, idle))
+    steps.append(_sampler(cfg, exp, frozen | state.params, idle))
     return steps
 
 
@@ -143,7 +144,7 @@ def _lower_update(
     learning_rate = _array(exp.mesh, (), jnp.float32)
     optimizer = optim.make(cfg.optim)
     step = train_step.make_train_step(algorithm, exp.model_cfg, optimizer, cfg)
-    return step.lower(state, batch, learning_rate)
+    return step.lower(state, batch, learning_rate, exp.abstract_frozen())
 
 
 # ---- log-probabilities and samples ---------------------------------------------------------------

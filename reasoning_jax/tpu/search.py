@@ -156,8 +156,9 @@ def _divisors(number: int) -> list[int]:
 def ranked_meshes(cfg: ConfigDict, topology: chips.Topology, slices: int) -> list[RankedMesh]:
     """The meshes by predicted seconds of an update; UserError where none divides the batches."""
     task = tasks.get(cfg.task.name)
-    vocab_size = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name).vocab_size
-    model_cfg = presets.model_config(cfg.model, vocab_size)
+    source = cfg.model.get("source", "")
+    own_tokenizer = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name, source)
+    model_cfg = presets.model_config(cfg.model, own_tokenizer.vocab_size)
     num_chips = topology.chips * slices
     ranked = []
     for mesh in meshes(cfg, num_chips, slices):

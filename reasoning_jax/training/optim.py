@@ -7,7 +7,7 @@ import optax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from reasoning_jax.model import sharding
+from reasoning_jax.model.parameters import MATRICES
 
 
 def make(cfg: ConfigDict) -> optax.GradientTransformation:
@@ -26,9 +26,7 @@ def make(cfg: ConfigDict) -> optax.GradientTransformation:
 
 def _matrices(params: PyTree) -> PyTree:
     """True for what is multiplied with, False for the scales of norms."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key in sharding.MATRICES, params
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in MATRICES, params)
 
 
 def learning_rate(cfg: ConfigDict, peak: float, update: int, total: int) -> float:

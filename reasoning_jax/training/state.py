@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,7 +28,7 @@ class TrainState:
 def init(
     seed: int, cfg: decoder.ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A new state, sharded from the start.
+    """A new state of a model from scratch, sharded from the start.
 
     First shapes, then shardings, then one jit whose outputs are created as shards.
     """
@@ -39,8 +41,16 @@ def init(
     return jax.jit(create, out_shardings=shardings)(key)
 
 
+def around(params: decoder.Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """A state at step 0 with these parameters, which it consumes, on their mesh."""
+    create = partial(fresh, optimizer=optimizer)
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    shardings = sharding.parameter_specs(jax.eval_shape(create, params), mesh)
+    return jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
+
+
 def fresh(params: decoder.Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """A state at step 0 around these parameters; under jit with out_shardings, as in ``init``."""
+    """A state at step 0 around these parameters; under jit with out_shardings, as in ``around``."""
     # Each counter is an array of its own: an update donates them all.
     return TrainState(
         step=jnp.zeros((), jnp.int32),

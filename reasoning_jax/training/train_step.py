@@ -30,7 +30,16 @@ class HasLoss(Protocol):
     def loss(self) -> Callable[[jax.Array, Batch, ConfigDict], Loss]: ...
 
 
-TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+class TrainStep(Protocol):
+    """One update: the state is consumed; ``frozen`` is what it does not train of the model."""
+
+    def __call__(
+        self,
+        state: TrainState,
+        batch: Batch,
+        learning_rate: jax.Array,
+        frozen: decoder.Params | None = None,
+    ) -> tuple[TrainState, Metrics]: ...
 
 
 def make_train_step(
@@ -39,16 +48,19 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     cfg: ConfigDict,
 ) -> TrainStep:
-    """The compiled function (state, batch, learning_rate) -> (state, metrics) of a method.
+    """The compiled function (state, batch, learning_rate, frozen) -> (state, metrics) of a method.
 
     It consumes the state. Each array of the batch is [M, B, S]: M micro-batches, whose gradients
     are summed before one division by the weight of the whole global batch, so that M and the number
     of devices change nothing but the order of a sum. A non-finite loss or gradient leaves
-    parameters and optimiser as they were and is counted.
+    parameters and optimiser as they were and is counted. ``frozen`` are the parameters beside the
+    state's: no gradient of them is taken.
     """
 
-    def loss_total(params: decoder.Params, batch: Batch) -> tuple[jax.Array, Loss]:
-        token_logprobs = logprobs.token_logprobs(params, batch, model_cfg)
+    def loss_total(
+        trained: decoder.Params, frozen: decoder.Params, batch: Batch
+    ) -> tuple[jax.Array, Loss]:
+        token_logprobs = logprobs.token_logprobs(frozen | trained, batch, model_cfg)
         loss = algorithm.loss(token_logprobs, batch, cfg)
         return loss.total, loss
 
@@ -56,9 +68,12 @@ def make_train_step(
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(
-        state: TrainState, batch: Batch, learning_rate: jax.Array
+        state: TrainState,
+        batch: Batch,
+        learning_rate: jax.Array,
+        frozen: decoder.Params | None = None,
     ) -> tuple[TrainState, Metrics]:
-        loss, grads = _sum_over_micro_batches(gradient, state.params, batch)
+        loss, grads = _sum_over_micro_batches(gradient, state.params, frozen or {}, batch)
         divisor = jnp.maximum(loss.weight, 1.0)
         mean_loss = loss.total / divisor
         means = {name: total / divisor for name, total in loss.means.items()}
@@ -80,18 +95,18 @@ def make_train_step(
 
 
 def _sum_over_micro_batches(
-    gradient: Callable, params: decoder.Params, batch: Batch
+    gradient: Callable, trained: decoder.Params, frozen: decoder.Params, batch: Batch
 ) -> tuple[Loss, decoder.Params]:
     """The losses and gradients of M micro-batches [M, B, S], added up; maxima are the largest."""
 
     def add(sums: tuple, micro_batch: Batch) -> tuple[tuple, None]:
         loss_before, grads_before = sums
-        (_, loss), grads = gradient(params, micro_batch)
+        (_, loss), grads = gradient(trained, frozen, micro_batch)
         loss = _add_losses(loss_before, loss)
         return (loss, jax.tree.map(jnp.add, grads_before, grads)), None
 
     first = jax.tree.map(lambda x: x[0], batch)
-    (_, loss), grads = gradient(params, first)
+    (_, loss), grads = gradient(trained, frozen, first)
     if batch["tokens"].shape[0] == 1:
         return loss, grads
     rest = jax.tree.map(lambda x: x[1:], batch)

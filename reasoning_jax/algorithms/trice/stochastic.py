@@ -36,7 +36,7 @@ def with_right_answer(rollout: Rollout, sample: Sample) -> Sample:
     own = answer_tokens(rollout, sample.example, sample.answer)
     right = answer_tokens(rollout, sample.example, sample.example.answer)
     rationale = sample.tokens[: -len(own)]
-    if sample.tokens[-len(own) :].tolist() != own:
+    if sample.tokens[-len(own) : -1].tolist() != own[:-1]:  # a model may have several end tokens
         return unparsed
     if len(rationale) + len(right) > rollout.max_new_tokens:
         return unparsed
