@@ -70,9 +70,11 @@ def _indexed(folder: Path) -> dict[str, Stored]:
     if not isinstance(where, dict) or not where:
         raise UserError(f"{path}: 'weight_map' is no object that says where each tensor is.")
     found: dict[str, Stored] = {}
-    for file in sorted({_plain_name(name, path) for name in where.values()}):
+    files = sorted({_plain_name(name, path) for name in where.values()})
+    for file in files:
         if not (folder / file).exists():
             raise MissingFileError(f"{path}: it names the file {file}, which is not there.")
+    for file in files:
         for name, tensor in read_header(folder / file).items():
             if name in found or where.get(name, file) != file:
                 other = found[name].path.name if name in found else where[name]
@@ -126,7 +128,7 @@ def _entry(path: Path, name: str, about: Json, start: int, size: int) -> Stored:
     kind, shape, offsets = (about.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise UserError(f"{path}: the header does not say where the tensor {name} is.")
-    if kind not in FLOATS:
+    if not isinstance(kind, str) or kind not in FLOATS:
         raise UserError(
             f"{path}: the tensor {name} is of the type {kind!r}; {', '.join(FLOATS)} can be read."
         )

@@ -1,0 +1,615 @@
+"""Published models: configs, tensors, numbers against transformers', and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from conftest import random_params
+from golden import make_models
+from safetensors.numpy import load_file, save_file
+
+from reasoning_jax import pretrained
+from reasoning_jax.errors import UserError
+from reasoning_jax.model import decoder, sharding
+from reasoning_jax.model.attention import CausalMask
+from reasoning_jax.model.config import RopeScaling
+from reasoning_jax.pretrained import export, folder, hf_config, hf_write, load, tables
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "published_models.json").read_text())
+CASES = sorted(make_models.CONFIGS)
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Writes a case's folder: case(name, **changes of config.json) -> Path."""
+
+    def write(name: str, **changes) -> Path:
+        make_models.write(name, tmp_path / name)
+        edit(tmp_path / name, **changes)
+        return tmp_path / name
+
+    return write
+
+
+def edit(place: Path, **changes) -> None:
+    """Changes keys of config.json; "-" takes one out."""
+    path = place / "config.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in values.items() if v != "-"}))
+
+
+def fields(cfg) -> dict:
+    """The fields of a ModelConfig that are not their defaults, less sizes."""
+    sizes = {"vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "mlp_dim"}
+    return {
+        field.name: getattr(cfg, field.name)
+        for field in dataclasses.fields(cfg)
+        if getattr(cfg, field.name) != field.default and field.name not in sizes
+    }
+
+
+# ---- config.json ---------------------------------------------------------------------------------
+
+GPT_FLAGS = {"norm": "layer", "activation": "gelu", "gated": False, "mlp_bias": True}
+GEMMA_FLAGS = {
+    "norm_offset": True,
+    "post_norms": True,
+    "embed_scale": True,
+    "activation": "gelu",
+    "query_scale": 24.0,
+    "window": 5,
+    "norm_eps": 1e-6,
+    "head_dim": 16,
+}
+FLAGS = {
+    "llama2": {"tied": False, "head_dim": 8},
+    "llama3": {
+        "rope_theta": 500.0,
+        "norm_eps": 1e-6,
+        "head_dim": 8,
+        "rope_scaling": RopeScaling(kind="llama3", factor=8.0, original_length=32),
+    },
+    "llama_bias": {
+        "tied": False,
+        "norm_eps": 1e-6,
+        "head_dim": 16,
+        "rope_theta": 1000.0,
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+        "rope_scaling": RopeScaling(kind="linear", factor=2.0),
+    },
+    "mistral": {
+        "tied": False,
+        "norm_eps": 1e-6,
+        "head_dim": 16,
+        "rope_theta": 1000.0,
+        "window": 5,
+    },
+    "qwen2": {
+        "norm_eps": 1e-6,
+        "head_dim": 8,
+        "rope_theta": 1000.0,
+        "qkv_bias": True,
+        "window": 5,
+        "local_layers": (False, True, True),
+    },
+    "qwen3": {
+        "tied": False,
+        "norm_eps": 1e-6,
+        "head_dim": 16,
+        "rope_theta": 1000.0,
+        "qk_norm": True,
+    },
+    "gemma2": GEMMA_FLAGS
+    | {
+        "attention_softcap": 2.0,
+        "output_softcap": 4.0,
+        "local_layers": (True, False, True),
+    },
+    "gemma3": GEMMA_FLAGS
+    | {
+        "qk_norm": True,
+        "rope_theta": 1000.0,
+        "local_rope_theta": 100.0,
+        "local_layers": (True, True, False),
+        "rope_scaling": RopeScaling(kind="linear", factor=4.0),
+    },
+    "gptj": GPT_FLAGS
+    | {
+        "tied": False,
+        "head_dim": 8,
+        "rotary": "interleaved",
+        "rotary_dim": 4,
+        "parallel": True,
+        "output_bias": True,
+    },
+    "gpt2": GPT_FLAGS
+    | {
+        "head_dim": 8,
+        "rotary": "none",
+        "max_positions": 128,
+        "qkv_bias": True,
+        "out_bias": True,
+    },
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_config_json_is_read(name, case):
+    cfg = pretrained.open(case(name)).model_config()
+    assert fields(cfg) == FLAGS[name]
+    assert (cfg.vocab_size, cfg.width, cfg.num_layers, cfg.num_heads) == (64, 32, 3, 4)
+    config = make_models.CONFIGS[name]
+    assert cfg.mlp_dim == config.get("intermediate_size", 128)
+    assert cfg.num_kv_heads == config.get("num_key_value_heads", 4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_config_json_is_written_as_what_reads_back(name, case):
+    cfg = pretrained.open(case(name)).model_config(dtype="bfloat16", remat="full")
+    family, config = hf_write.config_for(cfg)  # the family is found from the flags
+    assert hf_config.family_of(config, "") is family
+    again = hf_config.model_config(family, config, "", dtype="bfloat16", remat="full")
+    assert again == cfg
+    assert config["architectures"] == make_models.CONFIGS[name]["architectures"]
+
+
+def test_a_model_of_this_project_is_a_llama_or_a_mistral(tiny):
+    cfg, _ = tiny
+    assert hf_write.config_for(cfg)[0].name == "llama"
+    assert hf_write.config_for(dataclasses.replace(cfg, window=8))[0].name == "mistral"
+    with pytest.raises(UserError, match="of no published family"):
+        hf_write.config_for(dataclasses.replace(cfg, parallel=True))
+
+
+def test_the_two_spellings_of_rotary_frequencies_agree(case):
+    old = case("gemma3")
+    wanted = pretrained.open(old).model_config()
+    layers = {
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    }
+    gone = dict.fromkeys(("rope_theta", "rope_scaling", "rope_local_base_freq"), "-")
+    edit(old, rope_parameters=layers, **gone)
+    assert pretrained.open(old).model_config() == wanted
+    llama = case("llama3")
+    wanted = pretrained.open(llama).model_config()
+    parameters = make_models.LLAMA3 | {"rope_theta": 500.0}
+    edit(llama, rope_scaling="-", rope_theta="-", rope_parameters=parameters)
+    assert pretrained.open(llama).model_config() == wanted
+
+
+def test_layer_types_and_their_older_spellings(case):
+    place = case("qwen2")
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    edit(place, layer_types=kinds)
+    assert pretrained.open(place).model_config().local_layers == (True, False, False)
+    edit(place, use_sliding_window=False)
+    assert pretrained.open(place).model_config().window == 0
+    place = case("mistral", sliding_window=None)
+    assert pretrained.open(place).model_config().window == 0
+
+
+def test_the_shapes_are_those_of_the_decoder(case):
+    for name in CASES:
+        cfg = pretrained.open(case(name)).model_config()
+        made = jax.eval_shape(lambda key, cfg=cfg: decoder.init(key, cfg), jax.random.key(0))
+        assert jax.tree.map(lambda x: x.shape, made) == tables.shapes(cfg), name
+
+
+# ---- tensors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_written_equals_what_was_read_bit_by_bit(name, case, tmp_path):
+    place = case(name)
+    source = pretrained.open(place)
+    cfg = source.model_config()
+    params = source.load(cfg)
+    assert jax.tree.map(lambda x: x.shape, params) == tables.shapes(cfg)
+    export.write(tmp_path / "out", params, cfg, base=source.config, shard_bytes=20_000)
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    again = pretrained.open(tmp_path / "out")
+    assert again.model_config() == cfg
+    before = folder.tensors(place)
+    after = folder.tensors(tmp_path / "out")
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        assert after[key].kind == tensor.kind and after[key].shape == tensor.shape
+        rows = (0, tensor.shape[0])
+        assert after[key].read(*rows).tobytes() == tensor.read(*rows).tobytes(), key
+
+
+@pytest.mark.parametrize("name", ["llama3", "gpt2"])
+def test_half_precision_goes_round_too(name, case, tmp_path):
+    place = case(name)
+    values = load_file(place / "model.safetensors")
+    half = {key: value.astype(ml_dtypes.bfloat16) for key, value in values.items()}
+    save_file(half, place / "model.safetensors")
+    source = pretrained.open(place)
+    cfg = source.model_config()
+    params = source.load(cfg)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    export.write(tmp_path / "out", params, cfg)
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert {key: x.tobytes() for key, x in after.items()} == {
+        key: x.tobytes() for key, x in half.items()
+    }
+    mixed = source.load(cfg, dtype="float16")
+    assert mixed["embedding"].dtype == mixed["layers"]["query"].dtype == jnp.float16
+    assert mixed["layers"]["attention_norm"].dtype == mixed["final_norm"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 4), (1, 8, 1)])
+def test_shards_are_slices_of_the_whole(shape, case):
+    source = pretrained.open(case("llama2"))
+    cfg = source.model_config()
+    whole = source.load(cfg)
+    fingerprint = pretrained.fingerprint(whole)
+    mesh = sharding.make_mesh(*shape)
+    with jax.set_mesh(mesh):
+        split = source.load(cfg, mesh)
+        assert jax.tree.map(lambda x: x.sharding, split) == sharding.parameter_specs(split, mesh)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(split), jax.device_get(whole))
+        assert pretrained.fingerprint(split) == fingerprint
+
+
+def test_a_shard_reads_its_rows_alone(case, monkeypatch):
+    source = pretrained.open(case("llama2"))
+    cfg = source.model_config()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    reads = []
+    tensor = source.tensors[name]
+    own = type(tensor).read
+
+    def read(self, start, stop):
+        if self is tensor:
+            reads.append((start, stop))
+        return own(self, start, stop)
+
+    monkeypatch.setattr(type(tensor), "read", read)
+    source.load(cfg, sharding.make_mesh(1, 2, 4))
+    assert sorted(set(reads)) == [(0, 8), (8, 16), (16, 24), (24, 32)]
+    assert len(reads) == 8  # four heads, each as two halves of the width
+
+
+def test_fingerprints_tell_contents_apart(tiny):
+    _, params = tiny
+    print_ = pretrained.fingerprint(params)
+    assert print_ == pretrained.fingerprint(jax.tree.map(jnp.copy, params))
+    assert len(print_) == 16 and int(print_, 16) >= 0
+    others = [jax.tree.map(lambda x: x.astype("bfloat16"), params)]
+    w = params["embedding"]
+    for changed in (w.at[3, 4].add(1e-6), w[::-1], w.at[0].set(w[1]).at[1].set(w[0]), -w):
+        others.append(params | {"embedding": changed})
+    others.append({("other" if k == "embedding" else k): v for k, v in params.items()})
+    prints = [print_, *(pretrained.fingerprint(other) for other in others)]
+    assert len(set(prints)) == len(prints)
+
+
+def test_other_spellings_of_names(case):
+    place = case("gemma3")
+    wanted = pretrained.fingerprint(
+        pretrained.open(place).load(pretrained.open(place).model_config())
+    )
+    values = load_file(place / "model.safetensors")
+    text = json.loads((place / "config.json").read_text())
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"}
+    (place / "config.json").write_text(json.dumps(config | {"text_config": text}))
+    tower = {"vision_tower.vision_model.post_layernorm.bias": np.zeros(3, np.float32)}
+    for start in ("language_model.model.", "model.language_model."):
+        renamed = {start + key.removeprefix("model."): value for key, value in values.items()}
+        save_file(renamed | tower, place / "model.safetensors")
+        source = pretrained.open(place)
+        assert pretrained.fingerprint(source.load(source.model_config())) == wanted
+    place = case("gpt2")
+    source = pretrained.open(place)
+    wanted = pretrained.fingerprint(source.load(source.model_config()))
+    values = load_file(place / "model.safetensors")
+    bare = {key.removeprefix("transformer."): value for key, value in values.items()}
+    bare |= {f"h.{n}.attn.bias": np.ones((1, 1, 4, 4), np.float32) for n in range(3)}
+    bare["lm_head.weight"] = values["transformer.wte.weight"]
+    save_file(bare, place / "model.safetensors")
+    source = pretrained.open(place)
+    assert pretrained.fingerprint(source.load(source.model_config())) == wanted
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def logits(params, tokens, cfg):
+    """[B, S, V] logits of a padded batch of prompts."""
+    length = max(map(len, tokens))
+    ids = np.zeros((len(tokens), length), np.int32)
+    segments = np.zeros((len(tokens), length), np.int32)
+    for i, row in enumerate(tokens):
+        ids[i, : len(row)] = row
+        segments[i, : len(row)] = 1
+    positions = jnp.broadcast_to(jnp.arange(length), ids.shape)
+    inputs = decoder.embed(params, jnp.asarray(ids), cfg)
+    mask = CausalMask(jnp.asarray(segments))
+    hidden, _ = decoder.apply(params, inputs, positions, mask, cfg=cfg)
+    return decoder.logits(params, hidden, cfg)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_are_those_of_transformers(name, case):
+    source = pretrained.open(case(name))
+    cfg = source.model_config()
+    found = logits(source.load(cfg), GOLDEN["prompts"], cfg)
+    for row, prompt, wanted in zip(
+        found, GOLDEN["prompts"], GOLDEN["cases"][name]["logits"], strict=True
+    ):
+        at = [p % len(prompt) for p in GOLDEN["positions"]]
+        np.testing.assert_allclose(row[np.array(at)], wanted, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greedy_continuations_are_those_of_transformers(name, case):
+    """Each token is the most likely one after those before it: one pass checks all 64."""
+    source = pretrained.open(case(name))
+    cfg = source.model_config()
+    greedy = GOLDEN["cases"][name]["greedy"]
+    whole = [prompt + new for prompt, new in zip(GOLDEN["prompts"], greedy, strict=True)]
+    found = np.argmax(logits(source.load(cfg), whole, cfg), -1)
+    for row, prompt, new in zip(found, GOLDEN["prompts"], greedy, strict=True):
+        start = len(prompt) - 1
+        assert row[start : start + len(new)].tolist() == new
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transformers_reads_what_is_written(name, case, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    source = pretrained.open(case(name))
+    cfg = source.model_config()
+    export.write(tmp_path / "out", source.load(cfg), cfg, base=source.config)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(info.values())
+    with torch.no_grad():
+        for prompt, wanted in zip(GOLDEN["prompts"], GOLDEN["cases"][name]["logits"], strict=True):
+            rows = model(torch.tensor([prompt])).logits[0, list(GOLDEN["positions"])]
+            np.testing.assert_allclose(rows.numpy(), wanted, atol=1e-4)
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+BAD_CONFIGS = [
+    ("llama3", {"hidden_size": "32"}, "'hidden_size' is text, not a whole number"),
+    ("llama3", {"hidden_size": 32.0}, "'hidden_size' is 32.0, not a whole number"),
+    ("llama3", {"hidden_size": "-"}, "the key 'hidden_size' is missing"),
+    ("llama3", {"num_hidden_layers": 10**12}, "'num_hidden_layers' is 1000000000000, not from 1"),
+    ("llama3", {"num_hidden_layers": 0}, "'num_hidden_layers' is 0, not from 1"),
+    ("llama3", {"vocab_size": None}, "'vocab_size' is null"),
+    ("llama3", {"intermediate_size": None}, "'intermediate_size' is null"),
+    ("llama3", {"num_attention_heads": 5}, "'num_attention_heads' is 5, which does not divide"),
+    ("llama3", {"num_key_value_heads": 3}, "num_heads 4 is no multiple of num_kv_heads 3"),
+    ("llama3", {"head_dim": 7}, "rotary embedding needs an even size"),
+    ("llama3", {"rms_norm_eps": True}, "'rms_norm_eps' is true or false, not a number"),
+    ("llama3", {"rms_norm_eps": -1}, "'rms_norm_eps' is -1, not above 0"),
+    ("llama3", {"tie_word_embeddings": 1}, "'tie_word_embeddings' is a number, not true or false"),
+    ("llama3", {"hidden_act": "gelu"}, "'hidden_act' is 'gelu'; this decoder has silu"),
+    ("llama3", {"rope_scaling": [1]}, "'rope_scaling' is a list, not an object"),
+    ("llama3", {"rope_scaling": {"rope_type": "yarn"}}, "of the type 'yarn'"),
+    ("llama3", {"rope_scaling": {"type": "dynamic"}}, "of the type 'dynamic'"),
+    ("llama3", {"rope_scaling": {"type": "longrope"}}, "of the type 'longrope'"),
+    ("llama3", {"rope_scaling": {"type": "linear"}}, "the key 'factor' is missing"),
+    ("llama3", {"rope_scaling": {"type": ["linear"]}}, "of the type"),
+    ("llama3", {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is not 1"),
+    ("llama3", {"num_local_experts": 8}, "mixtures of experts"),
+    ("llama3", {"quantization_config": {"bits": 4}}, "the weights are quantised"),
+    ("llama3", {"architectures": ["LlamaForCausaLM"]}, "the nearest name is LlamaForCausalLM"),
+    ("llama3", {"architectures": ["FalconForCausalLM"]}, "it reads GPT2LMHeadModel, GPTJ"),
+    ("llama3", {"architectures": "-", "model_type": "t5"}, "model_type is 't5'"),
+    ("llama3", {"architectures": {}}, "architectures is {}"),
+    ("mistral", {"attention_bias": True}, "'attention_bias' is true, which MistralForCausalLM"),
+    ("qwen2", {"mlp_bias": True}, "'mlp_bias' is true, which Qwen2ForCausalLM"),
+    ("qwen2", {"max_window_layers": "2"}, "'max_window_layers' is text, not a whole number"),
+    ("qwen2", {"layer_types": ["full_attention"]}, "no list of one name for each of 3 layers"),
+    ("qwen2", {"layer_types": ["a", "b", "c"]}, "'layer_types' has 'a'"),
+    ("gemma3", {"use_bidirectional_attention": True}, "is not false, which this decoder"),
+    ("gemma3", {"text_config": 3}, "'text_config' is a number, not an object"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "is not false, which this decoder"),
+    ("gptj", {"rotary_dim": 16}, "'rotary_dim' is 16, no even part of a head"),
+]
+
+
+@pytest.mark.parametrize("name, changes, problem", BAD_CONFIGS)
+def test_configs_that_are_refused(name, changes, problem, case):
+    place = case(name, **changes)
+    with pytest.raises(UserError) as error:
+        pretrained.open(place)
+    assert problem in str(error.value) and "config.json" in str(error.value)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (b"", "the file is empty"),
+        (b"{", "not valid JSON"),
+        (b"[]", "this is a list, not an object"),
+        (b'{"a": 1, "a": 2}', "'a' is there twice"),
+        (b'{"a": NaN}', "NaN is no JSON"),
+        (b"\xff\xff\xff", "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_broken_json(content, problem, case):
+    place = case("llama3")
+    (place / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=problem):
+        pretrained.open(place)
+
+
+def refused(place: Path) -> str:
+    with pytest.raises(UserError) as error:
+        source = pretrained.open(place)
+        source.load(source.model_config())
+    text = str(error.value)
+    assert text.endswith(".") and "\n" not in text and str(place) in text
+    return text
+
+
+def test_tensors_that_do_not_fit(case):
+    place = case("llama3")
+    path = place / "model.safetensors"
+    values = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    def write(**changes):
+        kept = {key: value for key, value in values.items() if changes.get(key, 0) is not None}
+        save_file(kept | {k: v for k, v in changes.items() if v is not None}, path)
+
+    write(**{name: None, "model.layers.1.mlp.upp_proj.weight": values[name]})
+    assert f"{name} is missing; the nearest name is model.layers.1.mlp.upp_proj" in refused(place)
+    write(**{"model.layers.3.mlp.up_proj.weight": values[name]})
+    assert "model.layers.3.mlp.up_proj.weight belongs to no parameter; the near" in refused(place)
+    write(**{name: values[name].T.copy()})
+    assert f"{name} has the shape [32, 48], but by the config it has [48, 32]" in refused(place)
+    write(**{name: values[name].astype(np.int32)})
+    assert f"{name} is of the type 'I32'; F32, F16, BF16 can be read" in refused(place)
+    write(**{name: values[name].astype(np.float64)})
+    assert "'F64'" in refused(place)
+    write(**{"lm_head.weight": values["model.embed_tokens.weight"] + 1})
+    assert "lm_head.weight is not the embedding" in refused(place)
+    write(**{"layers.0.input_layernorm.weight": np.zeros(32, np.float32)})
+    assert "is there twice, under two names" in refused(place)
+
+
+def test_files_that_are_damaged(case):
+    place = case("llama3")
+    path = place / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    for cut in (4, 8, 100, 8 + length, len(content) - 1):
+        path.write_bytes(content[:cut])
+        assert "cut off" in refused(place), cut
+    path.write_bytes(b"\xff" * 100)
+    assert "not a safetensors file" in refused(place)
+    for header, problem in [
+        (b"[]", "not a safetensors file"),
+        (b'{"a": 3}', "does not say where the tensor a is"),
+        (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "does not say where"),
+        (b'{"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 4]}}', "not as many bytes"),
+        (b'{"a": {"dtype": ["F32"], "shape": [3], "data_offsets": [0, 4]}}', "of the type"),
+        (b'{"a": ', "not valid JSON"),
+    ]:
+        path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+        assert problem in refused(place), header
+
+
+def test_pickles_are_never_opened(case, tmp_path):
+    place = case("llama3")
+    (place / "model.safetensors").unlink()
+    assert "there is no file *.safetensors" in refused(place)
+    for name in ("pytorch_model.bin", "model.pt", "consolidated.00.pth"):
+        (place / name).write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
+        text = refused(place)
+        assert name in text and "save_pretrained(folder, safe_serialization=True)" in text
+        assert "pickle" in refused(place / name)
+        (place / name).unlink()
+    assert not (tmp_path / "ran").exists()
+
+
+class Trap:
+    """A pickle of this writes a file when it is read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_an_index_that_lies(case):
+    place = case("llama3")
+    values = load_file(place / "model.safetensors")
+    (place / "model.safetensors").unlink()
+    names = sorted(values)
+    half = len(names) // 2
+    parts = {"a.safetensors": names[:half], "b.safetensors": names[half:]}
+    where = {}
+    for file, own in parts.items():
+        save_file({name: values[name] for name in own}, place / file)
+        where |= dict.fromkeys(own, file)
+    index = place / folder.INDEX
+
+    def write(**changes):
+        index.write_text(json.dumps({"weight_map": where | changes}))
+
+    write()
+    source = pretrained.open(place)
+    source.load(source.model_config())
+    index.unlink()
+    pretrained.open(place)  # without an index, all files count
+    write(**{names[0]: "c.safetensors"})
+    assert "names the file c.safetensors, which is not there" in refused(place)
+    write(**{names[0]: "../a.safetensors"})
+    assert "is not the name of a file" in refused(place)
+    write(**{"model.norm.weigth": "b.safetensors"})
+    assert "does not hold the tensor model.norm.weigth; the nearest" in refused(place)
+    write(**{names[0]: "b.safetensors"})
+    assert f"the tensor {names[0]} is in b.safetensors too" in refused(place)
+    save_file({name: values[name] for name in names[half - 1 :]}, place / "b.safetensors")
+    write()
+    assert f"the tensor {names[half - 1]} is in a.safetensors" in refused(place)
+    index.unlink()
+    assert f"the tensor {names[half - 1]} is in a.safetensors already" in refused(place)
+    index.write_text(json.dumps({"weight_map": []}))
+    assert "'weight_map' is no object" in refused(place)
+
+
+def test_paths_that_are_no_model(tmp_path):
+    for name, problem in [("nothing", "no such file"), (".", "no config.json")]:
+        with pytest.raises(UserError, match=problem):
+            pretrained.open(tmp_path / name)
+    (tmp_path / "x.bin").write_bytes(b"hello there, this is a text")
+    assert "this is no known model" in refused(tmp_path / "x.bin")
+    (tmp_path / "empty").write_bytes(b"")
+    assert "this is no known model" in refused(tmp_path / "empty")
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tiny, tmp_path, monkeypatch):
+    cfg, params = tiny
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for name in ("full", "full/x"):
+        with pytest.raises(UserError, match="something already"):
+            export.write(tmp_path / name, params, cfg)
+    (tmp_path / "empty").mkdir()
+    export.write(tmp_path / "empty", params, cfg)
+    assert (tmp_path / "empty" / "model.safetensors").exists()
+
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(export, "save", fail)
+    with pytest.raises(OSError):
+        export.write(tmp_path / "new", params, cfg)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
+
+
+def test_what_this_project_trains_goes_round(tiny, tmp_path):
+    """Random parameters of the decoder itself, as a folder and back, with its logits."""
+    cfg, params = tiny
+    cfg = dataclasses.replace(cfg, tied=False, window=4)
+    params = random_params(cfg, seed=1)
+    export.write(tmp_path / "out", params, cfg)
+    source = pretrained.open(tmp_path / "out")
+    assert source.family.name == "mistral" and source.model_config() == cfg
+    again = source.load(cfg)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    assert load.fingerprint(again) == load.fingerprint(params)
