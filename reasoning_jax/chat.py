@@ -17,7 +17,7 @@ from reasoning_jax import text_files
 from reasoning_jax.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-LONGEST_TEMPLATE = 1_000_000  # characters
+LONGEST_TEMPLATE = 200_000  # characters
 PROBE = "probe"  # a message's content, found again in what a template writes
 
 Message = Mapping[str, str]  # its "role" and "content"

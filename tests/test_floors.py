@@ -29,8 +29,8 @@ FLOORS = [
     model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
-    training/preferences training/preference_files training/optim training/state
-    training/train_step training/checkpoint_folders training/checkpoint""",
+    training/preferences training/conversations training/preference_files training/optim
+    training/state training/train_step training/checkpoint_folders training/checkpoint""",
     "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",
