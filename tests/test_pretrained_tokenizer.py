@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import shutil
+import types
 import unicodedata
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from reasoning_jax import gguf_metadata
+from reasoning_jax import gguf_metadata, run_record
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.pretrained_tokenizer import Pretrained
 
@@ -308,12 +309,28 @@ def test_it_is_pickled_by_its_path_and_fingerprinted_by_its_files(tmp_path):
     assert Pretrained(folder).fingerprint != before
 
 
+def test_a_run_knows_its_tokenizer(tmp_path):
+    """The files are among the data that a run's record fingerprints."""
+    folder = published.write(tmp_path, SPECIAL, eos_token="<|im_end|>")
+    algorithm = types.SimpleNamespace(data=lambda cfg: {})
+
+    def data():
+        exp = types.SimpleNamespace(cfg=None, shots=(), tokenizer=Pretrained(folder))
+        return run_record.fingerprints(exp, {}, algorithm)
+
+    before = data()
+    assert list(before) == ["tokenizer.path"] and data() == before
+    with_files(folder, generation_config={"eos_token_id": 256})
+    assert data() != before
+
+
 BAD_FILES = [
     ("vocab.json", b'{"a": "x"}', "the id of a token is no whole number"),
     ("vocab.json", b"[1]", "this is a list, not an object"),
     ("vocab.json", b"{", r"not valid JSON"),
     ("vocab.json", b"\xff\xfe{", "not UTF-8"),
     ("vocab.json", b"[" * 100_000, "nested too deeply"),
+    ("special_tokens_map.json", b'{"eos_token": "\\ud800"}', r"holds .ud800, half of a character"),
     ("merges.txt", b"a b c\n", r"merges\.txt, line 1: 'a b c' is no merge"),
     ("merges.txt", b"#version\nab\n", r"merges\.txt, line 2: 'ab' is no merge"),
     ("merges.txt", b"zz yy\n", "do not fit together"),

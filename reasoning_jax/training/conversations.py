@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from reasoning_jax import chat
 from reasoning_jax.training.data import Record
 
@@ -69,9 +71,8 @@ def _turns(value: object, role: str) -> Conversation | Problem:
     """The messages of a value, which may be the text of one with this role."""
     if isinstance(value, str):
         value = [{"role": role, "content": value}]
-    if isinstance(value, dict) and {"role", "content"} <= value.keys():  # a sequence of TFDS
-        columns = [[_text(item) for item in value[key]] for key in ("role", "content")]
-        value = [{"role": r, "content": c} for r, c in zip(*columns, strict=True)]
+    if isinstance(value, dict):
+        value = _messages_of_columns(value)
     if not isinstance(value, list) or not value:
         return " is no list of messages"
     turns = []
@@ -81,6 +82,16 @@ def _turns(value: object, role: str) -> Conversation | Problem:
             return f", message {number}: {problem}"
         turns.append(Turn(message["role"], message["content"]))
     return tuple(turns)
+
+
+def _messages_of_columns(columns: Record) -> list[Record] | None:
+    """The messages of an object of two lists, as TFDS holds them; None where it is another."""
+    roles, contents = columns.get("role"), columns.get("content")
+    is_list = all(isinstance(column, list | np.ndarray) for column in (roles, contents))
+    if not is_list or len(roles) != len(contents):
+        return None
+    pairs = zip(roles, contents, strict=True)
+    return [{"role": _text(role), "content": _text(content)} for role, content in pairs]
 
 
 def _text(value: object) -> object:
