@@ -74,9 +74,11 @@ class Pretrained:
 
     @property
     def eos_id(self) -> int:
-        if self.chats and self._turn_end is not None:
-            return self._turn_end
-        return self._loaded.eos_ids[0]
+        return self.turn_end_id if self.chats else self._loaded.eos_ids[0]
+
+    @property
+    def turn_end_id(self) -> int:
+        return self._loaded.eos_ids[0] if self._turn_end is None else self._turn_end
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:

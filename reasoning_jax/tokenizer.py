@@ -41,6 +41,10 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int: ...
 
     @property
+    def turn_end_id(self) -> int:
+        """What ends an assistant's turn in a conversation; ``eos_id`` where nothing else does."""
+
+    @property
     def stop_ids(self) -> tuple[int, ...]: ...
 
     @property
@@ -72,6 +76,10 @@ class _WithoutChat:
     bos_id: int | None
     eos_id: int
     fingerprint: str | None = None
+
+    @property
+    def turn_end_id(self) -> int:
+        return self.eos_id
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

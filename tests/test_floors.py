@@ -29,8 +29,8 @@ FLOORS = [
     model/attention model/transformer model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
-    training/preferences training/preference_files training/optim training/state
-    training/train_step training/checkpoint_folders training/checkpoint""",
+    training/preferences training/conversations training/preference_files training/optim
+    training/state training/train_step training/checkpoint_folders training/checkpoint""",
     """pretrained/stored pretrained/tables pretrained/names pretrained/families
     pretrained/hf_values pretrained/hf_config pretrained/hf_write pretrained/folder pretrained/load
     pretrained/source pretrained/gguf_config pretrained/gguf_file pretrained/llama2c
