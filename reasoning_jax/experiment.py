@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reasoning_jax import default, graders, prng, prompts, tasks, tokenizer
+from reasoning_jax import default, extraction, graders, prng, prompts, tasks, tokenizer
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, presets, sharding
 from reasoning_jax.policy import Policy
@@ -117,28 +115,18 @@ class Experiment:
         )
 
 
-def data_dir(name: str) -> str:
-    """Where a task's files are looked for when the config names no path."""
-    root = os.environ.get("REASONING_DATA")
-    if not root:
-        root = str(Path(__file__).resolve().parents[2] / "shared" / "data")
-    return str(Path(root) / name.replace("commonsense_qa", "commonsenseqa"))
-
-
 def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """Everything but the parameters; sets the mesh, once, for the whole process.
 
     The config's values are checked first: UserError names the key.
     """
     check(cfg)
-    task = tasks.get(cfg.task.name)
-    task_cfg = cfg.task.copy_and_resolve_references()
-    if "path" in task_cfg and not task_cfg.path:
-        task_cfg.path = data_dir(cfg.task.name)
+    task_cfg = extraction.settle(cfg.task)
+    task = extraction.make(task_cfg)
     own_tokenizer = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name)
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     jax.set_mesh(mesh)
-    shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else ()
+    shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else []
     return Experiment(
         cfg=cfg,
         task=task,

@@ -20,8 +20,8 @@ PACKAGE = ROOT / "reasoning_jax"
 FLOORS = [
     """errors arguments ranges contracts json_object text_files prng discovery multihost interrupts
     answers answers/killable answers/doubt answers/arithmetic answers/markup answers/units
-    answers/quantities answers/statements answers/choices answers/words answers/equivalence
-    answers/expressions
+    answers/quantities answers/statements answers/conventions answers/choices answers/words
+    answers/equivalence answers/expressions
     metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
     """model model/config model/sharding model/linear model/attention model/transformer
     model/decoder model/presets model/logprobs""",
@@ -29,7 +29,7 @@ FLOORS = [
     """training training/rows training/packing training/losses training/data
     training/preferences training/preference_files training/optim training/state
     training/train_step training/checkpoint_folders training/checkpoint""",
-    "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
+    "tasks tasks/bbh_forms tasks/*/* tasks/* extraction prompts",
     "policy graders graders/* rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation experiment data_checks

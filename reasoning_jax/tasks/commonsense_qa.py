@@ -20,6 +20,8 @@ from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import Example, FileTaskConfig
 from reasoning_jax.training import data
 
+SHOTS = {"star": ("star_prompts/commonsenseqa/prompts.txt", "")}
+KIND = "the letter of your choice in parentheses"
 VALIDATION = 1000
 SPLITS = {
     "train": slice(-VALIDATION),
@@ -85,6 +87,14 @@ def extract(text: str) -> str | None:
     own = statements.own_words(text)
     direct = DIRECT.fullmatch(own)
     return direct[1] if direct else statements.final(own)
+
+
+def marked(answer: str) -> str:
+    return f"({answer})"
+
+
+def trigger(cfg: ConfigDict) -> str:
+    return "Therefore, among A through E, the answer is"
 
 
 def reading(answer: str, example: Example) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ from reasoning_jax import text_files
 from reasoning_jax.errors import MissingFileError, UserError
 
 Record = dict[str, Any]  # one JSON object, or the features of one TFDS record
+
+
+def folder(name: str) -> str:
+    """Where a task's files, or another of the data, are looked for when no path is given."""
+    root = os.environ.get("REASONING_DATA")
+    if not root:
+        root = str(Path(__file__).resolve().parents[3] / "shared" / "data")
+    return str(Path(root) / name.replace("commonsense_qa", "commonsenseqa"))
 
 
 # ---- JSON lines ----------------------------------------------------------------------------------
