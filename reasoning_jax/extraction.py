@@ -92,6 +92,15 @@ def _second_answer(task: Task, cfg: ConfigDict) -> Callable[[str], str | None]:
     return extract
 
 
+def readers(text: str, task: Task) -> list[str]:
+    """The conventions that read an answer in a text."""
+    found = []
+    for name, convention in CONVENTIONS.items():
+        if convention.find(text, task.parse) is not None:
+            found.append(name)
+    return found
+
+
 def instruction(task: Task, cfg: ConfigDict) -> str:
     """How a chat asks for an answer that can be read: 'End with "#### " and the number.'"""
     name = cfg.get("extraction", "") or task.convention(cfg)

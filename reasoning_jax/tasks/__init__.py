@@ -70,10 +70,6 @@ class Target(Protocol):
     def __call__(self, example: Example, direct: bool = False) -> str: ...
 
 
-def _without_frame(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
-    return example.question if hint is None else f"{example.question} ({hint})"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """A task's parts; a task's file may leave out those that have a default here."""
@@ -108,8 +104,6 @@ class Task:
     convention: Callable[[ConfigDict], str] = lambda cfg: "answer_is"
     # configured(task, cfg): the task itself, where its functions depend on its keys.
     configured: Callable[[Task, ConfigDict], Task] = lambda task, cfg: task
-    # chat(example, cfg, hint): the question as a user writes it in a chat, without the format.
-    chat: Prompt = _without_frame
     # reading(answer, example): an extracted answer in the one form that all of its spellings have,
     # for the grader "exact"; None = unparsed. The example's own answer is read in the same way.
     reading: Callable[[str, Example], str | None] = lambda answer, example: answer

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -46,12 +45,11 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
         known = ", ".join(SPLITS)
         raise UserError(f"commonsense_qa has no split {split!r}{reason}; it has {known}.")
     published, first_id = ("dev", TEST_ID) if split == "test" else ("train", 0)
-    path = Path(cfg.path) / f"{published}_rand_split.jsonl"
-    records = list(enumerate(data.read_jsonl(path)))
+    records = list(enumerate(data.read_split(cfg.path, f"{published}_rand_split")))
     if split != "test" and len(records) <= VALIDATION:
         raise UserError(
-            f"{path}: more than {VALIDATION} examples are needed, as the last {VALIDATION} are "
-            "validation."
+            f"{records[0][1][0].rpartition(', ')[0]}: more than {VALIDATION} examples are needed, "
+            f"as the last {VALIDATION} are validation."
         )
     return [
         _example(record, id=first_id + number, where=where)

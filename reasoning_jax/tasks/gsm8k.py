@@ -11,7 +11,6 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -73,7 +72,7 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
         answer = extract(solution)
         if answer is None:
             raise UserError(f"{where}: the answer has no number after '####'.")
-        rationale = conventions.restate(solution, answer, cfg.get("extraction", ""))
+        rationale = conventions.restate(solution, answer, cfg.extraction)
         examples.append(
             Example(
                 id=first_id + number,
@@ -92,8 +91,8 @@ def _read(cfg: ConfigDict, split: str) -> list[tuple[str, int, data.Record]]:
         source = f"{cfg.path} (gsm8k, {split})"
         rows = data.tfds_source("gsm8k", cfg.path, split)
         return [(f"{source}, record {number + 1}", number, record) for number, record in rows]
-    lines = data.read_jsonl(Path(cfg.path) / f"{split}.jsonl")
-    return [(where, number, record) for number, (where, record) in enumerate(lines)]
+    found = data.read_split(cfg.path, split)
+    return [(where, number, record) for number, (where, record) in enumerate(found)]
 
 
 def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
