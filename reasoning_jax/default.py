@@ -36,6 +36,8 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
+    # A published model: a Hugging Face folder, a GGUF or llama2.c file, or what convert made.
+    source: str = ""
     # A size in model/presets.py; the keys below override it where set.
     preset: str = key("0.4m", one_of(*presets.SIZES))
     # Rows of the embedding; None = the preset's, else the tokenizer's. Of this and the next keys
@@ -61,6 +63,7 @@ class Tokenizer:
     # Characters are those of the task's alphabet.
     name: str = key("characters", one_of("characters", "bytes", "sentencepiece"))
     path: str = ""  # of the SentencePiece model
+    chat: bool = False  # prompts are user messages in the model's chat template
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,7 @@ class Experiment:
         *,
         temperature: float | None = None,
         quiet: bool = False,
+        until_question: bool = False,
         base_params: Callable[[], decoder.Params] | None = None,
     ) -> Rollout:
         """A rollout whose draws belong to this purpose and round.
@@ -97,6 +98,8 @@ class Experiment:
             label=purpose,
             round=round,
             quiet=quiet,
+            chat=self.cfg.tokenizer.get("chat", False),
+            until_question=until_question,
             base_params=base_params,
         )
 
@@ -113,6 +116,11 @@ class Experiment:
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
+
+
+def load_source(exp: Experiment) -> decoder.Params:
+    """The parameters of the published model that config.model.source names."""
+    raise UserError(f"config.model.source={exp.cfg.model.source}: this is not read yet.")
 
 
 def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:

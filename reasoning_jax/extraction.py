@@ -77,6 +77,18 @@ def second_prompt(task: Task, cfg: ConfigDict) -> str:
     return f"\n{task.trigger(cfg)}"
 
 
+def first_line(answer: str, finished: bool) -> str:
+    """The line that answers the second prompt; "" where the limit may have cut it off."""
+    line, newline, _ = answer.lstrip().partition("\n")
+    return f" {line}" if newline or finished else ""
+
+
+def end_of_answer(text: str) -> int | None:
+    """Where a completion goes on to ask itself the next question; None where it does not."""
+    following = statements.NEXT_QUESTION.search(text)
+    return None if following is None else following.start()
+
+
 def _second_answer(task: Task, cfg: ConfigDict) -> Callable[[str], str | None]:
     """Reads the line after the second prompt as what follows "the answer is"."""
     prompt = second_prompt(task, cfg)

@@ -53,7 +53,8 @@ def _records(path: str | Path) -> list[_Worked]:
     for where, record in data.read_records(path):
         target = "target" if "target" in record else "answer"
         question, rationale = text_files.check_texts(record, ("question", target), where)
-        found.append(_Worked(where, question, rationale, text=f"Q: {question}\nA: {rationale}"))
+        text = f"Q: {question}\nA: {rationale}"
+        found.append(_Worked(where=where, question=question, rationale=rationale, text=text))
     return found
 
 
@@ -68,7 +69,7 @@ def _blocks(path: str | Path) -> list[_Worked]:
             raise UserError(
                 f"{where}: a shot needs lines 'Q: ...' and 'A: ...' and an answer at the end."
             )
-        found.append(_Worked(where, question, rationale, text=block))
+        found.append(_Worked(where=where, question=question, rationale=rationale, text=block))
         line += block.count("\n") + 2
     return found
 

@@ -22,7 +22,7 @@ FLOORS = [
     answers answers/killable answers/doubt answers/arithmetic answers/markup answers/units
     answers/quantities answers/statements answers/conventions answers/choices answers/words
     answers/equivalence answers/expressions
-    metric_line workdir rows_file run_lock metrics progress tokenizer svg charts""",
+    metric_line workdir rows_file run_lock metrics progress streams tokenizer svg charts""",
     """model model/config model/sharding model/linear model/attention model/transformer
     model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
@@ -30,13 +30,13 @@ FLOORS = [
     training/preferences training/preference_files training/optim training/state
     training/train_step training/checkpoint_folders training/checkpoint""",
     "tasks tasks/bbh_forms tasks/*/* tasks/* extraction prompts",
-    "policy graders graders/* rollout",
+    "policy graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation experiment data_checks
     report_samples report_histories report run_record position run_state starting events assessment
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
-    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner api""",
+    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner published loaded api""",
     "main evaluate ask plan",
 ]
 COLUMNS = 100
