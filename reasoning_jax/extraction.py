@@ -11,7 +11,7 @@ from reasoning_jax import tasks
 from reasoning_jax.answers import statements
 from reasoning_jax.answers.conventions import CONVENTIONS
 from reasoning_jax.errors import UserError
-from reasoning_jax.tasks import Example, Task
+from reasoning_jax.tasks import Example, FileTaskConfig, Task
 from reasoning_jax.training import data
 
 
@@ -22,7 +22,7 @@ def settle(cfg: ConfigDict) -> ConfigDict:
     """
     _check(cfg)
     settled = cfg.copy_and_resolve_references()
-    if "path" in settled and not settled.path:
+    if issubclass(tasks.get(cfg.name).Config, FileTaskConfig) and not settled.path:
         settled.path = data.folder(cfg.name)
     known = tasks.get(cfg.name).SHOTS.get(cfg.shots)
     if known is not None:

@@ -17,6 +17,8 @@ from reasoning_jax.errors import MissingFileError, UserError
 
 Record = dict[str, Any]  # one JSON object, or the features of one TFDS record
 Located = tuple[str, Record]  # with its place, "FILE, line 3"
+Turns = tuple[tuple[str, str], ...]  # (role, content) of the messages of a conversation
+ROLES = ("system", "user", "assistant")
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet")  # of files of records
 MOST_BYTES = 1 << 30  # of a file's content: a small file may decompress to any size
 BATCH_ROWS = 512
@@ -48,6 +50,7 @@ def read_records(path: str | Path) -> list[Located]:
     MOST_BYTES when it is decompressed.
     """
     name = str(path)
+    text_files.check_is_file(path)
     if name.endswith(".parquet"):
         return _read_parquet(path)
     if name.endswith(".json"):
@@ -151,13 +154,34 @@ def _read_parquet(path: str | Path) -> list[Located]:
                     (f"{path}, row {first + i}", row) for i, row in enumerate(batch.to_pylist())
                 ]
     except UnicodeDecodeError:
-        raise UserError(f"{path}: rows {first} to {first + BATCH_ROWS - 1}: not UTF-8.") from None
+        raise UserError(f"{path}: after row {len(records)}, a text is not UTF-8.") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{path}: this Parquet file cannot be read ({reason}).") from None
     if not records:
         raise UserError(f"{path}: the file is empty.")
     return records
+
+
+def last_user_turn(messages: list[Any], where: str) -> tuple[str, Turns]:
+    """What a user says last in a list of messages, and the turns before it.
+
+    messages: {"role": "system", "user" or "assistant", "content": text}. UserError for others, and
+    where there is no user.
+    """
+    turns = []
+    for message in messages:
+        if not isinstance(message, dict):
+            raise UserError(f"{where}: a message is an object with 'role' and 'content'.")
+        role, content = text_files.check_texts(message, ("role", "content"), where)
+        if role not in ROLES:
+            raise UserError(f"{where}: the role {role[:40]!r} is not one of {', '.join(ROLES)}.")
+        turns.append((role, content))
+    while turns and turns[-1][0] != "user":
+        turns.pop()
+    if not turns:
+        raise UserError(f"{where}: there is no turn of a user.")
+    return turns[-1][1], tuple(turns[:-1])
 
 
 # ---- TFDS ----------------------------------------------------------------------------------------
