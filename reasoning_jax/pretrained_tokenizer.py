@@ -111,12 +111,16 @@ class Pretrained:
         if not self.chats:
             start = [] if self.bos_id is None else [self.bos_id]
             return [*start, *self.encode(text)]
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return self.chat([*system, {"role": "user", "content": text}])
+        return self.chat([{"role": "user", "content": text}])
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation, up to where the assistant's next words begin."""
+        """The ids of a conversation, up to where the assistant's next words begin.
+
+        It begins with the system message, unless it has one of its own.
+        """
         chat.check_messages(messages)
+        if self.system and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system}, *messages]
         template = self._loaded.template
         if template is None:
             raise UserError(f"{self.path} has no chat template, which messages need.")

@@ -20,9 +20,9 @@ PACKAGE = ROOT / "reasoning_jax"
 FLOORS = [
     """errors arguments ranges contracts json_object text_files prng discovery multihost interrupts
     answers answers/killable answers/doubt answers/arithmetic answers/markup answers/units
-    answers/quantities answers/statements answers/choices answers/words answers/equivalence
-    answers/expressions
-    metric_line workdir rows_file run_lock metrics progress chat_sandbox chat gguf_metadata
+    answers/quantities answers/statements answers/conventions answers/choices answers/words
+    answers/equivalence answers/expressions
+    metric_line workdir rows_file run_lock metrics progress streams chat_sandbox chat gguf_metadata
     vocabularies vocabularies/fast vocabularies/byte_level vocabularies/pieces
     vocabularies/folder vocabularies/gguf_tokens pretrained_tokenizer tokenizer svg charts""",
     """model model/config model/rotary model/parameters model/sharding model/linear
@@ -36,14 +36,14 @@ FLOORS = [
     pretrained/source pretrained/gguf_config pretrained/gguf_file pretrained/llama2c
     pretrained/converted pretrained pretrained/export pretrained/peft""",
     "tune tune/*",
-    "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
-    "policy graders graders/* rollout",
+    "tasks tasks/bbh_forms tasks/*/* tasks/* extraction prompts",
+    "policy graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation experiment data_checks
     report_samples report_histories report run_record position run_state starting events assessment
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
-    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner api""",
+    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner published loaded api""",
     "main evaluate ask plan convert",
 ]
 COLUMNS = 100

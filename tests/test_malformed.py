@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -19,10 +20,12 @@ import tempfile
 from collections.abc import Callable
 
 import published
+import pyarrow as pa
 import pytest
 import sentencepiece
 import test_pretrained_tokenizer
 from ml_collections import ConfigDict
+from pyarrow import parquet
 
 from reasoning_jax import config, default, pretrained_tokenizer, prompts, tasks, tokenizer
 from reasoning_jax.errors import UserError
@@ -60,6 +63,10 @@ CONVERSATIONS = [
 WHOLE = [p | {side: p["prompt"] + p[side] for side in ("chosen", "rejected")} for p in PAIRS]
 VERDICTS = [{"prompt": f"{i}+1\n", "completion": f"{i}", "label": i == 2} for i in range(4)]
 SHOTS = "\n\n".join(f"Q: {i} and 1?\nA: It is {i + 1}.\n#### {i + 1}" for i in range(3))
+CHATS = [
+    {"q": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "answer": i}
+    for i in range(3)
+]
 EXPERIMENT = """
 from reasoning_jax import config, default
 
@@ -76,6 +83,12 @@ def get_config(arg: str = ""):
 
 def lines(records: list) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def parquet_file() -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(GSM8K), file)
+    return file.getvalue()
 
 
 def sentencepiece_model() -> bytes:
@@ -214,6 +227,12 @@ LOADERS = {
     "pairs, skip_bad": ("pairs.jsonl", lines(PAIRS), use_pairs(skip_bad=True)),
     "pairs, whole_text": ("pairs.jsonl", lines(WHOLE), use_pairs(whole_text=True)),
     "verdicts": ("pairs.jsonl", lines(VERDICTS), use_pairs(preference="kto")),
+    "jsonl": ("test.jsonl", lines(GSM8K), use_examples("jsonl")),
+    "jsonl, messages": ("test.jsonl", lines(CHATS), use_examples("jsonl", question="q")),
+    "jsonl, compressed": ("test.jsonl.gz", gzip.compress(lines(GSM8K)), use_examples("jsonl")),
+    "jsonl, a list": ("test.json", json.dumps(GSM8K).encode(), use_examples("jsonl")),
+    "jsonl, parquet": ("test.parquet", parquet_file(), use_examples("jsonl")),
+    "shots.jsonl": ("shots.jsonl", lines(GSM8K), use_shots),
     "shots": ("shots.txt", SHOTS.encode(), use_shots),
     "tokenizer": ("words.model", sentencepiece_model(), use_tokenizer),
     "tokenizer_config.json": (
