@@ -88,19 +88,14 @@ def _convert(source: Path, destination: Path) -> str:
 
 def _import(opened: Source, destination: Path) -> None:
     """A model in another program's files as this one's folder."""
-    import json
-
     from reasoning_jax.pretrained import converted, export
 
     cfg = opened.model_config()
     params = opened.load(cfg)
     destination.mkdir(parents=True, exist_ok=True)
     tokenizer = opened.tokenizer_files()
-    if isinstance(tokenizer, Path):
+    if tokenizer is not None:
         export.copy_tokenizer(tokenizer, destination)
-    elif tokenizer:
-        content = json.dumps(tokenizer).encode()
-        workdir.write(destination / converted.GGUF_TOKENIZER, content)
     converted.save(destination, params, cfg, opened.family, opened.config)
 
 
@@ -115,7 +110,7 @@ def _export_source(opened: Source, destination: Path) -> None:
         cfg,
         family=opened.family.name,
         base=opened.config,
-        tokenizer=opened.path,
+        tokenizer=opened.tokenizer_files(),
     )
 
 
@@ -164,14 +159,13 @@ def _merge_peft(source: Path, destination: Path, base: str | None) -> str:
     cfg = opened.model_config()
     adapter = peft.read(source, cfg, opened.family)
     params = peft.merge(opened.load(cfg), adapter.lora, adapter.scale)
-    tokenizer = opened.tokenizer_files()
     export.write(
         destination,
         params,
         cfg,
         family=opened.family.name,
         base=opened.config,
-        tokenizer=tokenizer if isinstance(tokenizer, Path) else None,
+        tokenizer=opened.tokenizer_files(),
     )
     return f"a Hugging Face folder, of {base} with the adapter"
 

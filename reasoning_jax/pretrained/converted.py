@@ -2,7 +2,7 @@
 
 DIR/model.json               the family, the fields of ModelConfig, the config.json it came with
 DIR/checkpoints/0            the parameters, in the dtype that they were stored in
-DIR/tokenizer.json ...       the tokenizer's files, or gguf_tokenizer.json
+DIR/tokenizer.json ...       the tokenizer's files; tokenizer.gguf is a GGUF file's metadata
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from reasoning_jax.model.config import ModelConfig, RopeScaling
 from reasoning_jax.model.decoder import Params
 from reasoning_jax.pretrained import families, load, stored, tables
 from reasoning_jax.pretrained.families import Family
-from reasoning_jax.pretrained.source import Tokenizer
 from reasoning_jax.training import checkpoint
 
 MODEL = "model.json"
-GGUF_TOKENIZER = "gguf_tokenizer.json"
 DIRECTORY = "checkpoints"
 FORMAT = 1
 
@@ -77,10 +75,9 @@ class Converted:
         target = jax.tree_util.tree_map_with_path(leaf, abstract)
         return checkpoint.load_params(self.path / DIRECTORY, target)[0]
 
-    def tokenizer_files(self) -> Tokenizer:
-        """The folder with the tokenizer's files, or the metadata of a GGUF file."""
-        path = self.path / GGUF_TOKENIZER
-        return stored.read_json(path) if path.exists() else self.path
+    def tokenizer_files(self) -> Path:
+        """The folder with the tokenizer's files."""
+        return self.path
 
 
 def open(folder: Path) -> Converted:
