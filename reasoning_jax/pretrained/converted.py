@@ -51,10 +51,11 @@ class Converted:
             if isinstance(scaling, dict):
                 fields["rope_scaling"] = RopeScaling(**scaling)  # type: ignore[assignment]
             fields["local_layers"] = tuple(fields.get("local_layers") or ())  # type: ignore
+            _check_types(fields)
             return ModelConfig(**fields)  # type: ignore[arg-type]
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        except TypeError:
+        except (TypeError, ValueError):
             raise UserError(
                 f"{where}: 'model' does not describe a model of this version."
             ) from None
@@ -78,6 +79,21 @@ class Converted:
     def tokenizer_files(self) -> Path:
         """The folder with the tokenizer's files."""
         return self.path
+
+
+def _check_types(fields: Mapping[str, object]) -> None:
+    """TypeError or ValueError where a number of model.json cannot be one of a model."""
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    for field in dataclasses.fields(ModelConfig):
+        kind = kinds.get(str(field.type))
+        if kind is None or field.name not in fields:
+            continue
+        value = fields[field.name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(field.name)
+        is_size = field.default is dataclasses.MISSING
+        if not isinstance(value, str) and not is_size <= value < 2**31:  # type: ignore[operator]
+            raise ValueError(field.name)
 
 
 def open(folder: Path) -> Converted:
