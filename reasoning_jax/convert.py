@@ -23,6 +23,8 @@ from reasoning_jax import command_line, workdir
 from reasoning_jax.errors import MissingFileError, UserError
 
 if TYPE_CHECKING:
+    from reasoning_jax.experiment import Experiment
+    from reasoning_jax.model.decoder import Params
     from reasoning_jax.pretrained import Source
 
 
@@ -88,19 +90,14 @@ def _convert(source: Path, destination: Path) -> str:
 
 def _import(opened: Source, destination: Path) -> None:
     """A model in another program's files as this one's folder."""
-    import json
-
     from reasoning_jax.pretrained import converted, export
 
     cfg = opened.model_config()
     params = opened.load(cfg)
     destination.mkdir(parents=True, exist_ok=True)
     tokenizer = opened.tokenizer_files()
-    if isinstance(tokenizer, Path):
+    if tokenizer is not None:
         export.copy_tokenizer(tokenizer, destination)
-    elif tokenizer:
-        content = json.dumps(tokenizer).encode()
-        workdir.write(destination / converted.GGUF_TOKENIZER, content)
     converted.save(destination, params, cfg, opened.family, opened.config)
 
 
@@ -115,39 +112,76 @@ def _export_source(opened: Source, destination: Path) -> None:
         cfg,
         family=opened.family.name,
         base=opened.config,
-        tokenizer=opened.path,
+        tokenizer=opened.tokenizer_files(),
     )
 
 
 def _export_run(source: Path, destination: Path, merge: bool) -> str:
-    """The model of a run's best round as a Hugging Face folder."""
+    """The model of a run's best round as a Hugging Face folder, or its adapter as a PEFT folder."""
     import jax
 
     from reasoning_jax import config, experiment
-    from reasoning_jax.pretrained import export
+    from reasoning_jax.pretrained import peft
     from reasoning_jax.training import checkpoint
 
     cfg = config.rebuild(source)
-    if merge:
-        raise UserError(f"--merge: {source} is no run that trained an adapter.")
     cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, cfg.mesh.sampling_tensor = 1, 1, 1, 0
     exp = experiment.make(cfg, jax.devices()[:1])  # wherever the run was, one device is enough
     params, meta = checkpoint.load_params(source, exp.abstract_state().params)
-    tokens = exp.tokenizer
-    ids = {"bos_token_id": tokens.bos_id, "eos_token_id": tokens.eos_id}
+    exp.check_stamp(meta, source)
+    round = f"of round {meta['round']}"
+    if not exp.tuning.FREEZES:
+        if merge:
+            raise UserError(f"--merge: {source} is no run that trained an adapter.")
+        _export_experiment(exp, params, destination)
+        return f"a Hugging Face folder, {round}"
+    if "lora" not in params or exp.source is None:
+        raise UserError(f"{source}: no other program's files hold a {exp.tuning.name} tuning.")
+    if merge:
+        whole = exp.source.load(exp.model_cfg, exp.mesh)
+        merged = peft.merge(whole, params["lora"], exp.model_cfg.lora_scale)
+        _export_experiment(exp, merged, destination)
+        return f"a Hugging Face folder, {round}, with its adapter merged"
+    peft.write(
+        destination,
+        params["lora"],
+        exp.model_cfg,
+        cfg.tune.rank,
+        cfg.tune.alpha,
+        cfg.model.source,
+        family=exp.source.family.name,
+    )
+    return f"a PEFT adapter, {round}, of {cfg.model.source}"
+
+
+def _export_experiment(exp: Experiment, params: Params, destination: Path) -> None:
+    """A run's whole model as a Hugging Face folder."""
+    from reasoning_jax.pretrained import export
+
+    if exp.source is not None:
+        export.write(
+            destination,
+            params,
+            exp.model_cfg,
+            family=exp.source.family.name,
+            base=exp.source.config,
+            tokenizer=exp.source.tokenizer_files(),
+        )
+        return
+    words = exp.tokenizer
+    ids = {"bos_token_id": words.bos_id, "eos_token_id": words.eos_id, "pad_token_id": words.pad_id}
     export.write(
         destination,
         params,
         exp.model_cfg,
-        extra=ids | {"max_position_embeddings": cfg.sequence_length},
-        tokenizer=_sentencepiece(cfg),
+        extra=ids | {"max_position_embeddings": exp.cfg.sequence_length},
+        tokenizer=_tokenizer(exp.cfg),
     )
-    return f"a Hugging Face folder, of round {meta['round']}"
 
 
-def _sentencepiece(cfg: ConfigDict) -> Path | None:
-    """The tokenizer's file, where the run has one that others read too."""
-    if cfg.tokenizer.name != "sentencepiece":
+def _tokenizer(cfg: ConfigDict) -> Path | None:
+    """The tokenizer's files, where the run has one that others read too."""
+    if cfg.tokenizer.name not in ("sentencepiece", "pretrained") or not cfg.tokenizer.path:
         return None
     path = workdir.path(cfg.tokenizer.path)
     return path if path.exists() else None
@@ -164,14 +198,13 @@ def _merge_peft(source: Path, destination: Path, base: str | None) -> str:
     cfg = opened.model_config()
     adapter = peft.read(source, cfg, opened.family)
     params = peft.merge(opened.load(cfg), adapter.lora, adapter.scale)
-    tokenizer = opened.tokenizer_files()
     export.write(
         destination,
         params,
         cfg,
         family=opened.family.name,
         base=opened.config,
-        tokenizer=tokenizer if isinstance(tokenizer, Path) else None,
+        tokenizer=opened.tokenizer_files(),
     )
     return f"a Hugging Face folder, of {base} with the adapter"
 

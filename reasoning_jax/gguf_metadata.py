@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,14 @@ TEXT, ARRAY = 8, 9
 Value = bool | int | float | str | list
 
 
+class Head(NamedTuple):
+    """What a file begins with; the tensors' names and places follow it."""
+
+    metadata: dict[str, Value]
+    num_tensors: int
+    num_bytes: int
+
+
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF does."""
     with path.open("rb") as file:
@@ -45,7 +53,12 @@ def is_gguf(path: Path) -> bool:
 
 
 def read(path: Path) -> dict[str, Value]:
-    """The metadata by key; UserError naming the file where it is damaged or of another version."""
+    """The metadata by key; UserError as ``read_head``."""
+    return read_head(path).metadata
+
+
+def read_head(path: Path) -> Head:
+    """The head of a file; UserError naming it where it is damaged or of another version."""
     if workdir.is_local(path):
         text_files.check_is_file(path)
     try:
@@ -56,10 +69,10 @@ def read(path: Path) -> dict[str, Value]:
         raise UserError(f"{path}: this GGUF file cannot be read ({reason}).") from None
 
 
-def _read(file: BinaryIO) -> dict[str, Value]:
+def _read(file: BinaryIO) -> Head:
     if _bytes(file, 4) != MAGIC:
         raise ValueError("it does not begin with GGUF")
-    version, _, count = struct.unpack("<IQQ", _bytes(file, 20))
+    version, num_tensors, count = struct.unpack("<IQQ", _bytes(file, 20))
     if version not in VERSIONS:
         raise ValueError(f"version {version} is not one of 2 and 3")
     _check_count(count, MOST_KEYS, "keys")
@@ -67,7 +80,16 @@ def _read(file: BinaryIO) -> dict[str, Value]:
     for _ in range(count):
         key = _text(file)
         metadata[key] = _value(file, _number(file, 4))
-    return metadata
+    return Head(metadata, num_tensors, file.tell())
+
+
+def without_tensors(path: Path) -> bytes:
+    """A GGUF file with the same metadata and no tensors; UserError as ``read_head``."""
+    head = read_head(path)
+    with path.open("rb") as file:
+        content = bytearray(file.read(head.num_bytes))
+    content[8:16] = bytes(8)  # the number of tensors
+    return bytes(content)
 
 
 def _value(file: BinaryIO, kind: int) -> Value:

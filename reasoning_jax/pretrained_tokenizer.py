@@ -20,6 +20,8 @@ def read(name: str) -> vocabularies.Loaded:
     from reasoning_jax.vocabularies import folder, gguf_tokens
 
     path = workdir.path(name)
+    if (path / "tokenizer.gguf").exists():  # what ``convert`` keeps of a GGUF file
+        path = path / "tokenizer.gguf"
     if path.is_dir():
         return folder.read(path)
     if not path.exists():

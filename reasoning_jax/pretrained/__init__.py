@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from reasoning_jax import workdir
+from reasoning_jax import gguf_metadata, workdir
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.json_object import Json
 from reasoning_jax.pretrained import converted, folder, gguf_file, hf_config, llama2c, stored
@@ -39,7 +39,7 @@ def open(path: str | os.PathLike[str]) -> Source:
         raise UserError(f"{place}: a model in one file is read from this machine; copy it here.")
     stored.check_is_file(place)
     magic = stored.read_at(place, 0, min(4, stored.size(place))).tobytes()
-    if magic == gguf_file.MAGIC:
+    if magic == gguf_metadata.MAGIC:
         return gguf_file.open(place)
     if place.suffix == ".safetensors":
         raise UserError(f"{place}: name its folder, which has config.json too.")

@@ -2,7 +2,7 @@
 
 DIR/model.json               the family, the fields of ModelConfig, the config.json it came with
 DIR/checkpoints/0            the parameters, in the dtype that they were stored in
-DIR/tokenizer.json ...       the tokenizer's files, or gguf_tokenizer.json
+DIR/tokenizer.json ...       the tokenizer's files; tokenizer.gguf is a GGUF file's metadata
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from reasoning_jax.model.config import ModelConfig, RopeScaling
 from reasoning_jax.model.decoder import Params
 from reasoning_jax.pretrained import families, load, stored, tables
 from reasoning_jax.pretrained.families import Family
-from reasoning_jax.pretrained.source import Tokenizer
 from reasoning_jax.training import checkpoint
 
 MODEL = "model.json"
-GGUF_TOKENIZER = "gguf_tokenizer.json"
 DIRECTORY = "checkpoints"
 FORMAT = 1
 
@@ -53,10 +51,11 @@ class Converted:
             if isinstance(scaling, dict):
                 fields["rope_scaling"] = RopeScaling(**scaling)  # type: ignore[assignment]
             fields["local_layers"] = tuple(fields.get("local_layers") or ())  # type: ignore
+            _check_types(fields)
             return ModelConfig(**fields)  # type: ignore[arg-type]
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        except TypeError:
+        except (TypeError, ValueError):
             raise UserError(
                 f"{where}: 'model' does not describe a model of this version."
             ) from None
@@ -77,10 +76,24 @@ class Converted:
         target = jax.tree_util.tree_map_with_path(leaf, abstract)
         return checkpoint.load_params(self.path / DIRECTORY, target)[0]
 
-    def tokenizer_files(self) -> Tokenizer:
-        """The folder with the tokenizer's files, or the metadata of a GGUF file."""
-        path = self.path / GGUF_TOKENIZER
-        return stored.read_json(path) if path.exists() else self.path
+    def tokenizer_files(self) -> Path:
+        """The folder with the tokenizer's files."""
+        return self.path
+
+
+def _check_types(fields: Mapping[str, object]) -> None:
+    """TypeError or ValueError where a number of model.json cannot be one of a model."""
+    kinds = {"int": int, "float": (int, float), "bool": bool, "str": str}
+    for field in dataclasses.fields(ModelConfig):
+        kind = kinds.get(str(field.type))
+        if kind is None or field.name not in fields:
+            continue
+        value = fields[field.name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(field.name)
+        is_size = field.default is dataclasses.MISSING
+        if not isinstance(value, str) and not is_size <= value < 2**31:  # type: ignore[operator]
+            raise ValueError(field.name)
 
 
 def open(folder: Path) -> Converted:

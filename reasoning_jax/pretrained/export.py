@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from reasoning_jax import workdir
+from reasoning_jax import gguf_metadata, workdir
 from reasoning_jax.errors import UserError
 from reasoning_jax.json_object import Json
 from reasoning_jax.model.config import ModelConfig
@@ -39,7 +39,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
-    "gguf_tokenizer.json",
+    "tokenizer.gguf",
 )
 DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 
@@ -118,13 +118,18 @@ def _write_json(path: Path, value: Mapping[str, Json]) -> None:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies what there is of TOKENIZER_FILES, or a SentencePiece model as tokenizer.model."""
-    if not source.is_dir():
+    """Copies what there is of TOKENIZER_FILES in a folder.
+
+    Of a GGUF file the metadata is kept; another file is a SentencePiece model.
+    """
+    if not source.is_dir() and gguf_metadata.is_gguf(source):
+        (target / "tokenizer.gguf").write_bytes(gguf_metadata.without_tensors(source))
+    elif not source.is_dir():
         (target / "tokenizer.model").write_bytes(source.read_bytes())
-        return
-    for name in TOKENIZER_FILES:
-        if (source / name).exists():
-            (target / name).write_bytes((source / name).read_bytes())
+    else:
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                (target / name).write_bytes((source / name).read_bytes())
 
 
 # ---- tensors -------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def config(
     if embedding is None:
         raise UserError(f"{path}: the tensor {GGUF['embedding'].name} is missing.")
     keys = GPT2_KEYS if name == "gpt2" else KEYS
-    found: dict[str, Json] = {new: own[key] for key, new in keys.items() if key in own}
+    found = {new: _shortest(own[key]) for key, new in keys.items() if key in own}
     found["vocab_size"] = embedding.shape[0]
     found["tie_word_embeddings"] = GGUF["unembedding"].name not in tensors
     _check_rotary(own, path)
@@ -104,6 +104,11 @@ def config(
     if name == "gemma3":
         found.setdefault("rope_local_base_freq", 10_000.0)
     return found, kept
+
+
+def _shortest(value: Json) -> Json:
+    """A float32 by its shortest decimal: 1e-05, which is stored as 9.99999975e-06."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _check_rotary(own: Mapping[str, Json], path: Path) -> None:

@@ -137,7 +137,7 @@ def _fill(fields: dict[str, Any], family: Family, values: Values) -> None:
     instead = {"num_kv_heads": heads, "head_dim": width // heads, "mlp_dim": 4 * width}
     for field, value in fields.items():
         if value is None:
-            fields[field] = instead.get(field, 0)
+            fields[field] = instead.get(field, 0.0 if TYPES[field] == "float" else 0)
 
 
 def _activation(family: Family, values: Values) -> str:

@@ -17,8 +17,6 @@ from reasoning_jax.pretrained.load import load
 from reasoning_jax.pretrained.stored import Tensor
 from reasoning_jax.pretrained.tables import Table
 
-Tokenizer = Path | Mapping[str, Json] | None
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
@@ -30,7 +28,7 @@ class Published:
     where: str  # what sentences about the config name
     tensors: Mapping[str, Tensor]
     table: Table
-    tokenizer: Tokenizer
+    tokenizer: Path | None
     end_id: int | None = None  # the token that ends a text, where it is not the tokenizer's
 
     def model_config(
@@ -44,6 +42,6 @@ class Published:
         """The parameters on the devices: see ``load.load``."""
         return load(self.tensors, self.table, cfg, mesh, dtype, str(self.path))
 
-    def tokenizer_files(self) -> Tokenizer:
-        """The folder with the tokenizer's files, or the metadata of a GGUF file, or None."""
+    def tokenizer_files(self) -> Path | None:
+        """What ``pretrained_tokenizer.read`` reads: a folder or a GGUF file; None without one."""
         return self.tokenizer
