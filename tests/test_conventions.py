@@ -106,6 +106,24 @@ def test_a_choice_is_marked_in_parentheses():
     assert extraction.instruction(task, cfg).endswith(r"within \boxed{} at the end.")
 
 
+@pytest.mark.parametrize("form", ["object_counting", "boolean_expressions"])
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_worked_examples_of_a_form_end_as_the_convention_says(name, form):
+    if name == "last_number" and form == "boolean_expressions":
+        pytest.skip("its answers are no numbers")
+    cfg = default.get_config(task="bbh").task
+    cfg.form, cfg.extraction, cfg.given = form, name, (4,)
+    cfg = extraction.settle(cfg)
+    task = extraction.make(cfg)
+    for example in task.load(cfg, "given"):
+        for direct in (False, True):
+            text = task.target(example, direct)
+            assert text.endswith(CONVENTIONS[name].mark.format(example.answer))
+            gold = task.reading(example.answer, example)
+            assert task.reading(task.extract(text), example) == gold
+            assert task.wrong_line(text, example) is None
+
+
 def test_a_task_without_words_has_no_convention():
     cfg = default.get_config(task="addition").task
     assert "extraction" not in cfg
