@@ -47,9 +47,12 @@ def make(cfg: ConfigDict) -> Task:
         return convention.find(text, task.parse)
 
     def target(example: Example, direct: bool = False) -> str:
-        if not direct:
-            return task.target(example)
-        return f" {convention.mark.format(task.marked(example.answer))}"
+        marked = convention.mark.format(task.marked(example.answer))
+        if direct:
+            return f" {marked}"
+        worked, own = task.target(example), task.target(example, direct=True)
+        # A line of its own, as a clause may hold words of doubt: "= not False The answer is".
+        return f"{worked.removesuffix(own)}\n{marked}" if worked.endswith(own) else worked
 
     return dataclasses.replace(task, extract=extract, target=target)
 

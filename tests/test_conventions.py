@@ -106,6 +106,25 @@ def test_a_choice_is_marked_in_parentheses():
     assert extraction.instruction(task, cfg).endswith(r"within \boxed{} at the end.")
 
 
+@pytest.mark.parametrize(
+    "name, form",
+    [(name, "object_counting") for name in CONVENTIONS]
+    + [(name, "boolean_expressions") for name in ("hashes", "answer_is", "boxed", "tags")],
+)
+def test_worked_examples_of_a_form_end_as_the_convention_says(name, form):
+    cfg = default.get_config(task="bbh").task
+    cfg.form, cfg.extraction, cfg.given = form, name, (4,)
+    cfg = extraction.settle(cfg)
+    task = extraction.make(cfg)
+    for example in task.load(cfg, "given"):
+        for direct in (False, True):
+            text = task.target(example, direct)
+            assert text.endswith(CONVENTIONS[name].mark.format(example.answer))
+            gold = task.reading(example.answer, example)
+            assert task.reading(task.extract(text), example) == gold
+            assert task.wrong_line(text, example) is None
+
+
 def test_a_task_without_words_has_no_convention():
     cfg = default.get_config(task="addition").task
     assert "extraction" not in cfg

@@ -19,9 +19,9 @@ PACKAGE = ROOT / "reasoning_jax"
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
     """errors arguments ranges contracts json_object text_files prng discovery multihost interrupts
-    answers answers/killable answers/doubt answers/arithmetic answers/markup answers/units
-    answers/quantities answers/statements answers/conventions answers/choices answers/words
-    answers/equivalence answers/expressions
+    answers answers/killable answers/generators answers/doubt answers/arithmetic answers/markup
+    answers/units answers/quantities answers/statements answers/conventions answers/choices
+    answers/words answers/equivalence answers/expressions
     metric_line workdir rows_file run_lock metrics progress streams chat_sandbox chat gguf_metadata
     vocabularies vocabularies/fast vocabularies/byte_level vocabularies/pieces
     vocabularies/folder vocabularies/gguf_tokens pretrained_tokenizer tokenizer svg charts""",

@@ -107,6 +107,8 @@ class Task:
     # reading(answer, example): an extracted answer in the one form that all of its spellings have,
     # for the grader "exact"; None = unparsed. The example's own answer is read in the same way.
     reading: Callable[[str, Example], str | None] = lambda answer, example: answer
+    # score(answer, example): how right an answer is, from 0 to 1, for the grader "scored".
+    score: Callable[[str, Example], float] | None = None
     # steps(text): the number of reasoning steps in a completion.
     steps: Callable[[str], int] = lambda text: 0
     # wrong_line(text, example): the first line, from 0, that the task can tell is false.
