@@ -11,6 +11,7 @@ _WHERE = {
     "train": "reasoning_jax.api",
     "open": "reasoning_jax.api",
     "load_config": "reasoning_jax.api",
+    "load_model": "reasoning_jax.api",
     "get_config": "reasoning_jax.default",
     "UserError": "reasoning_jax.errors",
 }

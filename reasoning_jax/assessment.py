@@ -94,7 +94,8 @@ def _compete(run: Run) -> Event:
 
 def _evaluate(run: Run, split: str, round: int, params: Params) -> Event:
     """Greedy accuracy on a split, written down; the same questions and draws in every round."""
-    roll = run.exp.rollout(params, f"evaluate {split}", round, temperature=0.0)
+    label = f"evaluate {split}"
+    roll = run.exp.rollout(params, label, round, temperature=0.0, until_question=True)
     values = accuracy_metrics(roll(run.exp.load_eval(split)), run.exp.task)
     # How many samples an earlier round had drawn is not known any more.
     samples = run.position.samples if round == run.position.round else None

@@ -17,10 +17,13 @@ from reasoning_jax import text_files
 from reasoning_jax.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-LONGEST_TEMPLATE = 1_000_000  # characters
-PROBE = "probe"  # a message's content, found again in what a template writes
+LONGEST_TEMPLATE = 200_000  # characters
 
 Message = Mapping[str, str]  # its "role" and "content"
+
+# What a template is tried with; the answer is found again in what it writes.
+QUESTION = {"role": "user", "content": "Question"}
+ANSWER = {"role": "assistant", "content": "TheAnswerOfTheAssistant"}
 
 
 class Piece(NamedTuple):
@@ -99,29 +102,26 @@ class Template:
     @functools.cached_property
     def _header(self) -> str:
         """What begins an assistant's turn where ``add_generation_prompt`` does not write it."""
-        question = [{"role": "user", "content": PROBE}]
-        closed = self.render(question, False)
-        if self.render(question, True) != closed:
+        closed = self.render([QUESTION], False)
+        if self.render([QUESTION], True) != closed:
             return ""
-        answer = {"role": "assistant", "content": PROBE * 2}
-        before, _, _ = self.render([*question, answer], False).rpartition(PROBE * 2)
+        before, _ = self._around_turn
         header = before.removeprefix(closed)
         # White space before the content is the model's to write.
         return header if header != before and header.strip() else ""
 
     @functools.cached_property
-    def after_turn(self) -> str:
-        """What follows the content of an assistant's message."""
-        content = PROBE * 2
-        messages = [{"role": "user", "content": PROBE}, {"role": "assistant", "content": content}]
-        before, found, after = self.render(messages, False).rpartition(content)
+    def _around_turn(self) -> tuple[str, str]:
+        """What stands before and after the content of an assistant's message."""
+        text = self.render([QUESTION, ANSWER], False)
+        before, found, after = text.rpartition(ANSWER["content"])
         if not found:
             raise UserError(f"{self.where}: the chat template leaves out what the assistant says.")
-        return after
+        return before, after
 
     def turn_end(self, special: Mapping[str, int]) -> int | None:
         """The id of the special token that ends an assistant's turn; None where none does."""
-        first = _pattern(list(special)).match(self.after_turn.lstrip())
+        first = _pattern(list(special)).match(self._around_turn[1].lstrip())
         return special[first[0]] if first else None
 
 

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from jinja2 import environment, ext, nodes, parser, runtime, sandbox, visitor
 from jinja2.exceptions import SecurityError, TemplateError, TemplateRuntimeError
 
-# What a rendering may cost: a character that an expression makes is 1, a pass through a loop and
-# a call of a function STEP each. A prompt of a million characters costs a few millions.
+# What a rendering may cost: a character that an expression reads or makes is 1; a pass through a
+# loop and a call of a function are STEP and the size of the template each. A prompt of a million
+# characters costs a few millions, and what costs the whole budget takes about a second.
 BUDGET = 50_000_000
-STEP = 50
+STEP = 500
+ITEM = 200  # of a list that is compared, or written as JSON
 LARGEST_NUMBER = 2**63
 LARGEST_INDENT = 8
 # Llama's own templates write the date of today, and this one where there is no clock. A prompt must
@@ -44,6 +46,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
             extensions=[_Generation, ext.loopcontrols],
         )
         self._left = BUDGET
+        self._step = STEP
         self.filters = {name: self._charged(self.filters[name]) for name in FILTERS}
         self.filters |= {
             "join": self._join,
@@ -51,6 +54,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
             "string": self._text,
             "tojson": self._tojson,
             "_counted": self._counted,
+            "_weighed": self._weighed,
         }
         self.globals = {name: self.globals[name] for name in ("range", "dict", "namespace")}
         self.globals["raise_exception"] = _raise_exception
@@ -73,27 +77,46 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         for loop in tree.find_all(nodes.For):
             if loop.recursive:
                 raise SecurityError("it has a recursive loop")
+        self._step = STEP + sum(1 for _ in tree.find_all(nodes.Node))
         return _Rewrite(self).visit(tree)
 
     def _counted(self, items: Iterable) -> Iterator:
         for item in items:
-            self._spend(STEP)
+            self._spend(self._step)
             yield item
 
+    def _weighed(self, value: object) -> object:
+        """The value, at the cost of all that is in it."""
+        self._spend(_length([value]))
+        items = list(value.values()) if isinstance(value, Mapping) else value
+        if isinstance(items, list | tuple):
+            for item in items:
+                self._spend(ITEM)
+                self._weighed(item)
+        return value
+
     def call(self, context: runtime.Context, called: Callable, /, *args, **kwargs):  # type: ignore
-        self._spend(STEP + _length(args))
+        self._spend(self._step + _length(args))
         owner = getattr(called, "__self__", None)
         if isinstance(owner, str):
             self._spend(len(owner))
             name = called.__name__
             if name in ("join", "replace"):
-                return getattr(self, f"_{name}_text")(owner, *args, **kwargs)
+                own = {key: value for key, value in kwargs.items() if not key.startswith("_")}
+                return getattr(self, f"_{name}_text")(owner, *args, **own)
         return super().call(context, called, *args, **kwargs)
 
     def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
         if isinstance(obj, str) and attr in ENLARGING:
             return False
         return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: object) -> None:
+        """None: jinja would wrap this method of text, which may enlarge, and so let it through."""
+
+    def unsafe_undefined(self, obj: object, attribute: str) -> runtime.Undefined:
+        """Raises at once: an undefined value that is only written would go unnoticed."""
+        raise SecurityError(f"access to {attribute!r} of a {type(obj).__name__} is unsafe")
 
     # ---- what makes text -------------------------------------------------------------------------
 
@@ -123,7 +146,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
 
         @functools.wraps(function)
         def charged(*args, **kwargs):  # type: ignore
-            self._spend(STEP + _length(args))
+            self._spend(self._step + _length(args))
             return function(*args, **kwargs)
 
         return charged
@@ -140,7 +163,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         return self._replace_text(self._text(text), old, new, count)
 
     def _replace_text(self, text: str, old: str, new: str, count: int = -1) -> str:
-        self._spend(STEP + len(text) + text.count(old) * len(new))
+        self._spend(self._step + len(text) + text.count(old) * len(new))
         return text.replace(old, new, -1 if count is None else count)
 
     def _tojson(
@@ -153,7 +176,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
     ) -> str:
         if indent is not None and not 0 <= indent <= LARGEST_INDENT:
             raise SecurityError(f"tojson indents by {LARGEST_INDENT} at most")
-        self._spend_nested(value)
+        self._weighed(value)
         return json.dumps(
             value,
             ensure_ascii=ensure_ascii,
@@ -162,17 +185,10 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
             sort_keys=sort_keys,
         )
 
-    def _spend_nested(self, value: object) -> None:
-        self._spend(STEP + _length([value]))
-        if isinstance(value, Mapping):
-            value = list(value.values())
-        if isinstance(value, list | tuple):
-            for item in value:
-                self._spend_nested(item)
-
 
 def _length(values: Iterable[object]) -> int:
-    return sum(len(value) for value in values if isinstance(value, str | list | tuple | dict))
+    sized = (str, list, tuple, dict, range)
+    return sum(len(value) for value in values if isinstance(value, sized))
 
 
 def _raise_exception(message: str) -> None:
@@ -180,7 +196,7 @@ def _raise_exception(message: str) -> None:
 
 
 class _Rewrite(visitor.NodeTransformer):
-    """Lets every loop be counted, and makes ``a ~ b`` an addition, which has its cost."""
+    """Gives loops and comparisons their cost, and makes ``a ~ b`` an addition, which has one."""
 
     def __init__(self, environment: Sandbox):
         self.environment = environment
@@ -193,6 +209,12 @@ class _Rewrite(visitor.NodeTransformer):
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
         node.iter = self._filter(node.iter, "_counted")
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
+        self.generic_visit(node)
+        for operand in node.ops:
+            operand.expr = self._filter(operand.expr, "_weighed")
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import ConfigDict
 
-from reasoning_jax import discovery, interrupts, workdir
+from reasoning_jax import discovery, interrupts, streams, workdir
 from reasoning_jax.arguments import parse_into
 from reasoning_jax.errors import UserError
 
@@ -41,6 +40,13 @@ MACHINE_ERRORS = {
 HELP_FLAGS = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
 
 
+NewConfig = Callable[[flags.FlagValues], ConfigDict | None]
+
+
+def _no_config(values: flags.FlagValues) -> None:
+    """For a command whose config is always that of --config, or of a run."""
+
+
 def _no_flags(values: flags.FlagValues) -> None:
     """For a command without flags of its own."""
 
@@ -53,6 +59,7 @@ def run(
     interrupted: str = "Interrupted.",
     needs_run: bool = True,
     needs_config: bool = True,
+    new_config: NewConfig = _no_config,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Calls ``main(cfg, workdir, flags)``. A user's mistake is one sentence and exit code 1.
@@ -60,24 +67,26 @@ def run(
     define: adds the command's own flags. words: the flag that takes the arguments that belong to no
     flag. interrupted: what Ctrl-C prints, with exit code 130. needs_run: False lets --workdir be
     left out, and where --config is left out too, ``cfg`` is empty. needs_config: False for a
-    command that reads none and has no --config. A user's mistake is a UserError, an error of absl's
-    flags, or an OSError of the machine; every other error keeps its traceback.
+    command that reads none and has no --config. new_config: the config that other flags make, to be
+    changed by --config.KEY=VALUE; None = that of --config or of the run. A user's mistake is a
+    UserError, an error of absl's flags, or an OSError of the machine; every other error keeps its
+    traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = flags.FlagValues()
     _define_common(values, needs_config)
     define(values)
     try:
-        _open_streams()
+        streams.open_closed()
         if HELP_FLAGS & set(arguments):
             print(_usage(sys.modules[main.__module__].__doc__ or "", values))
         else:
             _prepare()
-            cfg, folder = _parse(arguments, values, words, needs_run, needs_config)
+            cfg, folder = _parse(arguments, values, words, needs_run, needs_config, new_config)
             main(cfg, folder, values)
         sys.stdout.flush()  # what cannot be written is an error of the command
     except SystemExit:
-        _silence_broken_streams()
+        streams.silence_broken()
         raise
     except interrupts.Preempted:
         _fail("Stopped by SIGTERM and saved; the same command goes on where it stopped.", 143)
@@ -169,7 +178,7 @@ def _ignore(event: object) -> None:
 def _fail(problem: str, code: int = 1) -> NoReturn:
     with contextlib.suppress(OSError):  # the reader may have gone
         print(" ".join(problem.split()), file=sys.stderr, flush=True)
-    _silence_broken_streams()
+    streams.silence_broken()
     # On a full disk, libraries fail again in threads and exit handlers: their reports add nothing.
     sys.unraisablehook = _ignore
     threading.excepthook = _ignore
@@ -179,32 +188,6 @@ def _fail(problem: str, code: int = 1) -> NoReturn:
 
         multihost.leave(code)
     sys.exit(code)
-
-
-# ---- standard streams ----------------------------------------------------------------------------
-
-
-def _open_streams() -> None:
-    """Opens standard streams that were closed, and lets both take any text.
-
-    Else the next file that is opened would get the number of a closed one, and what is printed.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, mode))
-        elif isinstance(stream, io.TextIOWrapper):
-            errors = "surrogateescape" if name == "stdin" else "backslashreplace"
-            stream.reconfigure(errors=errors)
-
-
-def _silence_broken_streams() -> None:
-    """Python writes what is left at its end: where that fails, it would complain of it again."""
-    for name in ("stdout", "stderr"):
-        try:
-            getattr(sys, name).flush()
-        except OSError:
-            setattr(sys, name, open(os.devnull, "w"))
 
 
 # ---- flags ---------------------------------------------------------------------------------------
@@ -243,17 +226,19 @@ def _parse(
     words: str,
     needs_run: bool,
     needs_config: bool,
+    new_config: NewConfig,
 ) -> tuple[ConfigDict, Path]:
     """The config and the work directory.
 
     The command's own flags are parsed first; then the config is known, and with it its overrides.
     """
     rest = parse_into(values, arguments, known_only=needs_config)
-    if not values.workdir and needs_run:
+    made = new_config(values)
+    if not values.workdir and needs_run and made is None:
         raise UserError("--workdir is missing: it names the run's folder.")
     if needs_config:
         folder = _folder(values.workdir or ".")
-        cfg = _config(values.config, folder, needs_run)
+        cfg = _config(values.config, folder, needs_run) if made is None else made
         free = _override(cfg, rest, values)
     else:
         folder = _folder(".")

@@ -2,13 +2,18 @@
 
     python -m reasoning_jax.evaluate --workdir=DIR [--split=test] [--samples=k] [--temperature=0.7]
 
+    python -m reasoning_jax.evaluate --model=PATH --task=gsm8k [--shots=8] [--chat] [--samples=k]
+        [--prompting=zero_shot] [--num_examples=N] [--output=FILE.json] [--config.KEY=VALUE]
+
 Evaluates the best round of the run in DIR, prints a table and writes DIR/evaluation_SPLIT.json.
 With --samples=k also pass@j, maj@j and, where the run has trained a verifier, best-of-j for j = 1,
-2, 4 ... k, all from the same samples and without bias.
+2, 4 ... k, all from the same samples and without bias. With --model it evaluates a published model
+without any run, and writes what it found only where --output or --workdir is given.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,19 +21,76 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from reasoning_jax import command_line
+from reasoning_jax.errors import UserError
 from reasoning_jax.estimators import MOST_SAMPLES
+
+# Flags that go with --model, as published.OPTIONS names them.
+OPTIONS = ("shots", "chat", "prompting", "num_examples", "max_new_tokens")
 
 
 def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
     command_line.join(directory, values)
-    from reasoning_jax import api, metrics, multihost
+    from reasoning_jax import api, metrics, multihost, published
 
-    run = api.SavedRun(directory, cfg)
-    found = run.evaluate(values.split, values.samples, values.temperature)
+    path = _path_of_figures(directory, values)
+    if values.model:
+        published.check(cfg, _options(values))
+        found = api.LoadedModel(cfg).evaluate(values.split, values.samples, values.temperature)
+        del found["round"]
+        found = {"model": values.model, "task": cfg.task.name} | found
+        if path is not None:
+            api.write_evaluation(path, found)
+        of = values.model
+    else:
+        run = api.SavedRun(directory, cfg)
+        found = run.evaluate(values.split, values.samples, values.temperature)
+        of = f"round {found['round']}"
     multihost.print_once(metrics.accuracy_table(table_rows(found)))
+    where = "" if path is None else f": {path}"
     count = found["eval/count"]
-    path = run.evaluation_path(values.split)
-    multihost.print_once(f"{values.split} split, {count} examples, round {found['round']}: {path}")
+    multihost.print_once(f"{values.split} split, {count} examples, {of}{where}")
+
+
+def _path_of_figures(directory: Path, values: flags.FlagValues) -> Path | None:
+    """Where the figures are written; None = nowhere. UserError for a folder that is no place."""
+    from reasoning_jax import api, workdir
+
+    if values.output:
+        return workdir.path(values.output)
+    if not values.workdir:
+        return None
+    if values.model and (directory / "config.json").exists():
+        raise UserError(f"--workdir={values.workdir} holds a run, of which --model is no part.")
+    if values.model:
+        directory.mkdir(parents=True, exist_ok=True)
+    return api.evaluation_path(directory, values.split)
+
+
+# ---- flags ---------------------------------------------------------------------------------------
+
+
+def _options(values: flags.FlagValues) -> dict[str, object]:
+    """The flags of a published model that are given, by their names."""
+    given = {name: values[name].value for name in OPTIONS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _new_config(values: flags.FlagValues) -> ConfigDict | None:
+    """The config of a published model; None where a run is evaluated."""
+    if not values.model:
+        for name in ("task", "output", *OPTIONS):
+            if values[name].value is not None:
+                raise UserError(f"--{name} goes with --model; a run has its own config.")
+        return None
+    if values.config:
+        raise UserError("--config and --model: with --model, --task says what is asked.")
+    if not values.task:
+        raise UserError("--task is missing: it says what the model is asked, such as gsm8k.")
+    if values.output and values.workdir:
+        raise UserError("--output and --workdir both say where the figures are written.")
+    from reasoning_jax import published
+
+    return published.config(values.model, values.task, _options(values))
 
 
 def table_rows(values: Mapping[str, object]) -> list[tuple[str, dict[str, object]]]:
@@ -72,7 +134,21 @@ def _define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_float("temperature", 0.7, "That of these samples.", flag_values=values)
+    define_text = functools.partial(flags.DEFINE_string, default=None, flag_values=values)
+    define_text("model", help="A published model, in place of a run: a folder or a file.")
+    define_text("task", help="With --model: what it is asked.")
+    define_text("prompting", help="With --model: few_shot, or zero_shot (step by step).")
+    define_text("output", help="With --model: the JSON file that the figures are written to.")
+    define_count = functools.partial(
+        flags.DEFINE_integer, default=None, lower_bound=1, flag_values=values
+    )
+    define_count("shots", help="With --model: so many worked examples before each question.")
+    define_count("num_examples", help="With --model: so many examples of the split; else all.")
+    define_count("max_new_tokens", help="With --model: the longest completion.")
+    flags.DEFINE_boolean(
+        "chat", None, "With --model: ask in the model's chat template.", flag_values=values
+    )
 
 
 if __name__ == "__main__":
-    command_line.run(main, _define)
+    command_line.run(main, _define, new_config=_new_config)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +17,17 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from reasoning_jax import default, graders, pretrained, prng, prompts, tasks, tokenizer, tune
+from reasoning_jax import (
+    default,
+    extraction,
+    graders,
+    pretrained,
+    prng,
+    prompts,
+    tasks,
+    tokenizer,
+    tune,
+)
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, presets, sharding
 from reasoning_jax.policy import Policy
@@ -146,6 +155,7 @@ class Experiment:
         *,
         temperature: float | None = None,
         quiet: bool = False,
+        until_question: bool = False,
         base_params: Callable[[], decoder.Params] | None = None,
     ) -> Rollout:
         """A rollout whose draws belong to this purpose and round.
@@ -169,6 +179,8 @@ class Experiment:
             label=purpose,
             round=round,
             quiet=quiet,
+            chat=self.cfg.tokenizer.chat,
+            until_question=until_question,
             base_params=base_params and (lambda: self.frozen | base_params()),
         )
 
@@ -191,12 +203,13 @@ def _with_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
-def data_dir(name: str) -> str:
-    """Where a task's files are looked for when the config names no path."""
-    root = os.environ.get("REASONING_DATA")
-    if not root:
-        root = str(Path(__file__).resolve().parents[2] / "shared" / "data")
-    return str(Path(root) / name.replace("commonsense_qa", "commonsenseqa"))
+def load_source(exp: Experiment) -> decoder.Params:
+    """The parameters of the published model, in the type it computes in: not to be trained."""
+    if exp.tuning.FREEZES:
+        return exp.initial_params()
+    if exp.source is None:
+        raise UserError("config.model.source: name a published model.")
+    return exp.source.load(exp.model_cfg, exp.mesh, dtype=exp.model_cfg.dtype)
 
 
 def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
@@ -205,13 +218,12 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     The config's values are checked first: UserError names the key.
     """
     check(cfg)
-    task = tasks.get(cfg.task.name)
-    task_cfg = cfg.task.copy_and_resolve_references()
-    if "path" in task_cfg and not task_cfg.path:
-        task_cfg.path = data_dir(cfg.task.name)
+    task_cfg = extraction.settle(cfg.task)
+    task = extraction.make(task_cfg)
     tuning = tune.get(cfg.tune.name)
     source = pretrained.open(cfg.model.source) if cfg.model.source else None
-    words = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name, cfg.model.source)
+    end_id = getattr(source, "end_id", None)
+    words = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name, cfg.model.source, end_id)
     published = source.model_config() if source is not None else None
     model_cfg = presets.model_config(cfg.model, words.vocab_size, published)
     num_vectors = tuning.prompt_length(cfg.tune)
@@ -220,7 +232,7 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
         own_tokenizer = tokenizer.WithSoftPrompt(words, model_cfg.vocab_size, num_vectors)
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     jax.set_mesh(mesh)
-    shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else ()
+    shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else []
     return Experiment(
         cfg=cfg,
         task=task,

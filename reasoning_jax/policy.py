@@ -111,6 +111,46 @@ class Policy:
         **options: Unpack[DrawOptions],
     ) -> engine.Samples:
         """One compiled call for at most ``batch_size`` requests; the rest of it is empty."""
+        mesh = self.sampling_mesh or self.mesh
+        own_mesh = mesh is self.mesh
+        params = self._params_to_sample
+        with contextlib.nullcontext() if own_mesh else jax.set_mesh(mesh):
+            samples = engine.sample(
+                params,
+                *self._prompt_arrays(requests, mesh),
+                *self._draw_arrays(options, mesh),
+                cfg=self.model_cfg,
+                max_new_tokens=options["max_new_tokens"],
+            )
+        if own_mesh or self.mesh is None:
+            return samples
+        return sharding.batch_to_mesh(samples, self.mesh)
+
+    def stream(
+        self, request: Request, chunk: int, **options: Unpack[DrawOptions]
+    ) -> Iterator[Generated]:
+        """One completion as it grows: after its first token, and after every ``chunk`` more.
+
+        It is that of ``generate``. On the policy's own mesh.
+        """
+        arrays = self._prompt_arrays([request], self.mesh)
+        key, *how = self._draw_arrays(options, self.mesh)
+        params, cfg = self._params_to_decode, self.model_cfg
+        limit = options["max_new_tokens"]
+        state = engine.start(params, *arrays, key, *how, cfg=cfg, max_new_tokens=limit)
+        while True:
+            interrupts.check()
+            yield _on_host([0], *_readable_by_all(state.samples))
+            step, done = jax.device_get((state.step, state.done))
+            if step >= limit or done[0]:
+                return
+            until = sharding.put(np.int32(min(step + chunk, limit)), self.mesh)
+            state = engine.advance(params, state, *how, until, cfg=cfg)
+
+    def _prompt_arrays(
+        self, requests: Sequence[Request], mesh: Mesh | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Prompts, their lengths, example ids and sample indices, in arrays of a compiled size."""
         size = self._compiled_size(len(requests))
         width = engine.bucket(max(len(request.prompt_ids) for request in requests))
         tokens = np.zeros((size, width), np.int32)
@@ -122,23 +162,21 @@ class Policy:
             tokens[n, : lengths[n]] = request.prompt_ids
             ids[n] = request.example_id
             indices[n] = request.sample_index
-        mesh = self.sampling_mesh or self.mesh
-        own_mesh = mesh is self.mesh
-        params = self._params_to_sample
-        with contextlib.nullcontext() if own_mesh else jax.set_mesh(mesh):
-            arrays = sharding.put((tokens, lengths, ids, indices), mesh, "batch", None)
-            samples = engine.sample(
-                params,
-                *arrays,
-                self._key_to_sample(options["key"]),
-                sharding.put(jax.tree.map(np.float32, options["method"]), mesh),
-                sharding.put(np.asarray(options["stop_ids"], np.int32), mesh),
-                cfg=self.model_cfg,
-                max_new_tokens=options["max_new_tokens"],
-            )
-        if own_mesh or self.mesh is None:
-            return samples
-        return sharding.batch_to_mesh(samples, self.mesh)
+        return sharding.put((tokens, lengths, ids, indices), mesh, "batch", None)
+
+    def _draw_arrays(
+        self, options: DrawOptions, mesh: Mesh | None
+    ) -> tuple[jax.Array, Method, jax.Array]:
+        """The draw's key, its method and its stop ids."""
+        return (
+            self._key_to_sample(options["key"]),
+            sharding.put(jax.tree.map(np.float32, options["method"]), mesh),
+            sharding.put(np.asarray(options["stop_ids"], np.int32), mesh),
+        )
+
+    @functools.cached_property
+    def _params_to_decode(self) -> decoder.Params:
+        return engine.prepare(self.params, self.model_cfg)
 
     @functools.cached_property
     def _params_to_sample(self) -> decoder.Params:

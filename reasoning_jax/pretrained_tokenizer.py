@@ -76,9 +76,11 @@ class Pretrained:
 
     @property
     def eos_id(self) -> int:
-        if self.chats and self._turn_end is not None:
-            return self._turn_end
-        return self._loaded.eos_ids[0]
+        return self.turn_end_id if self.chats else self._loaded.eos_ids[0]
+
+    @property
+    def turn_end_id(self) -> int:
+        return self._loaded.eos_ids[0] if self._turn_end is None else self._turn_end
 
     @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -111,12 +113,16 @@ class Pretrained:
         if not self.chats:
             start = [] if self.bos_id is None else [self.bos_id]
             return [*start, *self.encode(text)]
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return self.chat([*system, {"role": "user", "content": text}])
+        return self.chat([{"role": "user", "content": text}])
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation, up to where the assistant's next words begin."""
+        """The ids of a conversation, up to where the assistant's next words begin.
+
+        It begins with the system message, unless it has one of its own.
+        """
         chat.check_messages(messages)
+        if self.system and messages[0]["role"] != "system":
+            messages = [{"role": "system", "content": self.system}, *messages]
         template = self._loaded.template
         if template is None:
             raise UserError(f"{self.path} has no chat template, which messages need.")

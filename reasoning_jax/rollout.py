@@ -11,46 +11,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import multihost, prompts
+from reasoning_jax import extraction, multihost, prompts
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import Grader
 from reasoning_jax.model import decoder
-from reasoning_jax.policy import DrawOptions, Generated, Policy, Request
+from reasoning_jax.policy import Policy, Request
 from reasoning_jax.progress import Progress
+from reasoning_jax.samples import ANSWER_TOKENS, Begun, Drawn, Sample, Sampler
 from reasoning_jax.sampling.methods import make_method
-from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, Example, Task
+from reasoning_jax.tasks import TRUNCATED, UNPARSED, Example, Task
 from reasoning_jax.tokenizer import Tokenizer
 from reasoning_jax.training.rows import Row, completion_row
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One completion and its verdict.
-
-    ``tokens`` are the model's own ids, never text that was encoded again.
-    """
-
-    example: Example
-    index: int  # which of the example's samples
-    hinted: bool
-    prompt_ids: np.ndarray  # [P] int32: the prompt without the hint, before it in a training row
-    tokens: np.ndarray  # [N] int32, the end token included
-    logprobs: np.ndarray  # [N] float32, of the temperature-scaled, untruncated distribution
-    finished: bool  # ended with an end token; False = cut off by the length limit
-    text: str
-    answer: str | None = None
-    verdict: str = ""  # "" = not graded yet
-    wrong_line: int | None = None  # the first line (from 0) that the task can tell is false
-    score: float = 0.0  # the grader's: 1 where correct, and what a reward adds
-
-    @property
-    def correct(self) -> bool:
-        return self.verdict == CORRECT
-
-    @property
-    def key(self) -> tuple[int, int, bool]:
-        """What tells it from the other samples of its round: example id, sample index, hinted."""
-        return self.example.id, self.index, self.hinted
 
 
 def groups_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
@@ -76,6 +47,10 @@ class Rollout:
     label: str = "sample"  # what the progress line calls it
     round: int | None = None
     quiet: bool = False  # no progress line: one of many short rounds
+    chat: bool = False  # prompts are messages in the model's chat template
+    # Whether a completion that goes on to ask itself another question ends before it. A model that
+    # was never trained to end needs that; its samples then have no end token to be trained on.
+    until_question: bool = False
     # The base model's parameters, read where a method asks for them.
     base_params: Callable[[], decoder.Params] | None = None
 
@@ -83,6 +58,14 @@ class Rollout:
     def max_length(self) -> int:
         """Tokens of prompt and completion together."""
         return self.policy.max_length
+
+    @property
+    def room(self) -> int:
+        """Tokens that a prompt may have."""
+        room = self.max_length - self.max_new_tokens
+        if self._second_prompt:
+            room -= len(self.tokenizer.encode(self._second_prompt)) + ANSWER_TOKENS
+        return room
 
     def base_policy(self) -> Policy:
         """The policy of the model that the rounds of the run began with."""
@@ -98,18 +81,30 @@ class Rollout:
 
     def _prompt(self, example: Example, hint: bool = False) -> list[int]:
         answer = example.answer if hint else None
-        text = prompts.build(self.task, example, self.task_cfg, self.shots, answer)
-        return self.tokenizer.prompt(text)
+        asked = (self.task, example, self.task_cfg, self.shots, answer)
+        if self.chat:
+            return self.tokenizer.chat(prompts.messages(*asked))
+        return self.tokenizer.prompt(prompts.build(*asked))
+
+    @property
+    def _second_prompt(self) -> str:
+        """What follows a rationale, so that the model states its answer; "" = nothing."""
+        if not extraction.is_zero_shot(self.task_cfg):
+            return ""
+        return extraction.second_prompt(self.task, self.task_cfg)
 
     def check_prompt(self, example: Example, hint: bool = False) -> list[int]:
         """Its tokens; UserError where they cannot be written, or leave no room for a completion."""
         with self._naming(example):
             ids = self._prompt(example, hint)
-            if len(ids) + self.max_new_tokens > self.max_length:
+            if len(ids) > self.room:
                 hinted = " with its hint" if hint else ""
+                rest = self.max_length - self.max_new_tokens - self.room
+                second = f", and {rest} of the second prompt," if rest else ""
                 raise UserError(
                     f"the prompt{hinted} of {len(ids)} tokens and config.sampling.max_new_tokens "
-                    f"{self.max_new_tokens} exceed config.sequence_length {self.max_length}."
+                    f"{self.max_new_tokens}{second} exceed config.sequence_length "
+                    f"{self.max_length}."
                 )
         return ids
 
@@ -131,6 +126,7 @@ class Rollout:
         """
         with self._naming(example):
             text = self.task.target(example, direct)
+            text = text.strip() if self.chat else text
             completion = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
             row = completion_row(self._prompt(example, hint), completion)
         return row if len(row["tokens"]) <= self.max_length else None
@@ -168,64 +164,60 @@ class Rollout:
             for example, ids in zip(examples, asked, strict=True)
             for index in range(num_samples)
         ]
-        generated = self.policy.generate(requests, **self._draw_options(temperature))
         samples: dict[int, Sample] = {}
         graded: list[int] = []  # by this process
         counts = _Counts()
         label = "rationalize" if hint else self.label
         active = not self.quiet and multihost.is_process_0()
         with Progress(label, len(requests), self.round, active=active) as progress:
-            for batch in generated:
-                for row, n in enumerate(batch.requests):
-                    i = n // num_samples
-                    samples[n] = self._read(batch, row, examples[i], requests[n], plain[i], hint)
-                local = [n for n, own in zip(batch.requests, batch.is_local, strict=False) if own]
+            for drawn in self._draw(requests, examples, plain, hint, temperature):
+                samples |= {n: sample for n, sample, _ in drawn}
+                local = [n for n, _, own in drawn if own]
                 samples |= zip(local, self._grade([samples[n] for n in local]), strict=True)
                 graded += local
-                counts.add([samples[n] for n in batch.requests], [samples[n] for n in local])
+                counts.add([samples[n] for n, _, _ in drawn], [samples[n] for n in local])
                 if graded:
                     progress.update(counts.done, tokens=counts.tokens, **counts.fractions())
         if multihost.is_distributed():
             _exchange_grades(samples, graded)
         return [samples[n] for n in range(len(requests))]
 
-    def sample_one(self, request: Request) -> Generated:
-        """A batch whose sequence 0 is the completion, not graded."""
-        [generated] = self.policy.generate([request], **self._draw_options(None))
-        return generated
+    def complete(self, example: Example, index: int) -> Sample:
+        """One sample, not graded; ``index`` names its random stream."""
+        ids = self.prompt_ids(example)
+        drawn = self._draw([Request(example.id, index, ids)], [example], [ids], False, None)
+        return next(sample for batch in drawn for _, sample, _ in batch)
 
-    def _draw_options(self, temperature: float | None) -> DrawOptions:
-        """How a policy is to draw; temperature: None is the rollout's own."""
-        temperature = self.temperature if temperature is None else temperature
-        return {
-            "key": self.key,
-            "method": make_method(temperature, self.top_k, self.top_p),
-            "stop_ids": list(self.tokenizer.stop_ids),
-            "max_new_tokens": self.max_new_tokens,
-        }
-
-    def _read(
+    def _draw(
         self,
-        batch: Generated,
-        row: int,
-        example: Example,
-        request: Request,
-        prompt_ids: np.ndarray,
+        requests: Sequence[Request],
+        examples: Sequence[Example],
+        plain: Sequence[np.ndarray],
         hinted: bool,
-    ) -> Sample:
-        """One completion of a batch, not graded yet."""
-        length = int(batch.lengths[row])
-        tokens = batch.tokens[row, :length]
-        return Sample(
-            example=example,
-            index=request.sample_index,
-            hinted=hinted,
-            prompt_ids=prompt_ids,
-            tokens=tokens,
-            logprobs=batch.logprobs[row, :length],
-            finished=bool(batch.finished[row]),
-            text=self.tokenizer.decode(tokens.tolist()),
+        temperature: float | None,
+    ) -> Iterator[list[Drawn]]:
+        """All samples, a batch at a time; equally many of each example.
+
+        plain: the examples' prompts without a hint.
+        """
+        temperature = self.temperature if temperature is None else temperature
+        sampler = Sampler(
+            policy=self.policy,
+            tokenizer=self.tokenizer,
+            key=self.key,
+            method=make_method(temperature, self.top_k, self.top_p),
+            max_new_tokens=self.max_new_tokens,
+            until_question=self.until_question,
+            second_prompt=self._second_prompt,
         )
+        num_samples = len(requests) // max(len(examples), 1)
+        begun = []
+        for n, request in enumerate(requests):
+            i = n // num_samples
+            begun.append(
+                Begun(request=request, example=examples[i], prompt_ids=plain[i], hinted=hinted)
+            )
+        return sampler(begun)
 
     def _grade(self, samples: Sequence[Sample]) -> list[Sample]:
         grades = self.grader(samples, self.policy)

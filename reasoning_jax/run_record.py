@@ -60,7 +60,11 @@ def fingerprint(records: Iterable[object]) -> str:
 
 
 def _of_examples(examples: Iterable[Example]) -> str:
-    return fingerprint([int(e.id), e.question, e.answer, e.rationale] for e in examples)
+    records = []
+    for e in examples:
+        turns = [e.turns] if e.turns else []  # most questions have none before them
+        records.append([int(e.id), e.question, e.answer, e.rationale, *turns])
+    return fingerprint(records)
 
 
 # ---- the file ------------------------------------------------------------------------------------

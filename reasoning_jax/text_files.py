@@ -54,8 +54,11 @@ def read_text(path: str | Path, name: str = "") -> str:
     A byte order mark, the line ends of other systems and blank lines at the end are no part of it.
     UserError also for an empty file and, naming the line, for what is not UTF-8.
     """
-    name = name or str(path)
-    content = read_bytes(path, name)
+    return decode(read_bytes(path, name), name or str(path))
+
+
+def decode(content: bytes, name: str) -> str:
+    """The text of a file's content, as ``read_text`` gives it; ``name`` is the file's."""
     if content.startswith(UTF16):
         raise UserError(f"{name}: this is UTF-16 text; save it as UTF-8.")
     content = content.removeprefix(codecs.BOM_UTF8)
@@ -137,6 +140,8 @@ def kind_of(value: object) -> str:
         return "text"
     if isinstance(value, dict):
         return "an object"
+    if isinstance(value, bytes):
+        return "bytes"
     return "a list"
 
 

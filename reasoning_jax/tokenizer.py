@@ -41,6 +41,10 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int: ...
 
     @property
+    def turn_end_id(self) -> int:
+        """What ends an assistant's turn in a conversation; ``eos_id`` where nothing else does."""
+
+    @property
     def stop_ids(self) -> tuple[int, ...]: ...
 
     @property
@@ -72,6 +76,10 @@ class _WithoutChat:
     bos_id: int | None
     eos_id: int
     fingerprint: str | None = None
+
+    @property
+    def turn_end_id(self) -> int:
+        return self.eos_id
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -149,12 +157,14 @@ class SentencePiece(_WithoutChat):
     finished), and decode skips both.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, end_id: int | None = None):
+        """end_id: the token that ends a text, where it is another than the model's."""
         self.path = str(path)
+        self._end_id = end_id
         self._model: SentencePieceProcessor | None = None
 
-    def __getstate__(self) -> dict[str, str | None]:
-        return {"path": self.path, "_model": None}
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "_end_id": self._end_id, "_model": None}
 
     @property
     def model(self) -> SentencePieceProcessor:
@@ -191,7 +201,7 @@ class SentencePiece(_WithoutChat):
 
     @property
     def eos_id(self) -> int:  # type: ignore[override]
-        return self.model.eos_id()
+        return self.model.eos_id() if self._end_id is None else self._end_id
 
     def encode(self, text: str) -> list[int]:
         text_files.check_encoding(text)
@@ -250,11 +260,18 @@ class WithSoftPrompt:
         return [*self._vectors, *self.words.chat(messages)]
 
 
-def make(cfg: ConfigDict, alphabet: Sequence[str], task_name: str, source: str = "") -> Tokenizer:
+def make(
+    cfg: ConfigDict,
+    alphabet: Sequence[str],
+    task_name: str,
+    source: str = "",
+    end_id: int | None = None,
+) -> Tokenizer:
     """The tokenizer that the experiment's ``tokenizer`` section asks for.
 
-    alphabet: the task's, empty where it has none; source: the config's ``model.source``. UserError
-    names the config's key.
+    alphabet: the task's, empty where it has none; source: the config's ``model.source``; end_id:
+    the token that ends the texts of this model, where that is not the tokenizer's. UserError names
+    the config's key.
     """
     name = cfg.name
     if name == "auto":
@@ -276,7 +293,7 @@ def make(cfg: ConfigDict, alphabet: Sequence[str], task_name: str, source: str =
         return Bytes()
     if not cfg.path:
         raise UserError("config.tokenizer.path: a SentencePiece model file is needed.")
-    return SentencePiece(cfg.path)
+    return SentencePiece(cfg.path, end_id)
 
 
 def _pretrained(cfg: ConfigDict, source: str) -> Pretrained:

@@ -165,7 +165,7 @@ def test_damaged_tfds_files_are_one_sentence(prepared, tmp_path):
 
 
 def test_tfds_records_of_other_types_are_named(monkeypatch):
-    cfg = types.SimpleNamespace(path="/data", source="tfds", calculator=True)
+    cfg = gsm8k.Config(path="/data", source="tfds")
     good = {"question": "1 + 1?", "answer": "#### 2"}
     for changes, sentence in [
         ({"question": np.array([1, 2])}, "'question' is a list, not text"),
@@ -180,7 +180,7 @@ def test_tfds_records_of_other_types_are_named(monkeypatch):
 
 
 def test_gsm8k_from_tfds(prepared):
-    cfg = types.SimpleNamespace(path=str(prepared.folder), source="tfds", calculator=True)
+    cfg = gsm8k.Config(path=str(prepared.folder), source="tfds")
     names = ("train", "given", "validation", "test", "train[:1%]")
     splits = {name: gsm8k.load(cfg, name) for name in names}
     assert [len(split) for split in splits.values()] == [20, 20, 500, 30, 5]

@@ -11,18 +11,26 @@ import graded
 import jax
 import jax.numpy as jnp
 import numpy as np
+import published
 import pytest
 import scripted
 from scripted import TASK, TOK, config
 
 from configs import dpo_jsonl
-from reasoning_jax import algorithms
+from reasoning_jax import algorithms, pretrained_tokenizer
 from reasoning_jax.algorithms import dpo
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import logprobs
 from reasoning_jax.policy import Policy
 from reasoning_jax.tasks import CORRECT, WRONG, Example, addition
-from reasoning_jax.training import optim, packing, preference_files, state, train_step
+from reasoning_jax.training import (
+    conversations,
+    optim,
+    packing,
+    preference_files,
+    state,
+    train_step,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 DPO = algorithms.get("dpo")
@@ -281,19 +289,135 @@ def test_other_errors(settings, tmp_path):
         dpo.check(cfg)
 
 
-MESSAGES = [{"role": "user", "content": "1+2"}, {"role": "assistant", "content": "3"}]
+# ---- conversations -------------------------------------------------------------------------------
 
 
-def test_messages_are_not_read_yet(settings):
-    """The most common shape of published pairs, and TRL's without a prompt."""
-    for key in ("prompt", "chosen", "rejected"):
-        for pair in (PAIRS[0], {k: v for k, v in PAIRS[0].items() if k != "prompt"}):
-            with pytest.raises(
-                UserError, match=f"line 1: '{key}' is a list of messages, .* one te"
-            ):
-                load(settings([pair | {key: MESSAGES}], skip_bad=True))
-    with pytest.raises(UserError, match="line 1: 'completion' is a list of messages"):
-        load(settings([VERDICTS[0] | {"completion": MESSAGES}], preference="kto"))
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+TURNS = [user("1+2"), assistant("3"), user("2+2")]
+
+
+def pair(prompt, chosen, rejected):
+    """A pair; without a prompt where that is None."""
+    sides = {"chosen": chosen, "rejected": rejected}
+    return sides if prompt is None else {"prompt": prompt, **sides}
+
+
+@pytest.fixture
+def chat_rollout(tmp_path):
+    """A rollout whose tokenizer has the template of ChatML."""
+    special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    template = published.template("chatml")
+    folder = published.write(
+        tmp_path / "model", special, chat_template=template, eos_token="<|endoftext|>"
+    )
+    made = pretrained_tokenizer.Pretrained(folder)
+    return scripted.rollout({}, token_logprobs=minus_position, tokenizer=made), special
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pair([user("2+2")], [assistant("4")], [assistant("5")]),
+        pair([user("2+2")], [user("2+2"), assistant("4")], [user("2+2"), assistant("5")]),
+        pair(None, [user("2+2"), assistant("4")], [user("2+2"), assistant("5")]),
+        pair("2+2", [user("2+2"), assistant("4")], [user("2+2"), assistant("5")]),
+        pair("2+2", [assistant("4")], [assistant("5")]),
+        pair([user("2+2")], "4", "5"),
+    ],
+)
+def test_conversations_of_one_question(settings, chat_rollout, line):
+    """All the shapes in which published sets hold the same pair, written by the template."""
+    roll, special = chat_rollout
+    cfg = settings([line])
+    result = dpo.collect(roll, [], dpo.init_memory(cfg, 9), 1, cfg)
+    [row] = result.rows
+    start, end = "<|im_start|>", "<|im_end|>"
+    prompt = published.ids(special, start, "system\nYou are helpful.", end, "\n")
+    prompt += published.ids(special, start, "user\n2+2", end, "\n", start, "assistant\n")
+    for side, answer in enumerate(("4", "5")):
+        tokens = row["tokens"][row["side"] == side].tolist()
+        assert tokens == [*prompt, *published.ids(special, answer, end)]
+    assert (row["weights"] > 0).sum() == 4
+
+
+def test_longer_conversations(settings):
+    prompt = [SYSTEM, *TURNS]
+    lines = [
+        pair(prompt, [assistant("4")], [assistant("5")]),
+        pair(None, [*prompt, assistant("4")], [*prompt, assistant("5")]),
+        pair("2+2", [*prompt, assistant("4")], [*prompt, assistant("5")]),
+    ]
+    pairs = load(settings(lines))
+    assert len({(p.prompt, p.sides) for p in pairs}) == 1
+    assert [turn.content for turn in pairs[0].prompt] == ["Be brief.", "1+2", "3", "2+2"]
+    assert pairs[0].sides == ("4", "5")
+    assert dpo.data(settings(lines))["algorithm.pairs"][0][0] == pairs[0].prompt
+
+
+def test_verdicts_of_conversations(settings, chat_rollout):
+    roll, _ = chat_rollout
+    verdicts = [
+        {"prompt": [user("1+2")], "completion": [assistant("3")], "label": True},
+        {"prompt": [user("1+3")], "completion": [assistant("3")], "label": False},
+        {"completion": [*TURNS, assistant("4")], "label": True},
+    ]
+    cfg = settings(verdicts, preference="kto")
+    read = load(cfg)
+    assert [p.sides for p in read] == [("3", "3"), ("3", "4"), ("4", "3")]
+    assert [len(p.prompt) for p in read] == [1, 1, 3]
+    result = dpo.collect(roll, [], dpo.init_memory(cfg, 9), 1, cfg)
+    assert len(result.rows) == 3
+
+
+def test_messages_need_a_chat_template(settings):
+    cfg = settings([pair([user("1+2")], [assistant("3")], [assistant("4")])])
+    with pytest.raises(UserError, match=r"line 1: a list of messages needs .*chat template"):
+        check_data(cfg)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (pair([user("1")], [assistant("3")], [assistant("3")]), "the sides are equal"),
+        (pair([user("1")], [assistant(" ")], [assistant("3")]), "'chosen' is empty"),
+        (pair([user("1")], [user("2")], [assistant("3")]), "a side is not one message of the ass"),
+        (pair([user("1")], TURNS[:2], [assistant("3")]), "a side is not one message of the ass"),
+        (pair([assistant("1")], [assistant("2")], [assistant("3")]), "the conversation before the"),
+        (pair(None, [assistant("2")], [assistant("3")]), "the conversation before the sides is m"),
+        (pair("1+1", [user("1"), assistant("2")], [user("1"), assistant("3")]), "the prompt is"),
+        (pair([user("1")], [assistant(None)], [assistant("3")]), "'chosen', message 1: 'cont"),
+        (pair([{"role": "king", "content": "1"}], "2", "3"), "'prompt', message 1: the role"),
+        (pair([user("1"), "x"], "2", "3"), "'prompt', message 2: this is text, not an object"),
+        (pair([user("1")], 2, "3"), "'chosen' is no list of messages"),
+        (pair([user("1")], [], "3"), "'chosen' is no list of messages"),
+    ],
+)  # fmt: skip
+def test_bad_conversations_are_a_sentence_or_are_counted(settings, line, message):
+    good = [pair([user("1")], "2", "3"), pair([user("3")], "2", "3")]
+    with pytest.raises(UserError, match=rf"pairs\.jsonl, line 2: ({message}).*skip_bad=True"):
+        load(settings([good[0], line, good[1]]))
+    usable, left_out = preference_files.read(
+        settings([good[0], line, good[1]], skip_bad=True).algorithm
+    )
+    assert len(usable) == 2 and len(left_out) == 1
+
+
+def test_conversations_in_tfds():
+    """TFDS makes an object of two arrays of a sequence of objects."""
+    turns = {"role": np.array([b"user"], object), "content": np.array([b"1+2"], object)}
+    side = {"role": np.array([b"assistant"], object), "content": np.array(["3\u00e9".encode()])}
+    read = conversations.as_prompt({"prompt": turns, "chosen": side, "rejected": "4"},
+                                   preference_files.PAIR_KEYS)  # fmt: skip
+    assert read["prompt"] == (("user", "1+2"),)
+    assert (read["chosen"], read["rejected"]) == ("3é", "4")
 
 
 def test_pairs_without_a_prompt_say_what_to_do(settings):

@@ -19,31 +19,31 @@ PACKAGE = ROOT / "reasoning_jax"
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
     """errors arguments ranges contracts json_object text_files prng discovery multihost interrupts
-    answers answers/killable answers/doubt answers/arithmetic answers/markup answers/units
-    answers/quantities answers/statements answers/choices answers/words answers/equivalence
-    answers/expressions
-    metric_line workdir rows_file run_lock metrics progress chat_sandbox chat gguf_metadata
+    answers answers/killable answers/generators answers/doubt answers/arithmetic answers/markup
+    answers/units answers/quantities answers/statements answers/conventions answers/choices
+    answers/words answers/equivalence answers/expressions
+    metric_line workdir rows_file run_lock metrics progress streams chat_sandbox chat gguf_metadata
     vocabularies vocabularies/fast vocabularies/byte_level vocabularies/pieces
     vocabularies/folder vocabularies/gguf_tokens pretrained_tokenizer tokenizer svg charts""",
     """model model/config model/rotary model/parameters model/sharding model/linear
     model/attention model/transformer model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
-    training/preferences training/preference_files training/optim training/state
-    training/train_step training/checkpoint_folders training/checkpoint""",
+    training/preferences training/conversations training/preference_files training/optim
+    training/state training/train_step training/checkpoint_folders training/checkpoint""",
     """pretrained/stored pretrained/tables pretrained/names pretrained/families
     pretrained/hf_values pretrained/hf_config pretrained/hf_write pretrained/folder pretrained/load
     pretrained/source pretrained/gguf_config pretrained/gguf_file pretrained/llama2c
     pretrained/converted pretrained pretrained/export pretrained/peft""",
     "tune tune/*",
-    "tasks tasks/bbh_forms tasks/*/* tasks/* prompts",
-    "policy graders graders/* rollout",
+    "tasks tasks/bbh_forms tasks/*/* tasks/* extraction prompts",
+    "policy graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation experiment data_checks
     report_samples report_histories report run_record position run_state starting events assessment
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
-    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner api""",
+    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner published loaded api""",
     "main evaluate ask plan convert",
 ]
 COLUMNS = 100

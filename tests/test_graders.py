@@ -79,7 +79,7 @@ def test_a_task_reads_answers_and_has_a_grader_of_its_own():
 
 
 def test_unknown_graders():
-    assert graders.names() == ["exact", "math", "rewards", "verifier"]
+    assert graders.names() == ["exact", "math", "rewards", "scored", "verifier"]
     with pytest.raises(UserError, match=r"config\.grader\.name: .*'judge'.*exact, math, rewards"):
         graders.make(config("judge"), ADDITION)
     with pytest.raises(UserError, match=r"config\.grader\.name: 'verifier' needs"):
@@ -171,12 +171,14 @@ def test_a_verifier_ranks_by_log_likelihood():
 
 
 def test_the_tasks():
-    assert tasks.names() == ["addition", "bbh", "commonsense_qa", "gsm8k"]
+    known = ["addition", "bbh", "commonsense_qa", "gsm8k", "jsonl", "reasoning_gym"]
+    assert tasks.names() == known
     for name in tasks.names():
         task = tasks.get(name)
-        assert task.name == name and task.GRADER in ("exact", "math")
+        assert task.name == name and task.GRADER in ("exact", "math", "scored")
         keys = {field.name for field in dataclasses.fields(task.Config)}
-        assert "shots" in keys and ("path" in keys) == (name != "addition")
+        assert "shots" in keys
+        assert ("path" in keys) == (name not in ("addition", "reasoning_gym"))
     with pytest.raises(UserError, match=r"config\.task\.name: .*'sums'.*addition, bbh"):
         tasks.get("sums")
 

@@ -10,18 +10,24 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import gzip
 import io
 import json
 import os
 import pathlib
 import random
+import tempfile
 from collections.abc import Callable
 
+import published
+import pyarrow as pa
 import pytest
 import sentencepiece
+import test_pretrained_tokenizer
 from ml_collections import ConfigDict
+from pyarrow import parquet
 
-from reasoning_jax import config, default, prompts, tasks, tokenizer
+from reasoning_jax import config, default, pretrained_tokenizer, prompts, tasks, tokenizer
 from reasoning_jax.errors import UserError
 from reasoning_jax.training import preference_files
 
@@ -49,9 +55,18 @@ BBH = {
 }
 SNARKS = {"examples": [{"input": f"Which?\n(A) {i}\n(B) no", "target": "(A)"} for i in range(5)]}
 PAIRS = [{"prompt": f"{i}+1\n", "chosen": f"{i + 1}", "rejected": "no"} for i in range(4)]
+CONVERSATIONS = [
+    {side: [{"role": "user", "content": p["prompt"]}, {"role": "assistant", "content": p[side]}]
+     for side in ("chosen", "rejected")}
+    for p in PAIRS
+]  # fmt: skip
 WHOLE = [p | {side: p["prompt"] + p[side] for side in ("chosen", "rejected")} for p in PAIRS]
 VERDICTS = [{"prompt": f"{i}+1\n", "completion": f"{i}", "label": i == 2} for i in range(4)]
 SHOTS = "\n\n".join(f"Q: {i} and 1?\nA: It is {i + 1}.\n#### {i + 1}" for i in range(3))
+CHATS = [
+    {"q": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "answer": i}
+    for i in range(3)
+]
 EXPERIMENT = """
 from reasoning_jax import config, default
 
@@ -68,6 +83,12 @@ def get_config(arg: str = ""):
 
 def lines(records: list) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def parquet_file() -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(GSM8K), file)
+    return file.getvalue()
 
 
 def sentencepiece_model() -> bytes:
@@ -118,8 +139,12 @@ def use_pairs(**keys: object) -> Callable[[pathlib.Path], None]:
         preference_files.warnings(usable, cfg)
         left_out.warnings()
         for preference in usable:
-            for text in (preference.prompt, *preference.sides):
-                assert BYTES.encode(text)
+            texts = list(preference.sides)
+            if isinstance(preference.prompt, str):
+                texts.append(preference.prompt)
+            else:
+                assert "".join(turn.role for turn in preference.prompt)
+            assert all(BYTES.encode(text) for text in texts)
 
     return load
 
@@ -136,6 +161,40 @@ def use_tokenizer(path: pathlib.Path) -> None:
     ids = [*made.encode("the fox 1+2?\n"), made.pad_id, made.bos_id, made.eos_id]
     assert all(0 <= i < made.vocab_size for i in ids)
     made.decode(ids)
+
+
+def published_file(name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return (published_folder(pathlib.Path(folder)) / name).read_bytes()
+
+
+def published_folder(folder: pathlib.Path) -> pathlib.Path:
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    return published.write(folder, special, chat_template=published.template("chatml"))
+
+
+def use_published(path: pathlib.Path) -> None:
+    """Writes the files beside it, and encodes a conversation."""
+    content = path.read_bytes()
+    published_folder(path.parent)
+    path.write_bytes(content)
+    made = pretrained_tokenizer.Pretrained(path.parent, chats=True)
+    ids = [*made.prompt("Hi <|im_end|>"), made.eos_id, made.pad_id, *made.stop_ids]
+    assert all(0 <= i < made.vocab_size for i in ids)
+    made.decode(ids)
+
+
+def use_gguf(path: pathlib.Path) -> None:
+    made = pretrained_tokenizer.Pretrained(path, chats=True)
+    ids = [*made.prompt("Hi <|end|>"), made.eos_id, made.pad_id, *made.stop_ids]
+    assert all(0 <= i < made.vocab_size for i in ids)
+    made.decode(ids)
+
+
+def gguf_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        test_pretrained_tokenizer.written(pathlib.Path(folder), **test_pretrained_tokenizer.GGUF)
+        return (pathlib.Path(folder) / "model.gguf").read_bytes()
 
 
 def use_experiment(path: pathlib.Path) -> None:
@@ -168,8 +227,27 @@ LOADERS = {
     "pairs, skip_bad": ("pairs.jsonl", lines(PAIRS), use_pairs(skip_bad=True)),
     "pairs, whole_text": ("pairs.jsonl", lines(WHOLE), use_pairs(whole_text=True)),
     "verdicts": ("pairs.jsonl", lines(VERDICTS), use_pairs(preference="kto")),
+    "jsonl": ("test.jsonl", lines(GSM8K), use_examples("jsonl")),
+    "jsonl, messages": ("test.jsonl", lines(CHATS), use_examples("jsonl", question="q")),
+    "jsonl, compressed": ("test.jsonl.gz", gzip.compress(lines(GSM8K)), use_examples("jsonl")),
+    "jsonl, a list": ("test.json", json.dumps(GSM8K).encode(), use_examples("jsonl")),
+    "jsonl, parquet": ("test.parquet", parquet_file(), use_examples("jsonl")),
+    "shots.jsonl": ("shots.jsonl", lines(GSM8K), use_shots),
     "shots": ("shots.txt", SHOTS.encode(), use_shots),
     "tokenizer": ("words.model", sentencepiece_model(), use_tokenizer),
+    "tokenizer_config.json": (
+        "tokenizer_config.json",
+        published_file("tokenizer_config.json"),
+        use_published,
+    ),
+    "vocab.json": ("vocab.json", published_file("vocab.json"), use_published),
+    "chat template": (
+        "chat_template.jinja",
+        published.template("llama3").encode(),
+        use_published,
+    ),
+    "gguf": ("model.gguf", gguf_file(), use_gguf),
+    "conversations": ("pairs.jsonl", lines(CONVERSATIONS), use_pairs(skip_bad=True)),
     "experiment": ("mine.py", EXPERIMENT.encode(), use_experiment),
     "config.json": (
         "config.json",

@@ -8,9 +8,10 @@ import operator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import published
 import pytest
 
-from reasoning_jax import default, evaluation, graders, tasks
+from reasoning_jax import default, evaluation, graders, pretrained_tokenizer, tasks
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
 from reasoning_jax.policy import Policy
@@ -360,3 +361,21 @@ def test_a_base_policy_has_the_parameters_of_the_base_model(make):
         roll.base_policy()
     params = jax.tree.map(operator.neg, roll.policy.params)
     assert make(base_params=lambda: params).base_policy().params is params
+
+
+def test_a_published_tokenizer(make, tmp_path):
+    """Its template writes the prompt, and any of its end tokens ends a completion."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    folder = published.write(tmp_path, special, chat_template=published.template("chatml"))
+    plain = pretrained_tokenizer.Pretrained(folder)
+    roll = make(tokenizer=plain, max_length=1000)
+    text = addition.prompt(EXAMPLES[1], CFG.task)
+    assert roll.prompt_ids(EXAMPLES[1]).tolist() == list(text.encode())
+    assert roll.tokenizer.stop_ids == [256, 258]
+    assert roll.worked_row(EXAMPLES[1])["tokens"][-1] == 256
+    chats = make(tokenizer=pretrained_tokenizer.Pretrained(folder, chats=True), max_length=1000)
+    expected = plain.chat([{"role": "user", "content": text}])
+    assert chats.prompt_ids(EXAMPLES[1]).tolist() == expected
+    row = chats.worked_row(EXAMPLES[1])
+    assert row["tokens"][-1] == 258 and row["weights"][: len(expected)].sum() == 0
+    assert row["tokens"][len(expected) : -1].tolist() == list(addition.target(EXAMPLES[1]).encode())

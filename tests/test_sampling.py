@@ -17,6 +17,7 @@ from conftest import hidden_states, random_params
 
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, logprobs, sharding
+from reasoning_jax.policy import Policy, Request
 from reasoning_jax.sampling import engine, methods
 from reasoning_jax.sampling.methods import Greedy, Temperature, TopK, TopP
 
@@ -382,3 +383,31 @@ def test_samples_is_a_pytree_of_four_arrays(base):
     assert names == ["tokens", "logprobs", "lengths", "finished"]
     assert base.tokens.dtype == base.lengths.dtype == np.int32
     assert base.logprobs.dtype == np.float32
+
+
+# ---- as it grows ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [(2, 11), NO_STOP])
+def test_a_stream_is_the_completion_as_it_grows(tiny, prompts, draw, stop):
+    cfg, params = tiny
+    policy = Policy(params=params, model_cfg=cfg, mesh=None, batch_size=4, max_length=P + N)
+    whole = draw(stop=stop)
+    for row in (0, 4):
+        prompt = prompts[row, : LENGTHS[row]]
+        request = Request(int(IDS[row]), int(INDICES[row]), prompt)
+        options = {
+            "key": jax.random.key(0),
+            "method": Temperature(0.7),
+            "stop_ids": stop,
+            "max_new_tokens": N,
+        }
+        lengths, last = [], None
+        for part in policy.stream(request, 3, **options):
+            lengths.append(int(part.lengths[0]))
+            own = part.tokens[0, : lengths[-1]]
+            assert last is None or np.array_equal(own[: len(last)], last)
+            last = own
+        assert np.array_equal(last, whole.tokens[row, : whole.lengths[row]])
+        assert lengths == sorted({*range(1, lengths[-1], 3), lengths[-1]})
+        assert bool(part.finished[0]) == bool(whole.finished[row])

@@ -29,6 +29,9 @@ def test_the_right_answer_takes_the_place_of_the_sampled_one():
     assert not cut.correct and not unparsed.correct
     answer = stochastic.answer_tokens(roll, EXAMPLES[1], "52")
     assert answer == [*TOK.encode("52"), TOK.eos_id]
+    # Another end token than the one that is trained on.
+    other = dataclasses.replace(drawn[1], tokens=np.append(drawn[1].tokens[:-1], 999))
+    assert stochastic.with_right_answer(roll, other).tokens.tolist() == wrong.tokens.tolist()
     short = dataclasses.replace(roll, max_new_tokens=len(right.tokens) - 1)
     assert not stochastic.with_right_answer(short, roll([EXAMPLES[0]])[0]).correct
 

@@ -9,7 +9,9 @@ import random
 import re
 
 import ml_collections
+import published
 import pytest
+import sentencepiece
 
 from reasoning_jax import tokenizer
 from reasoning_jax.errors import UserError
@@ -24,8 +26,9 @@ MODELS = [
 ADDITION = [*"0123456789+,=CIT: \n", "<scratch>", "</scratch>", "Input:", "Target:"]
 
 
-def config(name: str, path: str = "") -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict({"name": name, "path": path, "chat": False, "system": ""})
+def config(name: str, path: str = "", **others: object) -> ml_collections.ConfigDict:
+    values = {"name": name, "path": path, "chat": False, "system": "", **others}
+    return ml_collections.ConfigDict(values)
 
 
 def stories(data_dir: pathlib.Path) -> tuple[str, list[int]]:
@@ -167,3 +170,68 @@ def test_make(data_dir):
     assert tokenizer.make(config("sentencepiece", path), (), "toy").vocab_size == 512
     with pytest.raises(UserError, match=r"config\.tokenizer\.path"):
         tokenizer.make(config("sentencepiece"), (), "toy")
+
+
+def test_make_of_published_models(tmp_path):
+    """auto: the model's own where there is one, else characters."""
+    auto = config("auto")
+    assert isinstance(tokenizer.make(auto, ("a", "b"), "toy"), tokenizer.Characters)
+    with pytest.raises(UserError, match="toy has no alphabet"):
+        tokenizer.make(auto, (), "toy")
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    template = published.template("chatml")
+    source = str(published.write(tmp_path, special, chat_template=template))
+    made = tokenizer.make(auto, ("a", "b"), "toy", source)
+    assert made.prompt("ab") == [97, 98] and made.eos_id == 256
+    assert isinstance(tokenizer.make(config("characters"), ("a",), "toy", source),
+                      tokenizer.Characters)  # fmt: skip
+    for own, model in ((config("pretrained"), source), (config("pretrained", source), "other")):
+        assert tokenizer.make(own, (), "toy", model).vocab_size == 259
+    chats = tokenizer.make(config("auto", chat=True, system="Hi"), (), "toy", source)
+    assert chats.prompt("ab")[:9] == [257, *b"system\nH"] and chats.eos_id == 258
+
+
+@pytest.mark.parametrize(
+    "values, key",
+    [
+        (config("auto", "a/folder"), r"config\.tokenizer\.path: set config\.tokenizer\.name"),
+        (config("pretrained"), r"config\.tokenizer\.path: the folder or file"),
+        (config("bytes", chat=True), r"config\.tokenizer\.chat, system: .*'bytes' has no chat"),
+        (config("characters", system="Hi"), r"config\.tokenizer\.chat, system: .*'characters'"),
+        (config("pretrained", "a", system="Hi"), r"config\.tokenizer\.system: .*tokenizer\.chat"),
+    ],
+)
+def test_keys_that_do_not_go_together(values, key):
+    with pytest.raises(UserError, match=key):
+        tokenizer.make(values, ("a",), "toy", "" if values.name != "auto" else "model")
+
+
+def test_prompts_and_stop_ids_of_every_kind(data_dir):
+    piece = tokenizer.SentencePiece(data_dir / "stories260k" / "tok512.model")
+    for made in (tokenizer.Characters(["1", "2"]), tokenizer.Bytes(), piece):
+        assert made.prompt("12") == [made.bos_id, *made.encode("12")]
+        assert made.stop_ids == (made.eos_id,) and made.turn_end_id == made.eos_id
+        with pytest.raises(UserError, match="a list of messages needs the tokenizer of a model"):
+            made.chat([{"role": "user", "content": "12"}])
+
+
+def test_a_sentencepiece_model_without_a_start_token(tmp_path):
+    for name, start, end in (("end", -1, 1), ("none", -1, -1), ("both", 1, 2)):
+        path = tmp_path / f"{name}.model"
+        with path.open("wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(["the quick brown fox"] * 5),
+                model_writer=file,
+                vocab_size=30,
+                hard_vocab_limit=False,
+                bos_id=start,
+                eos_id=end,
+                minloglevel=2,
+            )
+    made = tokenizer.SentencePiece(tmp_path / "end.model")
+    assert made.bos_id is None and made.stop_ids == (1,)
+    assert made.prompt("the fox") == made.encode("the fox") == made.model.encode("the fox")
+    assert made.decode([*made.encode("the fox"), 1]) == "the fox"
+    assert tokenizer.SentencePiece(tmp_path / "both.model").prompt("fox")[0] == 1
+    with pytest.raises(UserError, match=r"none\.model has no end token"):
+        tokenizer.SentencePiece(tmp_path / "none.model").encode("a")

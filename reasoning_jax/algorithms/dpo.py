@@ -3,7 +3,8 @@
 IPO, KTO, and DPO with a likelihood term: the losses are in training/losses.py. ``pairs`` names a
 JSONL file, or "tfds:FOLDER:NAME:SPLIT", with the keys prompt, chosen and rejected; for KTO prompt,
 completion and label (true or false). The prompt is taken as it is, without the task's; with
-``whole_text`` the sides repeat it. Prompt and completion are tokenised apart, so that no token
+``whole_text`` the sides repeat it. They may be lists of messages (training/conversations.py), which
+the model's chat template writes. Prompt and completion are tokenised apart, so that no token
 spans the boundary, and the end token is scored.
 
 The reference is the model before round 1. Its log-likelihoods are computed once, and are the memory
@@ -12,8 +13,9 @@ of the run. A round is ``rounds.updates`` updates on all pairs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -119,18 +121,29 @@ def _pairs(
 
 def _pair(rollout: Rollout, preference: Preference) -> Row:
     tokenizer = rollout.tokenizer
-
-    def encode(text: str, where: str) -> list[int]:
-        try:
-            return tokenizer.encode(text)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-
     own = preference.where
     other = preference.mismatched_where or own
-    prompt_ids = [tokenizer.bos_id, *encode(preference.prompt, own)]
-    sides = [encode(text, at) for text, at in zip(preference.sides, (own, other), strict=True)]
-    return pair_row(prompt_ids, [[*side, tokenizer.eos_id] for side in sides])
+    with _naming(own):
+        if isinstance(preference.prompt, str):
+            end = tokenizer.eos_id
+            prompt_ids = tokenizer.prompt(preference.prompt)
+        else:
+            end = tokenizer.turn_end_id
+            prompt_ids = tokenizer.chat([turn._asdict() for turn in preference.prompt])
+    sides = []
+    for text, where in zip(preference.sides, (own, other), strict=True):
+        with _naming(where):
+            sides.append([*tokenizer.encode(text), end])
+    return pair_row(prompt_ids, sides)
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Puts the place of a preference in front of what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def programs(cfg: ConfigDict) -> Programs:

@@ -1,4 +1,4 @@
-"""Processes that compare two texts, and are killed where that takes too long."""
+"""Processes that run other people's code on texts, and are killed where that takes too long."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 
+from reasoning_jax.json_object import Json
+
 MEMORY = 4 << 30  # bytes of address space of a process
 STARTUP_SECONDS = 120.0
 
@@ -18,37 +20,49 @@ STARTUP_SECONDS = 120.0
 class Pool:
     """``size`` processes, started when needed; one that takes longer than ``seconds`` is killed.
 
-    ``checker`` is "module:function", a function (text, gold) -> bool. Safe to use from several
-    threads.
+    ``checker`` is "module:function", a function of what JSON can hold that returns the same; first
+    it is called with ``warm_up``, to import what it needs. The order of its sets of texts is the
+    same in every process. Safe to use from several threads.
     """
 
-    def __init__(self, checker: str, size: int, seconds: float):
-        self.checker, self.seconds = checker, seconds
+    def __init__(
+        self,
+        checker: str,
+        size: int,
+        seconds: float,
+        warm_up: tuple[str, ...] = ("1", "1"),
+    ):
+        self.checker, self.seconds, self.warm_up = checker, seconds, warm_up
         # Last in, first out: a second process starts only when two threads compare at once.
         self._free: queue.LifoQueue[subprocess.Popen[bytes] | None] = queue.LifoQueue()
         for _ in range(size):
             self._free.put(None)
 
     def equal(self, text: str, gold: str) -> bool:
-        """The checker's verdict; False where it is killed, dies or raises.
+        """The checker's verdict; False where it is killed, dies or raises."""
+        return self.ask(text, gold) is True
 
-        RuntimeError where it cannot start.
+    def ask(self, *arguments: Json, seconds: float | None = None) -> Json:
+        """What the checker returns; None where it is killed, dies or raises.
+
+        seconds: None is the pool's, which no other time may exceed. RuntimeError where it cannot
+        start.
         """
         worker = self._free.get()
         try:
             if worker is None or worker.poll() is not None:
                 worker = self._start()
             assert worker.stdin is not None
-            worker.stdin.write(json.dumps([text, gold]).encode() + b"\n")
-            reply = _read(worker, self.seconds)
+            worker.stdin.write(json.dumps(arguments).encode() + b"\n")
+            reply = _read(worker, self.seconds if seconds is None else seconds)
             if not reply:
                 _kill(worker)
                 worker = None
-            return reply == b"1\n"
+            return json.loads(reply or "null")
         except BrokenPipeError:
             _kill(worker)
             worker = None
-            return False
+            return None
         finally:
             self._free.put(worker)
 
@@ -63,7 +77,7 @@ class Pool:
         # file but not main.
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from {__package__} import killable; "
-            f"killable._serve({self.checker!r}, {self.seconds!r})"
+            f"killable._serve({self.checker!r}, {self.seconds!r}, {self.warm_up!r})"
         )
         worker = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -71,6 +85,7 @@ class Pool:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
+            env=os.environ | {"PYTHONHASHSEED": "0"},
         )
         if _read(worker, STARTUP_SECONDS) != b"ready\n":
             _kill(worker)
@@ -94,8 +109,8 @@ def _kill(worker: subprocess.Popen[bytes] | None) -> None:
             worker.kill()
 
 
-def _serve(checker: str, seconds: float) -> None:
-    """The main function of a process: a JSON pair a line in, "1" or "0" a line out."""
+def _serve(checker: str, seconds: float, warm_up: tuple[str, ...]) -> None:
+    """The main function of a process: a JSON list of arguments a line in, a JSON value out."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not look like a verdict
     try:
@@ -105,15 +120,15 @@ def _serve(checker: str, seconds: float) -> None:
     except (ImportError, ValueError, OSError):  # not on this system: the time limit remains
         pass
     check = pkgutil.resolve_name(checker)
-    check("1", "1")  # imports what it needs before the clock runs
+    check(*warm_up)  # imports what it needs before the clock runs
     print("ready", file=replies)
     for line in sys.stdin:
         # The default action of this signal ends the process, even in C code: so it ends too
         # where its parent is gone.
         signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
         try:
-            verdict = bool(check(*json.loads(line)))
+            reply = json.dumps(check(*json.loads(line)))
         except Exception:
-            verdict = False
+            reply = "null"
         signal.setitimer(signal.ITIMER_REAL, 0)
-        print(int(verdict), file=replies)
+        print(reply, file=replies)

@@ -37,6 +37,11 @@ def own_words(text: str) -> str:
     return NEXT_QUESTION.split(text.rpartition("</think>")[2], maxsplit=1)[0]
 
 
+def is_doubted(before: str) -> bool:
+    """Whether the clause that a text ends with denies or doubts what it goes on to state."""
+    return bool(DOUBTED.search(CLAUSE_START.split(before[-MAX_CHARACTERS:])[-1]))
+
+
 def final(text: str) -> str | None:
     """What stands between the last "the answer is" of a text and its end.
 
@@ -48,8 +53,7 @@ def final(text: str) -> str | None:
     if not matches:
         return None
     stated = matches[-1]
-    before = text[: stated.start()][-MAX_CHARACTERS:]
-    if DOUBTED.search(CLAUSE_START.split(before)[-1]):
+    if is_doubted(text[: stated.start()]):
         return None
     start = len(text) - len(text[stated.end() :].lstrip())
     on_own_lines = "\n" in text[stated.end() : start]

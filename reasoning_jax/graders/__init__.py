@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # importing it takes jax, and configs are made without
 class Grade(NamedTuple):
     """What a grader says of a sample."""
 
-    score: float  # 1 for the right answer and else 0, and what the grader adds
+    score: float  # 1 for the right answer, else 0 or a part of 1; and what the grader adds
     verdict: str  # tasks.CORRECT, WRONG, UNPARSED or TRUNCATED
     answer: str | None  # None where the task finds none in the text
     wrong_line: int | None  # the first line, from 0, that the task can tell is false
@@ -132,30 +132,30 @@ def make(cfg: ConfigDict, task: Task) -> Grader:
 
 def grade_answers(
     samples: Sequence[Answered],
-    judge: Callable[[str, Example], tuple[str | None, bool]],
+    judge: Callable[[str, Example], tuple[str | None, float]],
     task: Task,
 ) -> list[Grade]:
-    """Grades by the answer alone: 1 where it is right, else 0.
+    """Grades by the answer alone.
 
     judge: an extracted answer and its example -> the answer as the grade gives it, None where it is
-    none, and whether it is right. A sample that is cut off, or empty, never counts as correct,
-    whatever its text says.
+    none, and its score, of which 1 (or True) is right. A sample that is cut off, or empty, never
+    counts as correct, whatever its text says.
     """
     grades = []
     for sample in samples:
         extracted = task.extract(sample.text)
-        answer, is_right = None, False
+        answer, score = None, 0.0
         if extracted is not None:
-            answer, is_right = judge(extracted, sample.example)
+            answer, score = judge(extracted, sample.example)
         if not sample.finished:
             verdict = TRUNCATED
         elif len(sample.tokens) <= 1 or answer is None:  # the end token alone, or no answer
             verdict = UNPARSED
         else:
-            verdict = CORRECT if is_right else WRONG
+            verdict = CORRECT if score >= 1 else WRONG
         grades.append(
             Grade(
-                score=1.0 if verdict == CORRECT else 0.0,
+                score=float(score) if verdict in (CORRECT, WRONG) else 0.0,
                 verdict=verdict,
                 answer=answer,
                 wrong_line=task.wrong_line(sample.text, sample.example),

@@ -24,7 +24,7 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     # The grader of the answers; "" = the task's.
-    answers: str = key("", one_of("", "exact", "math"))
+    answers: str = key("", one_of("", "exact", "math", "scored"))
     # What <think>...</think><answer>...</answer> adds to the score.
     format: float = key(0.0, at_least(0))
     # Weight of the penalty, 0 to -1, of the last tokens before the limit.

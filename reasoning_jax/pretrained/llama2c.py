@@ -52,6 +52,7 @@ QUANTISED_ORDER = (
 TABLE: Table = dict(LLAMA) | {
     name: dataclasses.replace(LLAMA[name], interleaved=True) for name in ("query", "key")
 }
+START = 1  # the token before each text of its training data, and so also where a text ends
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,7 @@ def open(path: Path) -> Published:
         tensors=tensors,
         table=TABLE,
         tokenizer=None,
+        end_id=START,
     )
 
 
@@ -198,6 +200,6 @@ def _config(sizes: _Sizes) -> dict[str, Json]:
         "rms_norm_eps": 1e-5,
         "rope_theta": 10_000.0,
         "tie_word_embeddings": sizes.tied,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
+        "bos_token_id": START,
+        "eos_token_id": START,
     }

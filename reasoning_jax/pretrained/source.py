@@ -29,6 +29,7 @@ class Published:
     tensors: Mapping[str, Tensor]
     table: Table
     tokenizer: Path | None
+    end_id: int | None = None  # the token that ends a text, where it is not the tokenizer's
 
     def model_config(
         self, dtype: str = "float32", remat: str = "none", attention: str = "auto"

@@ -1,7 +1,8 @@
 """What a model is asked, and how its answer is read: one file a task, named like the task.
 
 A task is a module with a class ``Config`` and the functions that ``Task`` lists; ``get`` fills a
-``Task`` from it. In all of them ``cfg`` is the experiment's ``task`` section.
+``Task`` from it. In all of them ``cfg`` is the experiment's ``task`` section. What
+``extraction.make`` gives reads answers as that section says.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from ml_collections import ConfigDict
 
 from reasoning_jax import contracts
+from reasoning_jax.answers import conventions
 from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import at_least, key, one_of
 
 # What a grader says of an answer.
 CORRECT, WRONG, UNPARSED, TRUNCATED = "correct", "wrong", "unparsed", "truncated"
@@ -30,17 +33,30 @@ class Example:
     answer: str
     rationale: str | None = None
     where: str = ""  # its place in a file, for messages: "FILE, line 3"
+    # The turns of a conversation before the question, as (role, content).
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
     """The keys that every task has."""
 
-    shots: str = ""  # a few-shot prompt file; "" = none
+    shots: str = ""  # few-shot prompts: a file, or the name of known ones; "" = none
+    num_shots: int = key(0, at_least(0))  # the first so many of them; 0 = all
 
 
 @dataclasses.dataclass(frozen=True)
-class FileTaskConfig(TaskConfig):
+class QuestionConfig(TaskConfig):
+    """The keys of a task that asks in words."""
+
+    # How a completion marks its answer; "" = as known shots do, else as the task's own solutions.
+    extraction: str = key("", one_of("", *conventions.CONVENTIONS))
+    # zero_shot: "Let's think step by step.", and the answer by a second prompt (arXiv:2205.11916).
+    prompting: str = key("few_shot", one_of("few_shot", "zero_shot"))
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTaskConfig(QuestionConfig):
     """The keys of a task whose examples are in files."""
 
     path: str = ""  # folder of the data; "" = $REASONING_DATA/<task>, else ../shared/data/<task>
@@ -72,11 +88,27 @@ class Task:
     # target(example, direct): the text that a worked example trains; ``direct`` leaves the
     # rationale out.
     target: Target
+    # Known few-shot prompts: name -> (file in the folder of all data, how they mark the answer).
+    SHOTS: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict, hash=False)
+    # What an answer is, for the instruction of a chat: 'End with "#### " and the number.'
+    KIND: str = "the answer"
     # extract(text): the answer in a completion; None = unparsed, which is its own verdict.
     extract: Callable[[str], str | None]
+    # parse(answer): what ``extract`` gives for an answer that a convention has found; None = none.
+    parse: Callable[[str], str | None] = conventions.any_text
+    # marked(answer): an answer as a sentence ends with it, such as "(b)".
+    marked: Callable[[str], str] = lambda answer: answer
+    # trigger(cfg): the second prompt of zero-shot prompting.
+    trigger: Callable[[ConfigDict], str] = lambda cfg: "Therefore, the answer is"
+    # convention(cfg): how completions mark their answer where config.task.extraction says nothing.
+    convention: Callable[[ConfigDict], str] = lambda cfg: "answer_is"
+    # configured(task, cfg): the task itself, where its functions depend on its keys.
+    configured: Callable[[Task, ConfigDict], Task] = lambda task, cfg: task
     # reading(answer, example): an extracted answer in the one form that all of its spellings have,
     # for the grader "exact"; None = unparsed. The example's own answer is read in the same way.
     reading: Callable[[str, Example], str | None] = lambda answer, example: answer
+    # score(answer, example): how right an answer is, from 0 to 1, for the grader "scored".
+    score: Callable[[str, Example], float] | None = None
     # steps(text): the number of reasoning steps in a completion.
     steps: Callable[[str], int] = lambda text: 0
     # wrong_line(text, example): the first line, from 0, that the task can tell is false.

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from reasoning_jax.answers import choices, markup, quantities, statements, words
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.ranges import between, each, key, one_of
-from reasoning_jax.tasks import Example, FileTaskConfig, bbh_forms
+from reasoning_jax.tasks import Example, FileTaskConfig, Task, bbh_forms
 
 # What the published records have besides ASCII.
 FOREIGN = "²ÁÄÉÖÜßáâäæçèéëíîïóôöøúüČčğİıńŌōŞşŠšūą–—’“„\xa0"
@@ -65,14 +65,10 @@ def load(cfg: ConfigDict, split: str) -> Sequence[FormExample]:
     examples: list[FormExample] = []
     for question in _made(cfg, split, form):
         answer, rationale = form.solve(question)
+        id = SPLITS[split] * IDS + len(examples)
+        given = rationale if split == "given" else None
         examples.append(
-            FormExample(
-                id=SPLITS[split] * IDS + len(examples),
-                question=question,
-                answer=answer,
-                rationale=rationale if split == "given" else None,
-                form=cfg.form,
-            )
+            FormExample(id=id, question=question, answer=answer, rationale=given, form=cfg.form)
         )
     if not examples:
         raise UserError(
@@ -134,6 +130,13 @@ def _made(cfg: ConfigDict, split: str, form: bbh_forms.Form) -> list[str]:
             repeat=split != "validation",
         )
     return questions
+
+
+def configured(task: Task, cfg: ConfigDict) -> Task:
+    """Lines are compared with those of the form, which marks answers in one way."""
+    if cfg.extraction:
+        task = dataclasses.replace(task, wrong_line=lambda text, example: None)
+    return task
 
 
 def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:

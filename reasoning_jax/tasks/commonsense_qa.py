@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -20,6 +19,8 @@ from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import Example, FileTaskConfig
 from reasoning_jax.training import data
 
+SHOTS = {"star": ("star_prompts/commonsenseqa/prompts.txt", "")}
+KIND = "the letter of your choice in parentheses"
 VALIDATION = 1000
 SPLITS = {
     "train": slice(-VALIDATION),
@@ -44,12 +45,11 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
         known = ", ".join(SPLITS)
         raise UserError(f"commonsense_qa has no split {split!r}{reason}; it has {known}.")
     published, first_id = ("dev", TEST_ID) if split == "test" else ("train", 0)
-    path = Path(cfg.path) / f"{published}_rand_split.jsonl"
-    records = list(enumerate(data.read_jsonl(path)))
+    records = list(enumerate(data.read_split(cfg.path, f"{published}_rand_split")))
     if split != "test" and len(records) <= VALIDATION:
         raise UserError(
-            f"{path}: more than {VALIDATION} examples are needed, as the last {VALIDATION} are "
-            "validation."
+            f"{records[0][1][0].rpartition(', ')[0]}: more than {VALIDATION} examples are needed, "
+            f"as the last {VALIDATION} are validation."
         )
     return [
         _example(record, id=first_id + number, where=where)
@@ -85,6 +85,14 @@ def extract(text: str) -> str | None:
     own = statements.own_words(text)
     direct = DIRECT.fullmatch(own)
     return direct[1] if direct else statements.final(own)
+
+
+def marked(answer: str) -> str:
+    return f"({answer})"
+
+
+def trigger(cfg: ConfigDict) -> str:
+    return "Therefore, among A through E, the answer is"
 
 
 def reading(answer: str, example: Example) -> str | None:

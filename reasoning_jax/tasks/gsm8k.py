@@ -11,19 +11,23 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from reasoning_jax import text_files
-from reasoning_jax.answers import arithmetic, quantities, statements
-from reasoning_jax.answers.doubt import TAKEN_BACK
+from reasoning_jax.answers import arithmetic, conventions
 from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import key, one_of
 from reasoning_jax.tasks import Example, FileTaskConfig
 from reasoning_jax.training import data
 
 GRADER = "math"
+# Of Wei et al. 2022 (arXiv:2201.11903, table 20) and of STaR.
+SHOTS = {
+    "wei": ("cot_exemplars/gsm8k_8shot_wei.jsonl", "answer_is"),
+    "star": ("star_prompts/gsm/prompts.txt", ""),
+}
+KIND = "the number"
 VALIDATION = 500
 SPLITS = {
     "train": slice(-VALIDATION),
@@ -33,11 +37,8 @@ SPLITS = {
 }
 TEST_ID = 1_000_000  # the ids of test examples begin here
 SPAN = re.compile(r"<<([^<>\n]{,200})>>")
-OTHER_NUMBER = re.compile(r"\s?or\b")
 LINE = re.compile(r"\S.*")  # with text
-# Of a completion: what comes after so many is not judged.
-MAX_MARKS = 20
-MAX_SPANS = 500
+MAX_SPANS = 500  # of a completion: what comes after so many is not judged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,10 +68,11 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     examples = []
     for where, number, record in records[SPLITS.get(split, slice(None))]:
         question, solution = text_files.check_texts(record, ("question", "answer"), where)
-        rationale = solution if cfg.calculator else SPAN.sub("", solution)
-        answer = extract(rationale)
+        solution = solution if cfg.calculator else SPAN.sub("", solution)
+        answer = extract(solution)
         if answer is None:
             raise UserError(f"{where}: the answer has no number after '####'.")
+        rationale = conventions.restate(solution, answer, cfg.extraction)
         examples.append(
             Example(
                 id=first_id + number,
@@ -89,8 +91,8 @@ def _read(cfg: ConfigDict, split: str) -> list[tuple[str, int, data.Record]]:
         source = f"{cfg.path} (gsm8k, {split})"
         rows = data.tfds_source("gsm8k", cfg.path, split)
         return [(f"{source}, record {number + 1}", number, record) for number, record in rows]
-    lines = data.read_jsonl(Path(cfg.path) / f"{split}.jsonl")
-    return [(where, number, record) for number, (where, record) in enumerate(lines)]
+    found = data.read_split(cfg.path, split)
+    return [(where, number, record) for number, (where, record) in enumerate(found)]
 
 
 def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
@@ -103,22 +105,14 @@ def target(example: Example, direct: bool = False) -> str:
     return f" #### {example.answer}" if direct else f" {example.rationale}"
 
 
-def extract(text: str) -> str | None:
-    """The number after "####", in decimals and without its unit.
+def parse(answer: str) -> str | None:
+    """The number, in decimals and without its unit."""
+    return conventions.number(answer)
 
-    None where two different ones are marked, or the text goes on to take it back. Text after a new
-    question does not count.
-    """
-    _, *marked = statements.own_words(text).split("####", MAX_MARKS)
-    read = []
-    for following in marked:
-        line, _, rest = following.lstrip("#: \t\n").partition("\n")
-        quantity = quantities.read_answer(line)
-        if quantity is not None:
-            read.append(quantities.canonical(quantity))
-        if read and (TAKEN_BACK.search(rest) or OTHER_NUMBER.match(rest)):
-            return None
-    return read[0] if len(set(read)) == 1 else None
+
+def extract(text: str) -> str | None:
+    """The number after "####", in decimals and without its unit."""
+    return conventions.hashes(text, parse)
 
 
 def steps(text: str) -> int:
@@ -133,6 +127,14 @@ def wrong_line(text: str, example: Example) -> int | None:
         if _is_false(span[1]):
             return text.count("\n", 0, span.start())
     return None
+
+
+def convention(cfg: ConfigDict) -> str:
+    return "hashes"
+
+
+def trigger(cfg: ConfigDict) -> str:
+    return "Therefore, the answer (arabic numerals) is"
 
 
 def difficulty(example: Example) -> tuple[str, int]:

@@ -33,17 +33,18 @@ MFU: FLOPs without recomputation over peak. MBU: bytes that must be read over ba
 
 
 def num_params(cfg: ModelConfig) -> int:
-    """Parameters of a model, norms left out."""
+    """Parameters of a model, norms and biases left out."""
     attention = 2 * cfg.width * cfg.head_dim * (cfg.num_heads + cfg.num_kv_heads)
-    layer = attention + 3 * cfg.width * cfg.mlp_dim
+    layer = attention + (3 if cfg.gated else 2) * cfg.width * cfg.mlp_dim
     tables = 1 if cfg.tied else 2
-    return cfg.num_layers * layer + tables * cfg.vocab_size * cfg.width
+    table_rows = tables * cfg.vocab_size + cfg.max_positions
+    return cfg.num_layers * layer + table_rows * cfg.width
 
 
 def multiplied_params(cfg: ModelConfig) -> int:
     """N."""
-    looked_up = 0 if cfg.tied else cfg.vocab_size * cfg.width
-    return num_params(cfg) - looked_up
+    looked_up = cfg.max_positions + (0 if cfg.tied else cfg.vocab_size)
+    return num_params(cfg) - looked_up * cfg.width
 
 
 def itemsize(cfg: ModelConfig) -> int:

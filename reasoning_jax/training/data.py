@@ -1,8 +1,12 @@
-"""Where examples come from (JSONL, TFDS), and which of them a round sees."""
+"""Where examples come from (JSON lines, Parquet, TFDS), and which of them a round sees."""
 
 from __future__ import annotations
 
+import glob
+import gzip
 import math
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +16,86 @@ from reasoning_jax import text_files
 from reasoning_jax.errors import MissingFileError, UserError
 
 Record = dict[str, Any]  # one JSON object, or the features of one TFDS record
+Located = tuple[str, Record]  # with its place, "FILE, line 3"
+Turns = tuple[tuple[str, str], ...]  # (role, content) of the messages of a conversation
+ROLES = ("system", "user", "assistant")
+ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet")  # of files of records
+MOST_BYTES = 1 << 30  # of a file's content: a small file may decompress to any size
+BATCH_ROWS = 512
+ROW_BYTES = 256  # what a row takes besides its values
 
 
-# ---- JSON lines ----------------------------------------------------------------------------------
+def folder(name: str) -> str:
+    """Where a task's files, or another of the data, are looked for when no path is given."""
+    root = os.environ.get("REASONING_DATA")
+    if not root:
+        root = str(Path(__file__).resolve().parents[3] / "shared" / "data")
+    return str(Path(root) / name.replace("commonsense_qa", "commonsenseqa"))
 
 
-def read_jsonl(path: str | Path) -> list[tuple[str, Record]]:
-    """(where it is, object) of every line of a JSON lines file, such as ("FILE, line 3", {...}).
+# ---- files of records ---------------------------------------------------------------------------
 
-    MissingFileError where there is no such file. UserError, naming file and line, for what is no
-    text, for an empty file, and for a line that is no JSON object.
+
+def holds_records(path: str | Path) -> bool:
+    """Whether a file's name says that ``read_records`` reads it."""
+    return str(path).endswith(ENDINGS)
+
+
+def read_records(path: str | Path) -> list[Located]:
+    """(where it is, object) of every record of a file: ("FILE, line 3", {...}).
+
+    By the file's name: JSON lines (.jsonl, .jsonl.gz), Parquet (.parquet: "FILE, row 3"), or one
+    JSON list of objects (.json: "FILE, record 3"). MissingFileError where there is no such file.
+    UserError, naming the file and the place, for what is damaged, empty, no object, or more than
+    MOST_BYTES when it is decompressed.
+    """
+    name = str(path)
+    text_files.check_is_file(path)
+    if name.endswith(".parquet"):
+        return _read_parquet(path)
+    if name.endswith(".json"):
+        return _read_json(path)
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        return read_jsonl(path)
+    raise UserError(f"{path}: the name of a file of records ends with {', '.join(ENDINGS)}.")
+
+
+def read_split(folder: str | Path, split: str) -> list[Located]:
+    """The records of FOLDER/SPLIT.jsonl, .jsonl.gz, .json or .parquet, whichever is there.
+
+    Also of the parts of a data set's download, SPLIT-00000-of-00002.parquet. UserError where there
+    are several, or not all parts. MissingFileError names the first.
     """
     records = []
+    for path in split_files(folder, split) or [Path(folder) / f"{split}{ENDINGS[0]}"]:
+        records += read_records(path)
+    return records
+
+
+def split_files(folder: str | Path, split: str) -> list[Path]:
+    """The files of a split's records, [] where there are none; errors as ``read_split``."""
+    whole = [Path(folder) / f"{split}{ending}" for ending in ENDINGS]
+    found = [path for path in whole if path.exists()]
+    parts = sorted(Path(folder).glob(f"{glob.escape(split)}-[0-9]*-of-[0-9]*.parquet"))
+    if len(found) + bool(parts) > 1:
+        names = " and ".join(path.name for path in [*found, *parts][:2])
+        raise UserError(f"{folder}: {names} are both there; leave one of them.")
+    if parts:
+        count = parts[0].stem.rpartition("-")[2]
+        if not all(path.stem.endswith(f"-of-{count}") for path in parts) or len(parts) != int(
+            count
+        ):
+            raise UserError(f"{parts[0]}: not all {int(count)} parts of {split} are there.")
+    return found or parts
+
+
+def read_jsonl(path: str | Path) -> list[Located]:
+    """The records of a file of JSON lines, which is compressed where its name ends with .gz."""
+    compressed = str(path).endswith(".gz")
+    content = _decompressed(path) if compressed else text_files.read_bytes(path)
+    records = []
     # splitlines() would also split at characters inside JSON strings.
-    for number, line in enumerate(text_files.read_text(path).split("\n"), start=1):
+    for number, line in enumerate(text_files.decode(content, str(path)).split("\n"), start=1):
         where = f"{path}, line {number}"
         if not line.strip():
             raise UserError(f"{where}: the line is blank.")
@@ -35,6 +105,83 @@ def read_jsonl(path: str | Path) -> list[tuple[str, Record]]:
             raise UserError(f"{where}: not a JSON object but {kind}: {line[:40]!r}.")
         records.append((where, record))
     return records
+
+
+def _decompressed(path: str | Path) -> bytes:
+    text_files.check_is_file(path)
+    try:
+        with gzip.open(path) as file:
+            content = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: this is no complete gzip file ({error}).") from None
+    _check_size(len(content), path)
+    return content
+
+
+def _check_size(size: int, path: str | Path) -> None:
+    if size > MOST_BYTES:
+        raise UserError(f"{path}: its content takes more than {MOST_BYTES >> 20} MiB.")
+
+
+def _read_json(path: str | Path) -> list[Located]:
+    records = text_files.parse_json(text_files.read_text(path), str(path))
+    if not isinstance(records, list) or not records:
+        kind = text_files.kind_of(records) if records != [] else "an empty list"
+        raise UserError(f"{path}: not a list of JSON objects but {kind}.")
+    found = []
+    for number, record in enumerate(records, start=1):
+        where = f"{path}, record {number}"
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: not a JSON object but {text_files.kind_of(record)}.")
+        found.append((where, record))
+    return found
+
+
+def _read_parquet(path: str | Path) -> list[Located]:
+    import pyarrow as pa  # takes a while to import, and only this source needs it
+    from pyarrow import parquet
+
+    text_files.check_is_file(path)
+    records: list[Located] = []
+    size = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                size += batch.nbytes + ROW_BYTES * batch.num_rows
+                _check_size(size, path)
+                first = len(records) + 1
+                records += [
+                    (f"{path}, row {first + i}", row) for i, row in enumerate(batch.to_pylist())
+                ]
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: after row {len(records)}, a text is not UTF-8.") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{path}: this Parquet file cannot be read ({reason}).") from None
+    if not records:
+        raise UserError(f"{path}: the file is empty.")
+    return records
+
+
+def last_user_turn(messages: list[Any], where: str) -> tuple[str, Turns]:
+    """What a user says last in a list of messages, and the turns before it.
+
+    messages: {"role": "system", "user" or "assistant", "content": text}. UserError for others, and
+    where there is no user.
+    """
+    turns = []
+    for message in messages:
+        if not isinstance(message, dict):
+            raise UserError(f"{where}: a message is an object with 'role' and 'content'.")
+        role, content = text_files.check_texts(message, ("role", "content"), where)
+        if role not in ROLES:
+            raise UserError(f"{where}: the role {role[:40]!r} is not one of {', '.join(ROLES)}.")
+        turns.append((role, content))
+    while turns and turns[-1][0] != "user":
+        turns.pop()
+    if not turns:
+        raise UserError(f"{where}: there is no turn of a user.")
+    return turns[-1][1], tuple(turns[:-1])
 
 
 # ---- TFDS ----------------------------------------------------------------------------------------

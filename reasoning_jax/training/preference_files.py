@@ -1,4 +1,4 @@
-"""Preferences from a file: JSONL, or a TFDS data set in ArrayRecord."""
+"""Preferences from a file: JSONL, or a TFDS data set in ArrayRecord; texts or conversations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import text_files
 from reasoning_jax.errors import UserError
-from reasoning_jax.training import data
+from reasoning_jax.training import conversations, data
+from reasoning_jax.training.conversations import Conversation
 
 PAIR_KEYS = ("prompt", "chosen", "rejected")
 VERDICT_KEYS = ("prompt", "completion", "label")
@@ -19,7 +20,7 @@ class Preference(NamedTuple):
     """A prompt with its chosen and rejected completion; of a verdict, its own and a mismatched."""
 
     where: str  # "FILE, line 3"
-    prompt: str
+    prompt: str | Conversation
     sides: tuple[str, str]
     desirable: bool = True
     mismatched_where: str = ""  # of a verdict's mismatched side, which is another's own
@@ -66,8 +67,9 @@ def read(cfg: ConfigDict) -> tuple[list[Preference], LeftOut]:
     usable: list[Preference] = []
     left_out = LeftOut(cfg.skip_bad)
     for where, record in _records(cfg.pairs):
-        _check_keys(record, keys, where)
-        if problem := _problem(record, keys, cfg.whole_text):
+        record, problem = _texts(record, keys, where)
+        problem = problem or _problem(record, keys, cfg.whole_text)
+        if problem:
             left_out.add(problem, where)
         else:
             usable.append(_preference(where, record, keys, cfg.whole_text))
@@ -93,7 +95,8 @@ def warnings(preferences: Sequence[Preference], cfg: ConfigDict) -> list[str]:
     own_sides = 1 if cfg.preference == "kto" else 2  # the other one is another prompt's
     repeated = 0
     for p in preferences:
-        repeated += all(side.startswith(p.prompt) for side in p.sides[:own_sides])
+        if isinstance(p.prompt, str):
+            repeated += all(side.startswith(p.prompt) for side in p.sides[:own_sides])
     if repeated:
         sentences.append(
             f"{cfg.pairs}: {repeated} of {count} completions repeat their prompt, which is then "
@@ -114,15 +117,17 @@ def _records(source: str) -> Iterator[tuple[str, data.Record]]:
         yield f"{source}, row {number}", record
 
 
-def _check_keys(record: data.Record, keys: Sequence[str], where: str) -> None:
-    """UserError for a record of another format than pairs, or verdicts, of texts."""
-    for key in keys:
-        if key in record and _is_message_list(record[key]):
-            raise UserError(
-                f"{where}: {key!r} is a list of messages, which is not read yet: write it as one "
-                "text, the messages' contents with what your model is to see between them."
-            )
+def _texts(record: data.Record, keys: Sequence[str], where: str) -> tuple[data.Record, str | None]:
+    """The record with its sides as texts, and what is wrong where it cannot be read so.
+
+    UserError for a record of another format than pairs, or verdicts.
+    """
+    texts = [key for key in keys if key != "label"]
+    is_conversation = conversations.has_conversation(record, texts)
     missing = [key for key in keys if key not in record]
+    if is_conversation and missing in ([], ["prompt"]):
+        read = conversations.as_prompt(record, texts)
+        return (record, read) if isinstance(read, str) else (read, None)
     if missing == ["prompt"]:
         raise UserError(
             f"{where}: the key 'prompt' is missing: write what the sides begin with as 'prompt' "
@@ -130,25 +135,21 @@ def _check_keys(record: data.Record, keys: Sequence[str], where: str) -> None:
         )
     if missing:
         raise UserError(f"{where}: the key {missing[0]!r} is missing; needed: {', '.join(keys)}.")
-
-
-def _is_message_list(value: object) -> bool:
-    """[{"role": ..., "content": ...}, ...], or what TFDS makes of it."""
-    if isinstance(value, list) and value:
-        value = value[0]
-    return isinstance(value, dict) and "content" in value
+    return record, None
 
 
 def _problem(record: data.Record, keys: Sequence[str], whole_text: bool) -> str | None:
     """What is wrong with a record, in words that can be counted."""
     prompt, *sides = (record[key] for key in keys if key != "label")
     for key in keys:
-        problem = None if key == "label" else text_files.text_problem(record[key])
+        is_text = key != "label" and not isinstance(record[key], tuple)  # of turns
+        problem = text_files.text_problem(record[key]) if is_text else None
         if problem is not None:
             return f"{key!r} {problem}"
     label = record["label"] if "label" in keys else True
     if not isinstance(label, int) or label not in (0, 1):
         return "the label is neither true nor false"
+    whole_text = whole_text and isinstance(prompt, str)
     if whole_text and not all(side.startswith(prompt) for side in sides):
         return "the prompt is no prefix"
     completions = _completions(prompt, sides, whole_text)
@@ -168,7 +169,7 @@ def _preference(
     where: str, record: data.Record, keys: Sequence[str], whole_text: bool
 ) -> Preference:
     prompt, *sides = (record[key] for key in keys if key != "label")
-    completions = _completions(prompt, sides, whole_text)
+    completions = _completions(prompt, sides, whole_text and isinstance(prompt, str))
     return Preference(
         where=where,
         prompt=prompt,

@@ -47,9 +47,9 @@ class Fast:
         added = tokenizer.get_added_tokens_decoder()
         self.special = {token.content: id for id, token in added.items() if token.special}
         tokenizer.encode_special_tokens = True
-        unknown = getattr(tokenizer.model, "unk_token", None)
-        self._never = {id for text, id in self.special.items() if text != unknown}
         self._special_ids = frozenset(self.special.values())
+        # What a text may become: the token of a character that no vocabulary has.
+        self._never = self._special_ids - set(self._ids("\U000f1234"))
 
     def encode(self, text: str) -> list[int]:
         ids = self._ids(text)

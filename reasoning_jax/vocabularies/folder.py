@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +71,12 @@ class _Folder:
         path = self.path / name
         if not path.exists():
             return {}
-        content = text_files.parse_json(self._text(name), str(path))
+        text = self._text(name)
+        content = text_files.parse_json(text, str(path))
+        if "\\ud" in text.lower():  # an escape that may be half of a character
+            problem = text_files.encoding_problem(json.dumps(content, ensure_ascii=False))
+            if problem is not None:
+                raise UserError(f"{path}: a text of it {problem}.")
         if not isinstance(content, dict):
             raise UserError(f"{path}: this is {text_files.kind_of(content)}, not an object.")
         return content
@@ -156,7 +162,7 @@ class _Folder:
         entries = self.config.get("added_tokens_decoder")
         for id, entry in entries.items() if isinstance(entries, dict) else ():
             text = _content(entry)
-            if text and str(id).isdecimal():
+            if text and isinstance(entry, dict) and str(id).isdecimal():
                 flags = {key: entry[key] for key in FLAGS if isinstance(entry.get(key), bool)}
                 added[text] = int(id), flags
         return added

@@ -1,0 +1,55 @@
+"""The experiment of a published model: what it is asked on a task, without any run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from reasoning_jax import default, overrides, tasks, workdir
+from reasoning_jax.errors import UserError
+
+SEQUENCE_LENGTH = 4096  # room for worked examples, in bytes too
+MAX_NEW_TOKENS = 512
+BATCH_SIZE = 32
+# What is often said of such an evaluation, and the keys that it sets.
+OPTIONS = {
+    "shots": ("task.num_shots",),  # of a task's known worked examples, where no file is named
+    "chat": ("tokenizer.chat",),
+    "prompting": ("task.prompting",),
+    "num_examples": ("eval.num_examples", "eval.num_test"),
+    "max_new_tokens": ("sampling.max_new_tokens",),
+}
+
+
+def config(source: str, task: str, options: Mapping[str, object]) -> ConfigDict:
+    """The config of a published model on a task; ``options`` are those of OPTIONS that are given.
+
+    UserError for an option whose key the task does not have.
+    """
+    cfg = default.get_config(task=task)
+    cfg.model.source = source
+    cfg.sequence_length = SEQUENCE_LENGTH
+    cfg.sampling.max_new_tokens = MAX_NEW_TOKENS
+    cfg.sampling.batch_size = BATCH_SIZE
+    known = tasks.get(task).SHOTS
+    if options.get("shots") and known:
+        cfg.task.shots = next(iter(known))
+    overrides.change(cfg, _changes(options))
+    return cfg
+
+
+def check(cfg: ConfigDict, options: Mapping[str, object]) -> None:
+    """UserError for an option that a key of its own says otherwise."""
+    values = workdir.flat(cfg.to_dict())
+    for name, value in options.items():
+        for key in OPTIONS[name]:
+            if values.get(key) != value:
+                raise UserError(f"{name}={value} and config.{key}={values.get(key)} contradict.")
+
+
+def _changes(options: Mapping[str, object]) -> dict[str, object]:
+    changes = {}
+    for name, value in options.items():
+        changes |= dict.fromkeys(OPTIONS[name], value)
+    return changes

@@ -1,0 +1,165 @@
+"""Samples before they are graded: completions, and what a second prompt makes of a rationale."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from reasoning_jax import extraction
+from reasoning_jax.policy import DrawOptions, Generated, Policy, Request
+from reasoning_jax.sampling.methods import Method, make_method
+from reasoning_jax.tasks import CORRECT, Example
+from reasoning_jax.tokenizer import Tokenizer
+
+ANSWER_TOKENS = 32  # of the answer to a second prompt
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One completion and its verdict.
+
+    ``tokens`` are the model's own ids, never text that was encoded again.
+    """
+
+    example: Example
+    index: int  # which of the example's samples
+    hinted: bool
+    prompt_ids: np.ndarray  # [P] int32: the prompt without the hint, before it in a training row
+    tokens: np.ndarray  # [N] int32, the end token included
+    logprobs: np.ndarray  # [N] float32, of the temperature-scaled, untruncated distribution
+    finished: bool  # ended with an end token; False = cut off by the length limit
+    text: str  # with zero-shot prompting also the second prompt, and the answer to it
+    answer: str | None = None
+    verdict: str = ""  # "" = not graded yet
+    wrong_line: int | None = None  # the first line (from 0) that the task can tell is false
+    score: float = 0.0  # the grader's: 1 where correct, and what a reward adds
+
+    @property
+    def correct(self) -> bool:
+        return self.verdict == CORRECT
+
+    @property
+    def key(self) -> tuple[int, int, bool]:
+        """What tells it from the other samples of its round: example id, sample index, hinted."""
+        return self.example.id, self.index, self.hinted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A sample that is to be drawn."""
+
+    request: Request
+    example: Example
+    prompt_ids: np.ndarray  # [P] int32: the prompt without the hint
+    hinted: bool
+
+
+class Drawn(NamedTuple):
+    """A sample that is not graded yet."""
+
+    number: int  # of its request
+    sample: Sample
+    is_local: bool  # whether this process grades it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """How samples are drawn and read."""
+
+    policy: Policy
+    tokenizer: Tokenizer
+    key: jax.Array
+    method: Method
+    max_new_tokens: int
+    until_question: bool  # a completion that asks another question ends before it
+    second_prompt: str  # after each rationale, to be answered greedily; "" = none
+
+    def __call__(self, begun: Sequence[Begun]) -> Iterator[list[Drawn]]:
+        """All samples, a batch at a time, not in their order."""
+        requests = [one.request for one in begun]
+        reasoned: list[tuple[int, Sample]] = []
+        for batch in self.policy.generate(requests, **self._options()):
+            drawn = []
+            for row, n in enumerate(batch.requests):
+                sample = self._read(batch, row, begun[n])
+                if self.second_prompt and sample.finished:
+                    reasoned.append((n, sample))
+                else:
+                    drawn.append(Drawn(n, sample, bool(batch.is_local[row])))
+            yield drawn
+        if reasoned:
+            yield from self._draw_answers(reasoned, requests)
+
+    def _draw_answers(
+        self, reasoned: Sequence[tuple[int, Sample]], requests: Sequence[Request]
+    ) -> Iterator[list[Drawn]]:
+        """The samples with the line that follows the second prompt after their rationales."""
+        prompt = self.tokenizer.encode(self.second_prompt)
+        seconds = []
+        for n, sample in reasoned:
+            rationale = sample.tokens[: _length_without_end(sample.tokens, self._stop_ids)]
+            ids = np.asarray([*requests[n].prompt_ids, *rationale, *prompt], np.int32)
+            seconds.append(Request(sample.example.id, sample.index, ids))
+        options = self._options()
+        options.update({"method": make_method(0.0, 0, 1.0), "max_new_tokens": ANSWER_TOKENS})
+        for batch in self.policy.generate(seconds, **options):
+            drawn = []
+            for row, m in enumerate(batch.requests):
+                n, sample = reasoned[m]
+                answer = self.tokenizer.decode(batch.tokens[row, : batch.lengths[row]].tolist())
+                line = extraction.first_line(answer, bool(batch.finished[row]))
+                sample = dataclasses.replace(sample, text=sample.text + self.second_prompt + line)
+                drawn.append(Drawn(n, sample, bool(batch.is_local[row])))
+            yield drawn
+
+    @property
+    def _stop_ids(self) -> Sequence[int]:
+        return self.tokenizer.stop_ids
+
+    def _options(self) -> DrawOptions:
+        return {
+            "key": self.key,
+            "method": self.method,
+            "stop_ids": self._stop_ids,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+    def _read(self, batch: Generated, row: int, begun: Begun) -> Sample:
+        """One completion of a batch."""
+        length = int(batch.lengths[row])
+        tokens = batch.tokens[row, :length]
+        text = self.tokenizer.decode(tokens.tolist())
+        finished = bool(batch.finished[row])
+        end = extraction.end_of_answer(text) if self.until_question and not finished else None
+        if end is not None:
+            finished, text = True, text[:end]
+            length = self._num_tokens(tokens, end)
+        return Sample(
+            example=begun.example,
+            index=begun.request.sample_index,
+            hinted=begun.hinted,
+            prompt_ids=begun.prompt_ids,
+            tokens=tokens[:length],
+            logprobs=batch.logprobs[row, :length],
+            finished=finished,
+            text=text,
+        )
+
+    def _num_tokens(self, tokens: np.ndarray, end: int) -> int:
+        """How many of the tokens it takes to write so many characters."""
+
+        def length(count: int) -> int:
+            return len(self.tokenizer.decode(tokens[:count].tolist()))
+
+        return bisect.bisect_left(range(len(tokens) + 1), end, key=length)
+
+
+def _length_without_end(tokens: np.ndarray, stop_ids: Sequence[int]) -> int:
+    """How many tokens stand before the end token, where there is one."""
+    ends = len(tokens) > 0 and tokens[-1] in stop_ids
+    return len(tokens) - 1 if ends else len(tokens)

@@ -1,0 +1,42 @@
+"""Small folders as Hugging Face's, whose ids can be computed by hand: a byte is its own token."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+TEMPLATES = Path(__file__).parent / "chat_templates"
+
+
+def alphabet() -> list[str]:
+    """GPT-2's character for each byte."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in shown]
+    return [chr(b) if b in shown else chr(256 + others.index(b)) for b in range(256)]
+
+
+def template(name: str) -> str:
+    return (TEMPLATES / f"{name}.jinja").read_text().removesuffix("\n")
+
+
+def write(path: Path, special: list[str], **config: object) -> Path:
+    """A folder with a token for each byte, and these special tokens with the ids 256, 257 ..."""
+    path.mkdir(exist_ok=True)
+    vocabulary = {character: byte for byte, character in enumerate(alphabet())}
+    (path / "vocab.json").write_text(json.dumps(vocabulary))
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    added = {
+        str(256 + i): {"content": text, "special": True, "normalized": False}
+        for i, text in enumerate(special)
+    }
+    content = {"added_tokens_decoder": added, **config}
+    (path / "tokenizer_config.json").write_text(json.dumps(content))
+    return path
+
+
+def ids(special: list[str], *parts: str) -> list[int]:
+    """The ids of these parts, of which those that are special tokens are one id."""
+    found: list[int] = []
+    for part in parts:
+        found += [256 + special.index(part)] if part in special else part.encode()
+    return found
