@@ -382,6 +382,29 @@ def test_transformers_reads_what_is_written(name, case, tmp_path):
         for prompt, wanted in zip(GOLDEN["prompts"], GOLDEN["cases"][name]["logits"], strict=True):
             rows = model(torch.tensor([prompt])).logits[0, list(GOLDEN["positions"])]
             np.testing.assert_allclose(rows.numpy(), wanted, atol=1e-4)
+    model.save_pretrained(tmp_path / "theirs")
+    again = pretrained.open(tmp_path / "theirs")
+    assert again.model_config() == cfg
+    assert pretrained.fingerprint(again.load(cfg)) == pretrained.fingerprint(source.load(cfg))
+
+
+def test_the_text_part_of_a_model_that_sees_is_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    text = {k: v for k, v in make_models.CONFIGS["gemma3"].items() if k != "architectures"}
+    tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    tower |= {"num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+    config = transformers.Gemma3Config(text_config=text, vision_config=tower)
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path / "hf")
+    source = pretrained.open(tmp_path / "hf")
+    cfg = source.model_config()
+    assert cfg.local_layers == (True, True, False)
+    prompt = GOLDEN["prompts"][0]
+    with torch.no_grad():
+        wanted = model(torch.tensor([prompt])).logits[0].numpy()
+    np.testing.assert_allclose(logits(source.load(cfg), [prompt], cfg)[0], wanted, atol=1e-4)
 
 
 # ---- what is refused -----------------------------------------------------------------------------
