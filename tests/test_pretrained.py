@@ -477,6 +477,34 @@ def test_broken_json(content, problem, case):
         pretrained.open(place)
 
 
+ODD = [None, -1, 0, 1, 1.5, "x", "", [], {}, True, 10**30, [[]], {"a": 1}, [None], "silu", {"": []}]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_value_of_any_key_is_read_or_one_sentence(name):
+    base = make_models.CONFIGS[name]
+    family = hf_config.family_of(base, "config.json")
+    keys = {*base, *family.defaults, *family.fixed, *family.switches, "rope_scaling", "layer_types"}
+    keys |= {"rope_parameters", "text_config", "use_sliding_window", "sliding_window_pattern"}
+    for key in sorted(keys):
+        for value in ODD:
+            for config in (base | {key: value}, {"text_config": base | {key: value}}):
+                try:
+                    hf_config.model_config(family, config, "config.json")
+                except UserError as error:
+                    assert str(error).startswith("config.json") and str(error).endswith(".")
+    for key, inner in make_models.LLAMA3.items():
+        for value in (*ODD, inner):
+            for outer in ("rope_scaling", "rope_parameters"):
+                changed = base | {outer: make_models.LLAMA3 | {key: value}}
+                layers = {"full_attention": changed[outer], "sliding_attention": {key: value}}
+                for config in (changed, base | {outer: layers}):
+                    try:
+                        hf_config.model_config(family, config, "config.json")
+                    except UserError as error:
+                        assert str(error).endswith(".")
+
+
 def refused(place: Path) -> str:
     with pytest.raises(UserError) as error:
         source = pretrained.open(place)

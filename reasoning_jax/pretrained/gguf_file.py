@@ -87,16 +87,16 @@ def open(path: Path) -> Published:
     """A GGUF file as a source; UserError naming the file."""
     metadata, tensors = read(path)
     name = metadata.get("general.architecture")
-    if name not in gguf_config.TABLES:
+    if not isinstance(name, str) or name not in gguf_config.TABLES:
         known = ", ".join(gguf_config.TABLES)
         raise UserError(f"{path}: the architecture {name!r} is not known; known are {known}.")
-    config, kept = gguf_config.config(str(name), metadata, tensors, path)
+    config, kept = gguf_config.config(name, metadata, tensors, path)
     return Published(
         path=path,
-        family=families.BY_NAME[str(name)],
+        family=families.BY_NAME[name],
         config=config,
         where=str(path),
         tensors=kept,
-        table=gguf_config.TABLES[str(name)],
+        table=gguf_config.TABLES[name],
         tokenizer=path,
     )

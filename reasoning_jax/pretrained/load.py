@@ -173,6 +173,9 @@ def _without_copy(
         f"{where}: the output matrix {name} is not the embedding, which it is by "
         "tie_word_embeddings; set this to false in config.json."
     )
+    others = {key: tensor for key, tensor in tensors.items() if key != name}
+    if tuple(embedding.shape) != (cfg.vocab_size, cfg.width):
+        return others  # which is the mistake that is told
     if tuple(output.shape) != tuple(embedding.shape):
         raise UserError(problem)
     step = max(1, BLOCK // max(1, output.shape[-1]))
@@ -180,7 +183,7 @@ def _without_copy(
         stop = min(start + step, output.shape[0])
         if not np.array_equal(output.read(start, stop), embedding.read(start, stop)):
             raise UserError(problem)
-    return {key: tensor for key, tensor in tensors.items() if key != name}
+    return others
 
 
 # ---- what parameters are -------------------------------------------------------------------------
