@@ -16,6 +16,7 @@ import pytest
 from conftest import random_params
 from golden import make_models
 from safetensors.numpy import load_file, save_file
+from test_multihost import bucket  # noqa: F401  (a fixture)
 
 from reasoning_jax import pretrained
 from reasoning_jax.errors import UserError
@@ -281,6 +282,28 @@ def test_a_shard_reads_its_rows_alone(case, monkeypatch):
     source.load(cfg, sharding.make_mesh(1, 2, 4))
     assert sorted(set(reads)) == [(0, 8), (8, 16), (16, 24), (24, 32)]
     assert len(reads) == 8  # four heads, each as two halves of the width
+
+
+def test_a_folder_on_an_object_store_is_read(case, bucket):  # noqa: F811
+    """By ranges, as on a disk; what the store does not have is a sentence."""
+    place = case("qwen3")
+    wanted = pretrained.open(place)
+    cfg = wanted.model_config()
+    for file in place.iterdir():
+        (bucket / file.name).write_bytes(file.read_bytes())
+    source = pretrained.open(str(bucket))
+    assert source.model_config() == cfg
+    fingerprint = pretrained.fingerprint(wanted.load(cfg))
+    assert pretrained.fingerprint(source.load(cfg)) == fingerprint
+    (bucket / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match="is read from this machine; copy it here"):
+        pretrained.open(str(bucket / "model.gguf"))
+    (bucket / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-1])
+    with pytest.raises(UserError, match="cut off"):
+        pretrained.open(str(bucket))
+    (bucket / "config.json").unlink()
+    with pytest.raises(UserError, match="no model in this folder"):
+        pretrained.open(str(bucket))
 
 
 def test_fingerprints_tell_contents_apart(tiny):
