@@ -226,10 +226,6 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     words = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name, cfg.model.source, end_id)
     published = source.model_config() if source is not None else None
     model_cfg = presets.model_config(cfg.model, words.vocab_size, published)
-    num_vectors = tuning.prompt_length(cfg.tune)
-    own_tokenizer = words
-    if num_vectors:
-        own_tokenizer = tokenizer.WithSoftPrompt(words, model_cfg.vocab_size, num_vectors)
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     jax.set_mesh(mesh)
     shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else []
@@ -238,7 +234,7 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
         task=task,
         task_cfg=task_cfg,
         grader=graders.make(cfg, task),
-        tokenizer=own_tokenizer,
+        tokenizer=tuning.tokenizer(cfg.tune, words, model_cfg),
         model_cfg=tuning.model_config(cfg.tune, model_cfg),
         tuning=tuning,
         source=source,

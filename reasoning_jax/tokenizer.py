@@ -213,53 +213,6 @@ class SentencePiece(_WithoutChat):
         return self.model.decode([i for i in known if i not in skipped])
 
 
-class WithSoftPrompt:
-    """A tokenizer whose prompts begin with the ids of a soft prompt's vectors.
-
-    These are the ``length`` ids from ``first`` on, the size of the model's vocabulary.
-    """
-
-    def __init__(self, words: Tokenizer, first: int, length: int):
-        self.words = words
-        self._vectors = [*range(first, first + length)]
-
-    @property
-    def vocab_size(self) -> int:
-        return self.words.vocab_size
-
-    @property
-    def pad_id(self) -> int:
-        return self.words.pad_id
-
-    @property
-    def bos_id(self) -> int | None:
-        return self.words.bos_id
-
-    @property
-    def eos_id(self) -> int:
-        return self.words.eos_id
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        return self.words.stop_ids
-
-    @property
-    def fingerprint(self) -> str | None:
-        return self.words.fingerprint
-
-    def encode(self, text: str) -> list[int]:
-        return self.words.encode(text)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self.words.decode(i for i in ids if i < self._vectors[0])
-
-    def prompt(self, text: str) -> list[int]:
-        return [*self._vectors, *self.words.prompt(text)]
-
-    def chat(self, messages: Sequence[Message]) -> list[int]:
-        return [*self._vectors, *self.words.chat(messages)]
-
-
 def make(
     cfg: ConfigDict,
     alphabet: Sequence[str],

@@ -22,6 +22,11 @@ from reasoning_jax import contracts
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, sharding
 from reasoning_jax.model.decoder import ModelConfig, Params
+from reasoning_jax.tokenizer import Tokenizer
+
+
+def _same(cfg: ConfigDict, words: Tokenizer, model_cfg: ModelConfig) -> Tokenizer:
+    return words
 
 
 class Init(Protocol):
@@ -52,6 +57,8 @@ class Tuning:
     )
     # prompt_length(cfg): vectors before each prompt.
     prompt_length: Callable[[ConfigDict], int] = lambda cfg: 0
+    # tokenizer(cfg, words, model_cfg): the model's tokenizer, whose prompts begin with these.
+    tokenizer: Callable[[ConfigDict, Tokenizer, ModelConfig], Tokenizer] = _same
 
 
 def names() -> list[str]:
