@@ -108,7 +108,7 @@ def config(
 
 def _shortest(value: Json) -> Json:
     """A float32 by its shortest decimal: 1e-05, which is stored as 9.99999975e-06."""
-    if isinstance(value, float) and abs(value) < np.finfo(np.float32).max:
+    if isinstance(value, float) and abs(value) < float(np.finfo(np.float32).max):
         return float(str(np.float32(value)))
     return value
 
