@@ -11,6 +11,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import tokenizers
 from conftest import random_params
 from golden import make_models
 from safetensors.numpy import load_file, save_file
@@ -20,6 +21,7 @@ from reasoning_jax import command_line, convert, default, experiment, pretrained
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import sharding
 from reasoning_jax.pretrained import export, peft
+from reasoning_jax.pretrained_tokenizer import Pretrained
 from reasoning_jax.training import checkpoint
 
 
@@ -109,6 +111,37 @@ def test_a_gguf_file_keeps_its_tokenizer(tmp_path):
         assert not reader.tensors
     make_models.write("qwen3", tmp_path / "wanted")
     same_tensors(tmp_path / "hf" / "model.safetensors", tmp_path / "wanted" / "model.safetensors")
+
+
+def test_the_tokenizer_of_a_gguf_file_becomes_a_tokenizer_json(tmp_path):
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    template = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}"
+
+    def words(writer):
+        tokens = ["<s>", "</s>", *letters, "he", "hel"]
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_list(tokens)
+        writer.add_token_types([3, 3, *[1] * (len(tokens) - 2)])
+        writer.add_token_merges(["h e", "he l"])
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(1)
+        writer.add_add_bos_token(True)
+        writer.add_chat_template(template)
+
+    write_gguf(tmp_path / "model.gguf", "qwen3", change=words)
+    run(tmp_path / "model.gguf", tmp_path / "own")
+    run(tmp_path / "own", tmp_path / "hf")
+    assert not (tmp_path / "hf" / "tokenizer.gguf").exists()
+    paths = [tmp_path / name for name in ("model.gguf", "own", "hf")]
+    for text in ("hello\n\nwhere  is 12?", "<s> is text"):
+        ids = [Pretrained(path).prompt(text) for path in paths]
+        assert ids[0] == ids[1] == ids[2] and ids[0][0] == 0
+    chats = [Pretrained(path, chats=True) for path in paths]
+    assert len({tuple(chat.prompt("hello")) for chat in chats}) == 1
+    assert [chat.stop_ids for chat in chats] == [(1,)] * 3
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "hf" / "tokenizer.json"))
+    assert library.encode("hello").ids == Pretrained(paths[0]).prompt("hello")
 
 
 # ---- runs ----------------------------------------------------------------------------------------

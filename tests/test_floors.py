@@ -34,7 +34,7 @@ FLOORS = [
     """pretrained/stored pretrained/tables pretrained/names pretrained/families
     pretrained/hf_values pretrained/hf_config pretrained/hf_write pretrained/folder pretrained/load
     pretrained/source pretrained/gguf_config pretrained/gguf_file pretrained/llama2c
-    pretrained/converted pretrained pretrained/export pretrained/peft""",
+    pretrained/converted pretrained pretrained/hf_tokenizer pretrained/export pretrained/peft""",
     "tune tune/*",
     "tasks tasks/bbh_forms tasks/*/* tasks/* extraction prompts",
     "policy graders graders/* samples rollout",

@@ -17,7 +17,7 @@ from test_pretrained import logits
 from reasoning_jax import gguf_metadata, pretrained
 from reasoning_jax.errors import UserError
 from reasoning_jax.model.config import RopeScaling
-from reasoning_jax.pretrained import gguf_config
+from reasoning_jax.pretrained import families, gguf_config, gguf_file, hf_config
 
 # The case of make_models.py that each architecture's file is made from.
 CASES = {
@@ -240,6 +240,25 @@ def test_damaged_files(tmp_path):
             source.load(source.model_config())
         except UserError as error:
             assert str(error).endswith(".")
+
+
+@pytest.mark.parametrize("arch", CASES)
+def test_any_value_of_any_key_is_read_or_one_sentence(arch, tmp_path):
+    path = tmp_path / "model.gguf"
+    write(path, arch, extra={"rope_freqs.weight": np.ones(8, np.float32)})
+    metadata, tensors = gguf_file.read(path)
+    metadata = {key: value for key, value in metadata.items() if "rope.scaling" not in key}
+    family = families.BY_NAME[arch]
+    keys = {*metadata, *(f"{arch}.{key}" for key in gguf_config.KEYS)}
+    keys |= {f"{arch}.{key}" for key in ("expert_count", "rope.dimension_count")}
+    keys |= {f"{arch}.rope.scaling.{key}" for key in ("type", "factor")}
+    for key in sorted(keys):
+        for value in (None, -1, 0, 1, 2.5, 1e300, "", "linear", [], [1], [[]], True, 2**63):
+            try:
+                config, _ = gguf_config.config(arch, metadata | {key: value}, tensors, path)
+                hf_config.model_config(family, config, str(path))
+            except UserError as error:
+                assert str(path) in str(error) and str(error).endswith(".")
 
 
 def test_types_and_architectures_that_are_not_read(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from conftest import random_params
 from golden import make_models
 from safetensors.numpy import load_file, save_file
+from test_multihost import bucket  # noqa: F401  (a fixture)
 
 from reasoning_jax import pretrained
 from reasoning_jax.errors import UserError
@@ -283,6 +284,28 @@ def test_a_shard_reads_its_rows_alone(case, monkeypatch):
     assert len(reads) == 8  # four heads, each as two halves of the width
 
 
+def test_a_folder_on_an_object_store_is_read(case, bucket):  # noqa: F811
+    """By ranges, as on a disk; what the store does not have is a sentence."""
+    place = case("qwen3")
+    wanted = pretrained.open(place)
+    cfg = wanted.model_config()
+    for file in place.iterdir():
+        (bucket / file.name).write_bytes(file.read_bytes())
+    source = pretrained.open(str(bucket))
+    assert source.model_config() == cfg
+    fingerprint = pretrained.fingerprint(wanted.load(cfg))
+    assert pretrained.fingerprint(source.load(cfg)) == fingerprint
+    (bucket / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match="is read from this machine; copy it here"):
+        pretrained.open(str(bucket / "model.gguf"))
+    (bucket / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-1])
+    with pytest.raises(UserError, match="cut off"):
+        pretrained.open(str(bucket))
+    (bucket / "config.json").unlink()
+    with pytest.raises(UserError, match="no model in this folder"):
+        pretrained.open(str(bucket))
+
+
 def test_fingerprints_tell_contents_apart(tiny):
     _, params = tiny
     print_ = pretrained.fingerprint(params)
@@ -382,6 +405,29 @@ def test_transformers_reads_what_is_written(name, case, tmp_path):
         for prompt, wanted in zip(GOLDEN["prompts"], GOLDEN["cases"][name]["logits"], strict=True):
             rows = model(torch.tensor([prompt])).logits[0, list(GOLDEN["positions"])]
             np.testing.assert_allclose(rows.numpy(), wanted, atol=1e-4)
+    model.save_pretrained(tmp_path / "theirs")
+    again = pretrained.open(tmp_path / "theirs")
+    assert again.model_config() == cfg
+    assert pretrained.fingerprint(again.load(cfg)) == pretrained.fingerprint(source.load(cfg))
+
+
+def test_the_text_part_of_a_model_that_sees_is_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    text = {k: v for k, v in make_models.CONFIGS["gemma3"].items() if k != "architectures"}
+    tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    tower |= {"num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+    config = transformers.Gemma3Config(text_config=text, vision_config=tower)
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path / "hf")
+    source = pretrained.open(tmp_path / "hf")
+    cfg = source.model_config()
+    assert cfg.local_layers == (True, True, False)
+    prompt = GOLDEN["prompts"][0]
+    with torch.no_grad():
+        wanted = model(torch.tensor([prompt])).logits[0].numpy()
+    np.testing.assert_allclose(logits(source.load(cfg), [prompt], cfg)[0], wanted, atol=1e-4)
 
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -452,6 +498,34 @@ def test_broken_json(content, problem, case):
     (place / "config.json").write_bytes(content)
     with pytest.raises(UserError, match=problem):
         pretrained.open(place)
+
+
+ODD = [None, -1, 0, 1, 1.5, "x", "", [], {}, True, 10**30, [[]], {"a": 1}, [None], "silu", {"": []}]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_value_of_any_key_is_read_or_one_sentence(name):
+    base = make_models.CONFIGS[name]
+    family = hf_config.family_of(base, "config.json")
+    keys = {*base, *family.defaults, *family.fixed, *family.switches, "rope_scaling", "layer_types"}
+    keys |= {"rope_parameters", "text_config", "use_sliding_window", "sliding_window_pattern"}
+    for key in sorted(keys):
+        for value in ODD:
+            for config in (base | {key: value}, {"text_config": base | {key: value}}):
+                try:
+                    hf_config.model_config(family, config, "config.json")
+                except UserError as error:
+                    assert str(error).startswith("config.json") and str(error).endswith(".")
+    for key, inner in make_models.LLAMA3.items():
+        for value in (*ODD, inner):
+            for outer in ("rope_scaling", "rope_parameters"):
+                changed = base | {outer: make_models.LLAMA3 | {key: value}}
+                layers = {"full_attention": changed[outer], "sliding_attention": {key: value}}
+                for config in (changed, base | {outer: layers}):
+                    try:
+                        hf_config.model_config(family, config, "config.json")
+                    except UserError as error:
+                        assert str(error).endswith(".")
 
 
 def refused(place: Path) -> str:

@@ -22,7 +22,7 @@ from reasoning_jax.errors import UserError
 from reasoning_jax.json_object import Json
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.decoder import Params
-from reasoning_jax.pretrained import folder, hf_write, tables
+from reasoning_jax.pretrained import folder, hf_tokenizer, hf_write, tables
 from reasoning_jax.pretrained.tables import Row, Table
 
 SHARD_BYTES = 5 * 10**9
@@ -69,6 +69,9 @@ def write(
         _write_json(target / "config.json", config)
         if tokenizer is not None:
             copy_tokenizer(tokenizer, target)
+        gguf = target / "tokenizer.gguf"
+        if gguf.exists() and hf_tokenizer.write(gguf, target):
+            gguf.unlink()
         if not (target / "generation_config.json").exists():
             ids = {key: value for key, value in config.items() if key.endswith("token_id")}
             _write_json(target / "generation_config.json", ids)

@@ -86,8 +86,8 @@ def config(
     if own.get("expert_count"):
         raise UserError(f"{path}: mixtures of experts are not supported.")
     embedding = tensors.get(GGUF["embedding"].name)
-    if embedding is None:
-        raise UserError(f"{path}: the tensor {GGUF['embedding'].name} is missing.")
+    if embedding is None or len(embedding.shape) != 2:
+        raise UserError(f"{path}: the matrix {GGUF['embedding'].name} is missing.")
     keys = GPT2_KEYS if name == "gpt2" else KEYS
     found = {new: _shortest(own[key]) for key, new in keys.items() if key in own}
     found["vocab_size"] = embedding.shape[0]
@@ -108,7 +108,9 @@ def config(
 
 def _shortest(value: Json) -> Json:
     """A float32 by its shortest decimal: 1e-05, which is stored as 9.99999975e-06."""
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    if isinstance(value, float) and abs(value) < float(np.finfo(np.float32).max):
+        return float(str(np.float32(value)))
+    return value
 
 
 def _check_rotary(own: Mapping[str, Json], path: Path) -> None:
@@ -136,7 +138,7 @@ def _scaling(
     if name != "llama" or ROPE_FREQUENCIES not in kept:
         return None
     tensor = kept.pop(ROPE_FREQUENCIES)
-    divisors = tensor.read(0, tensor.shape[0])
+    divisors = tensor.read(0, tensor.shape[0]) if len(tensor.shape) == 1 else np.zeros(1)
     theta = own.get("rope.freq_base", 10_000.0)
     for factor in LLAMA3_FACTORS:
         if np.allclose(divisors, _llama3_divisors(len(divisors), theta, factor), rtol=1e-3):

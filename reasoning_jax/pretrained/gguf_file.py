@@ -6,8 +6,6 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-import gguf
-
 from reasoning_jax import gguf_metadata
 from reasoning_jax.errors import UserError
 from reasoning_jax.json_object import Json
@@ -15,6 +13,7 @@ from reasoning_jax.pretrained import families, gguf_config, stored
 from reasoning_jax.pretrained.source import Published
 from reasoning_jax.pretrained.stored import FLOATS, QUANTISED, Stored
 
+ALIGNMENT = 32  # of tensors, in bytes, where the file does not say
 LEAST_BYTES = 24  # of a tensor without a name
 LONGEST_NAME = 1000
 DIMENSIONS = 4  # of a tensor, at most
@@ -30,7 +29,7 @@ def read(path: Path) -> tuple[dict[str, Json], dict[str, Stored]]:
         file.seek(head.num_bytes)
         places = [_place(file, path) for _ in range(head.num_tensors)]
         end = file.tell()
-    alignment = head.metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+    alignment = head.metadata.get("general.alignment", ALIGNMENT)
     if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
         raise UserError(f"{path}: 'general.alignment' is {str(alignment)[:40]}.")
     start = -(-end // alignment) * alignment
@@ -69,6 +68,8 @@ def _cut_off(path: Path) -> UserError:
 
 
 def _entry(path: Path, name: str, shape: tuple[int, ...], number: int, offset: int) -> Stored:
+    import gguf  # here, because few need it
+
     try:
         kind = gguf.GGMLQuantizationType(number).name
     except ValueError:
@@ -87,16 +88,16 @@ def open(path: Path) -> Published:
     """A GGUF file as a source; UserError naming the file."""
     metadata, tensors = read(path)
     name = metadata.get("general.architecture")
-    if name not in gguf_config.TABLES:
+    if not isinstance(name, str) or name not in gguf_config.TABLES:
         known = ", ".join(gguf_config.TABLES)
         raise UserError(f"{path}: the architecture {name!r} is not known; known are {known}.")
-    config, kept = gguf_config.config(str(name), metadata, tensors, path)
+    config, kept = gguf_config.config(name, metadata, tensors, path)
     return Published(
         path=path,
-        family=families.BY_NAME[str(name)],
+        family=families.BY_NAME[name],
         config=config,
         where=str(path),
         tensors=kept,
-        table=gguf_config.TABLES[str(name)],
+        table=gguf_config.TABLES[name],
         tokenizer=path,
     )

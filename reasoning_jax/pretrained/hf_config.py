@@ -27,6 +27,8 @@ WRITTEN = {"silu": "silu", "gelu": "gelu_pytorch_tanh"}
 MOST_LAYERS = 4096
 COMPUTATION = ("dtype", "remat", "attention", "lora_scale")  # fields that no config.json has
 TYPES = {field.name: str(field.type) for field in dataclasses.fields(ModelConfig)}
+# Keys that stand beside text_config and are about it too.
+OUTER = ("tie_word_embeddings", "quantization_config", "compression_config")
 FULL, LOCAL = "full_attention", "sliding_attention"
 
 
@@ -55,8 +57,7 @@ def text_config(config: Mapping[str, Json], where: str) -> Mapping[str, Json]:
     inner = Values(config, where).object("text_config")
     if inner is None:
         return config
-    kept = {key: config[key] for key in ("tie_word_embeddings",) if key in config}
-    return kept | dict(inner)
+    return {key: config[key] for key in OUTER if key in config} | dict(inner)
 
 
 def model_config(

@@ -7,8 +7,10 @@ read. The host holds the shards of one parameter at a time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ from reasoning_jax.pretrained import tables
 from reasoning_jax.pretrained.stored import Tensor
 from reasoning_jax.pretrained.tables import Index, Row, Shape, Table
 
+ALIGNMENT = 64  # bytes
 THREADS = 4  # layers that are read at a time
 BLOCK = 1 << 24  # numbers that are compared at a time
 
@@ -113,37 +116,46 @@ def _array(
 ) -> jax.Array:
     """One parameter from the tensors of its layers."""
     shards: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+    empty = partial(_aligned if len(layout.device_set) == 1 else np.empty, dtype=dtype)
 
     def read(index: Index) -> np.ndarray:
         ranges = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
         if ranges not in shards:  # devices that hold copies share one
-            shards[ranges] = _shard(name, row, shape, sources, is_stack, dtype, index)
+            shards[ranges] = empty([stop - start for start, stop in ranges])
+            _fill(name, row, shape, sources, is_stack, index, shards[ranges])
         return shards[ranges]
 
     return jax.make_array_from_callback(shape, layout, read, dtype=dtype)
 
 
-def _shard(
+def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An array that a CPU device takes as it is, without a copy; for one device alone."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _fill(
     name: str,
     row: Row,
     shape: Shape,
     sources: list[Tensor],
     is_stack: bool,
-    dtype: np.dtype,
     index: Index,
-) -> np.ndarray:
+    target: np.ndarray,
+) -> None:
+    """Reads a shard, several layers at a time."""
     if not is_stack:
-        return tables.read_slice(name, row, shape, index, sources[0]).astype(dtype, copy=False)
-    sizes = [len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True)]
-    shard = np.empty(sizes, dtype)
+        tables.read_slice(name, row, shape, index, sources[0], target)
+        return
     layers = sources[index[0]]
 
     def fill(n: int) -> None:
-        shard[n] = tables.read_slice(name, row, shape[1:], index[1:], layers[n])
+        tables.read_slice(name, row, shape[1:], index[1:], layers[n], target[n])
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(fill, range(len(layers))))
-    return shard
 
 
 def _without_copy(
@@ -161,6 +173,9 @@ def _without_copy(
         f"{where}: the output matrix {name} is not the embedding, which it is by "
         "tie_word_embeddings; set this to false in config.json."
     )
+    others = {key: tensor for key, tensor in tensors.items() if key != name}
+    if tuple(embedding.shape) != (cfg.vocab_size, cfg.width):
+        return others  # which is the mistake that is told
     if tuple(output.shape) != tuple(embedding.shape):
         raise UserError(problem)
     step = max(1, BLOCK // max(1, output.shape[-1]))
@@ -168,7 +183,7 @@ def _without_copy(
         stop = min(start + step, output.shape[0])
         if not np.array_equal(output.read(start, stop), embedding.read(start, stop)):
             raise UserError(problem)
-    return {key: tensor for key, tensor in tensors.items() if key != name}
+    return others
 
 
 # ---- what parameters are -------------------------------------------------------------------------

@@ -111,8 +111,12 @@ def num_bytes(shape: tuple[int, ...], kind: str) -> int:
 
 
 def read_at(path: Path, offset: int, count: int) -> np.ndarray:
-    """[count] uint8: bytes of a file; UserError where it ends before."""
-    with path.open("rb") as file:
+    """[count] uint8: bytes of a file; UserError where it is gone or ends before."""
+    try:
+        opened = path.open("rb")
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: there is no such file.") from None
+    with opened as file:
         file.seek(offset)
         if not workdir.is_local(path):
             content = np.frombuffer(file.read(count), np.uint8)

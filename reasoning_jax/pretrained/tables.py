@@ -32,6 +32,8 @@ INPUTS = {
     "down": 1,
     "unembedding": 1,
 }
+CHUNK_BYTES = 1 << 22
+BLOCK = 16  # rows that are transposed together
 ADAPTED = ("query", "key", "value", "attention_out", "gate", "up", "down")  # LoRA's choice
 
 
@@ -124,33 +126,68 @@ def stored_shape(name: str, row: Row, shape: Shape) -> Shape:
     return (columns, rows) if row.out_first else (rows, columns)
 
 
-def read_slice(name: str, row: Row, shape: Shape, index: Index, tensor: Tensor) -> np.ndarray:
-    """The slice ``index`` of a parameter [of one layer], from the rows that hold it alone."""
-    inputs = INPUTS.get(name)
+def read_slice(
+    name: str, row: Row, shape: Shape, index: Index, tensor: Tensor, target: np.ndarray
+) -> None:
+    """Fills ``target`` with the slice ``index`` of a parameter [of one layer].
+
+    Of the tensor only the rows that hold the slice are read.
+    """
     ranges = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
-    if inputs is None:
-        stored = stored_shape(name, row, shape)
-        is_flat = len(stored) < len(shape) or row.part[1] > 1
-        if not is_flat:
-            start, stop = ranges[0]
-            values = tensor.read(start, stop)[(slice(None), *index[1:])]
-        else:
-            start = row.part[0] * math.prod(shape)
-            values = tensor.read(start, start + math.prod(shape)).reshape(shape)[index]
-        return _finish(values, row)
-    groups = (shape[:inputs], shape[inputs:])
-    spans = [_span(groups[0], ranges[:inputs]), _span(groups[1], ranges[inputs:])]
-    shift = row.part[0] * math.prod(groups[1])
-    spans[1] = (spans[1][0] + shift, spans[1][1] + shift)
+    if name in INPUTS:
+        _read_matrix(name, row, shape, ranges, tensor, target)
+        return
+    is_flat = len(stored_shape(name, row, shape)) < len(shape) or row.part[1] > 1
+    if is_flat:
+        start = row.part[0] * math.prod(shape)
+        values = tensor.read(start, start + math.prod(shape)).reshape(shape)[index]
+        target[...] = _finish(values, row)
+        return
+    start, stop = ranges[0]
+    for i, j in _chunks(start, stop, tensor):
+        values = tensor.read(i, j)[(slice(None), *index[1:])]
+        target[i - start : j - start] = _finish(values, row)
+
+
+def _read_matrix(
+    name: str,
+    row: Row,
+    shape: Shape,
+    ranges: list[tuple[int, int]],
+    tensor: Tensor,
+    target: np.ndarray,
+) -> None:
+    split = INPUTS[name]
+    rows = _span(shape[:split], ranges[:split])
+    columns = _span(shape[split:], ranges[split:])
+    first = row.part[0] * math.prod(shape[split:])
+    # The slice with all of its later dimensions, as a matrix [in, out].
+    size = (rows[1] - rows[0], columns[1] - columns[0])
+    is_whole = size[0] * size[1] == target.size and not row.interleaved
+    matrix = target.reshape(size) if is_whole else np.empty(size, tensor.dtype)
     if row.out_first:
-        values = transposed(tensor.read(*spans[1])[:, slice(*spans[0])])
+        for i, j in _chunks(*columns, tensor):
+            values = tensor.read(first + i, first + j)[:, slice(*rows)]
+            _copy_transposed(values, matrix[:, i - columns[0] : j - columns[0]])
     else:
-        values = tensor.read(*spans[0])[:, slice(*spans[1])]
-    firsts = [group[0][1] - group[0][0] for group in (ranges[:inputs], ranges[inputs:])]
-    values = values.reshape(firsts[0], *groups[0][1:], firsts[1], *groups[1][1:])
-    rest = [slice(*r) for r in ranges]
-    rest[0] = rest[inputs] = slice(None)
-    return _finish(values[tuple(rest)], row)
+        for i, j in _chunks(*rows, tensor):
+            values = tensor.read(i, j)[:, first + columns[0] : first + columns[1]]
+            matrix[i - rows[0] : j - rows[0]] = values
+    if not is_whole:
+        heads = (ranges[0], ranges[split])
+        sizes = [stop - start for start, stop in heads]
+        full = matrix.reshape(sizes[0], *shape[1:split], sizes[1], *shape[split + 1 :])
+        rest = [slice(*r) for r in ranges]
+        rest[0] = rest[split] = slice(None)
+        target[...] = _finish(full[tuple(rest)], row)
+
+
+def _chunks(start: int, stop: int, tensor: Tensor) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of a few megabytes: what is read is still in the cache when it is copied."""
+    row_bytes = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
+    step = max(1, CHUNK_BYTES // max(1, row_bytes))
+    for i in range(start, stop, step):
+        yield i, min(i + step, stop)
 
 
 def _span(shape: Shape, ranges: list[tuple[int, int]]) -> tuple[int, int]:
@@ -167,11 +204,16 @@ def _finish(values: np.ndarray, row: Row) -> np.ndarray:
     return values
 
 
-def transposed(matrix: np.ndarray, block: int = 16) -> np.ndarray:
-    """A transposed copy, made by a few rows at a time: numpy's own is four times as slow."""
+def _copy_transposed(matrix: np.ndarray, target: np.ndarray) -> None:
+    """target = matrix.T, a few rows at a time: numpy's own copy is four times as slow."""
+    for i in range(0, len(matrix), BLOCK):
+        target[:, i : i + BLOCK] = matrix[i : i + BLOCK].T
+
+
+def transposed(matrix: np.ndarray) -> np.ndarray:
+    """A transposed copy."""
     result = np.empty(matrix.shape[::-1], matrix.dtype)
-    for i in range(0, len(matrix), block):
-        result[:, i : i + block] = matrix[i : i + block].T
+    _copy_transposed(matrix, result)
     return result
 
 

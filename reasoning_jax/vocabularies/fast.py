@@ -51,6 +51,10 @@ class Fast:
         # What a text may become: the token of a character that no vocabulary has.
         self._never = self._special_ids - set(self._ids("\U000f1234"))
 
+    def to_json(self) -> str:
+        """The content of a tokenizer.json."""
+        return self._tokenizer.to_str(pretty=True)
+
     def encode(self, text: str) -> list[int]:
         ids = self._ids(text)
         if self._never.isdisjoint(ids):
