@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # The files of tests that compile little.
 QUICK := floors prng tokenizer workdir metrics charts report data prompts addition gsm8k bbh \
-  commonsense_qa chains rejection star sft wake_sleep
+  commonsense_qa conventions prompting second_prompt records jsonl chains rejection star sft wake_sleep
 
 .PHONY: demo quick test lint clean
 

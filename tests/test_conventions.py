@@ -42,6 +42,8 @@ def find(name: str, text: str, read=number) -> str | None:
         ("boxed", r"The answer is $\boxed{18}$. I hope it is correct.", "18"),
         ("boxed", r"It is \boxed{18", None),
         ("boxed", r"It is \boxed{3} or \boxed{18}", None),
+        ("boxed", r"It is $\boxed{3}$ and $\boxed{18}$.", None),
+        ("boxed", r"It is \boxed{18}, \boxed{18}", "18"),
         ("boxed", r"It is \boxed{3} or 4", None),
         ("boxed", r"It is not \boxed{18}", None),
         ("boxed", r"It is \boxed{18}. Wait, that is wrong.", None),

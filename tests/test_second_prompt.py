@@ -31,6 +31,7 @@ class Speaking(Policy):
     calls: list = dataclasses.field(default_factory=list)  # (prompts, limit, temperature)
 
     def generate(self, requests, **options):
+        assert not any(TOK.eos_id in request.prompt_ids for request in requests)
         prompts = [TOK.decode(request.prompt_ids.tolist()) for request in requests]
         limit = options["max_new_tokens"]
         self.calls.append((prompts, limit, getattr(options["method"], "temperature", 0.0)))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scripted
 from jax.flatten_util import ravel_pytree
+from ml_collections import ConfigDict
 from scripted import TOK, config, example, worked
 
 from reasoning_jax import algorithms
@@ -541,7 +542,7 @@ def tiny():
         policy=Policy(params=params, model_cfg=exact.CFG, mesh=None, batch_size=8, max_length=8),
         tokenizer=exact.TOK,
         task=exact.TASK,
-        task_cfg=None,
+        task_cfg=ConfigDict(),
         grader=None,
         shots=(),
         temperature=1.0,
