@@ -11,6 +11,7 @@ Arguments: star, trice, dpo or grpo; smoke.
 """
 
 import importlib.util
+import os
 from pathlib import Path
 
 from reasoning_jax import config, default
@@ -32,7 +33,7 @@ def model_file() -> str:
 def get_config(arg: str = ""):
     args = config.parse_arg(arg, method=METHODS, smoke=False)
     c = default.get_config(algorithm=ALGORITHMS[args.method], task="reasoning_gym", tuned="lora")
-    c.model.source = model_file()
+    c.model.source = os.environ.get("SMOLLM2") or model_file()
     c.tokenizer.chat = True
     c.task.generator = "chain_sum"
     c.task.options = '{"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}'
@@ -57,7 +58,6 @@ def get_config(arg: str = ""):
         c.rounds.updates = 8
     if args.method == "trice":
         c.task.num_train = 192  # chains
-        c.algorithm.measure_every = 0
         c.rounds.online = True
         c.rounds.count = 40
         c.rounds.examples = 24
