@@ -35,6 +35,7 @@ def get_config(arg: str = ""):
     c = default.get_config(algorithm=ALGORITHMS[args.method], task="reasoning_gym", tuned="lora")
     c.model.source = os.environ.get("SMOLLM2") or model_file()
     c.tokenizer.chat = True
+    c.tokenizer.system = "In one line: The answer is N."
     c.task.generator = "chain_sum"
     c.task.options = '{"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}'
     c.task.extraction = "answer_is"
@@ -53,14 +54,16 @@ def get_config(arg: str = ""):
     c.optim.warmup = 4
     c.eval.test_every = 0
     if args.method == "star":
-        c.rounds.count = 5
-        c.rounds.examples = 192
-        c.rounds.updates = 8
+        c.sampling.temperature = 0.0
+        c.rounds.count = 4
+        c.rounds.examples = 384
+        c.rounds.updates = 16
+        c.optim.learning_rate = 1e-3
     if args.method == "trice":
-        c.task.num_train = 192  # chains
+        c.task.num_train = 512  # chains
         c.rounds.online = True
         c.rounds.count = 40
-        c.rounds.examples = 24
+        c.rounds.examples = 64
         c.rounds.updates = 1
         c.eval.every = 10
     if args.method == "dpo":
@@ -69,14 +72,15 @@ def get_config(arg: str = ""):
         c.algorithm.pairs_per_question = 2
         c.algorithm.temperatures = (1.0,)
         c.rounds.count = 5
-        c.rounds.examples = 48
-        c.rounds.updates = 8
+        c.rounds.examples = 128
+        c.rounds.updates = 16
+        c.optim.learning_rate = 1e-4
     if args.method == "grpo":
         c.algorithm.kind = "grpo"
         c.algorithm.num_samples = 8
         c.rounds.online = True
         c.rounds.count = 40
-        c.rounds.examples = 3
+        c.rounds.examples = 8
         c.rounds.updates = 1
         c.eval.every = 10
     if args.smoke:
