@@ -8,6 +8,8 @@
     run = rj.open("runs/smoke")
     run.evaluate(split="test"), run.sample(["12+34"]), run.metrics, run.samples(1)
     rj.load_model("SmolLM2-135M", task="gsm8k", shots=8).evaluate()
+    for piece in rj.load_model("SmolLM2-135M").stream("Once upon a time"):
+        print(piece, end="")
 
 Everything raises (``UserError`` for a mistake of the user's) and nothing exits.
 """
@@ -59,18 +61,19 @@ def open(directory: str | os.PathLike[str]) -> SavedRun:
     return SavedRun(folder, config.rebuild(folder))
 
 
-def load_model(source: str | os.PathLike[str], task: str, **options: object) -> LoadedModel:
+def load_model(source: str | os.PathLike[str], task: str = "", **options: object) -> LoadedModel:
     """A published model and what it is asked, without any run.
 
     options: ``shots``, ``chat``, ``prompting`` and the like, as ``published.config`` takes them;
-    and values by dotted key, as ``**{"task.extraction": "boxed"}``. UserError for what the
+    and values by dotted key, as ``**{"task.extraction": "boxed"}``. Without a task the model
+    continues texts and chats, and of the former takes ``max_new_tokens``. UserError for what the
     experiment does not have.
     """
     named = {name: value for name, value in options.items() if name in published.OPTIONS}
     cfg = published.config(os.fspath(source), task, named)
     overrides.change(cfg, {key: value for key, value in options.items() if key not in named})
     published.check(cfg, named)
-    return LoadedModel(cfg)
+    return LoadedModel(cfg, has_task=bool(task))
 
 
 class SavedRun(LoadedModel):

@@ -1,18 +1,21 @@
-"""Asks a trained model: prints its rationale and its answer.
+"""Asks a model, and prints what it writes while it writes it.
 
     python -m reasoning_jax.ask --workdir=DIR [--temperature=0] "123+456"
+    python -m reasoning_jax.ask --model=PATH [--max_new_tokens=N] "Once upon a time"
+    python -m reasoning_jax.ask --model=PATH --chat [--system="..."] ["What is a prime?"]
 
-Without a question it reads questions from standard input, one a line ("\\n" in a question starts a
-new line).
+A run is asked as its task asks: the rationale and the answer. A published model, a folder or a
+file, goes on from the text. With --chat either is talked to in its chat template. Without a
+question, each line of standard input is one ("\\n" in it starts a new line); with --chat they are
+one conversation, whose oldest turns are forgotten where they no longer fit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -20,27 +23,57 @@ from ml_collections import ConfigDict
 from reasoning_jax import command_line
 from reasoning_jax.errors import UserError
 
-if TYPE_CHECKING:
-    from reasoning_jax.api import SavedRun
+Ask = Callable[[str], Iterator[str]]  # what is written on a question, in pieces
 
 
 def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
-    from reasoning_jax import api
-
-    run = api.SavedRun(directory, cfg)
+    _check_flags(values)
+    ask = _asked(cfg, directory, values)
     if values.question is not None:
-        print(_answer(run, values.question, values.temperature))
+        _print(ask(values.question))
         return
     is_terminal = sys.stdin.isatty()
-    failed = _ask_lines(run, values.temperature, "question> " if is_terminal else "")
+    prompt = "question> " if is_terminal else ""
+    try:
+        failed = _ask_lines(ask, prompt)
+    except KeyboardInterrupt:
+        if not (is_terminal and values.chat):
+            raise
+        failed = False  # how people end a conversation
     if is_terminal:
         print()
     elif failed:
         sys.exit(1)
 
 
-def _ask_lines(run: SavedRun, temperature: float, prompt: str) -> bool:
-    """Answers each line of standard input; whether one of them could not be asked."""
+def _asked(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> Ask:
+    """What asks the model that the flags name."""
+    from reasoning_jax import api, conversation, published
+
+    model: api.LoadedModel
+    if values.model:
+        published.check(cfg, _options(values))
+        model = api.LoadedModel(cfg, has_task=False)
+    else:
+        model = api.SavedRun(directory, cfg)
+    if not values.chat:
+        return lambda question: model.stream(question, values.temperature)
+    talk = conversation.Conversation(model, values.system, values.temperature)
+
+    def say(message: str) -> Iterator[str]:
+        before = talk.forgotten
+        pieces = talk.say(message)
+        count = talk.forgotten - before
+        if count:
+            turns = "turn is" if count == 1 else f"{count} turns are"
+            print(f"(The oldest {turns} forgotten: there is no room.)", file=sys.stderr, flush=True)
+        return pieces
+
+    return say
+
+
+def _ask_lines(ask: Ask, prompt: str) -> bool:
+    """Asks each line of standard input; whether one of them could not be asked."""
     failed = False
     while True:
         try:
@@ -50,22 +83,44 @@ def _ask_lines(run: SavedRun, temperature: float, prompt: str) -> bool:
         if not line:
             continue
         try:
-            print(_answer(run, line.replace("\\n", "\n"), temperature), flush=True)
+            _print(ask(line.replace("\\n", "\n")))
         except UserError as error:  # the next question may be asked
             print(error, file=sys.stderr, flush=True)
             failed = True
 
 
-def _answer(run: SavedRun, question: str, temperature: float) -> str:
-    [record] = run.sample([question], temperature)
-    return f"{record['rationale']}\n\nanswer: {_shown(record, run.config)}"
+def _print(pieces: Iterator[str]) -> None:
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print(flush=True)
 
 
-def _shown(record: Mapping[str, object], cfg: ConfigDict) -> str:
-    answer = "none" if record["answer"] is None else str(record["answer"])
-    if not record["finished"]:
-        answer += f" (cut off after {cfg.sampling.max_new_tokens} tokens)"
-    return answer
+# ---- flags ---------------------------------------------------------------------------------------
+
+
+def _options(values: flags.FlagValues) -> dict[str, object]:
+    given = values.max_new_tokens
+    return {} if given is None else {"max_new_tokens": given}
+
+
+def _check_flags(values: flags.FlagValues) -> None:
+    if values.system is not None and not values.chat:
+        raise UserError("--system goes with --chat.")
+
+
+def _new_config(values: flags.FlagValues) -> ConfigDict | None:
+    """The config of a published model; None where a run is asked."""
+    if not values.model:
+        if values.max_new_tokens is not None:
+            raise UserError("--max_new_tokens goes with --model; a run has its own config.")
+        return None
+    for name in ("workdir", "config"):
+        if values[name].value is not None:
+            raise UserError(f"--{name} and --model: either a run is asked or a published model.")
+    _check_flags(values)
+    from reasoning_jax import published
+
+    return published.config(values.model, "", _options(values))
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -79,9 +134,19 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "question", None, "The question; it may also stand by itself, in quotes.", values
     )
+    flags.DEFINE_string("model", None, "A published model, in place of a run.", values)
+    flags.DEFINE_integer(
+        "max_new_tokens",
+        None,
+        "With --model: the longest completion.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_boolean("chat", False, "Talk in the model's chat template.", flag_values=values)
+    flags.DEFINE_string("system", None, "With --chat: the system message.", values)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (arrow keys at the prompt)
-    command_line.run(main, _define, words="question")
+    command_line.run(main, _define, words="question", new_config=_new_config)

@@ -92,6 +92,12 @@ def end_of_answer(text: str) -> int | None:
     return None if following is None else following.start()
 
 
+def surely_of_answer(text: str) -> str:
+    """The beginning of a growing completion that is before any question it may go on to ask."""
+    following = statements.NEXT_QUESTION.search(text) or statements.MAY_ASK.search(text)
+    return text if following is None else text[: following.start()]
+
+
 def _second_answer(task: Task, cfg: ConfigDict) -> Callable[[str], str | None]:
     """Reads the line after the second prompt as what follows "the answer is"."""
     prompt = second_prompt(task, cfg)

@@ -1,4 +1,4 @@
-"""A model that is not trained: how good it is on a task, and what it answers."""
+"""A model that is not trained: how good it is on a task, what it answers, and how it goes on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import experiment, multihost, workdir
+from reasoning_jax import experiment, growing, multihost, workdir
+from reasoning_jax.asking import Asker, check_temperature
+from reasoning_jax.chat import Message
 from reasoning_jax.errors import UserError
 from reasoning_jax.estimators import MOST_SAMPLES
 from reasoning_jax.evaluation import accuracy_metrics, vote_metrics
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.model.decoder import Params
-from reasoning_jax.rollout import Rollout, Sample
-from reasoning_jax.tasks import Example
+from reasoning_jax.rollout import Sample
 
 Records = list[workdir.Line]  # pandas.DataFrame(records) reads them
 
@@ -36,10 +37,14 @@ def _mesh_put_back() -> Iterator[None]:
 
 
 class LoadedModel:
-    """A model and the experiment that says what it is asked, and how."""
+    """A model and the experiment that says what it is asked, and how.
 
-    def __init__(self, cfg: ConfigDict):
+    has_task: False for a model that only continues texts and chats.
+    """
+
+    def __init__(self, cfg: ConfigDict, has_task: bool = True):
         self.config = cfg
+        self.has_task = has_task
         self._asked = 0
 
     def __repr__(self) -> str:
@@ -62,9 +67,10 @@ class LoadedModel:
         """
         if not 0 <= samples <= MOST_SAMPLES:
             raise UserError(f"samples={samples}: this must be a number from 0 to {MOST_SAMPLES}.")
-        _check_temperature(temperature)
+        check_temperature(temperature)
         if samples and not temperature:
             raise UserError("temperature: several samples of a question need one above 0.")
+        self._check_task()
         exp, params, round = self._whole
         jax.set_mesh(exp.mesh)
         examples = exp.load_eval(split)
@@ -108,15 +114,51 @@ class LoadedModel:
         """
         if isinstance(questions, str):
             raise UserError("sample: the questions are a list, not one text.")
-        _check_temperature(temperature)
-        exp, params = self._small
-        jax.set_mesh(exp.mesh)
-        roll = exp.rollout(params, "ask", 0, temperature=temperature, until_question=True)
-        return [self._answer(roll, question) for question in questions]
+        self._check_task()
+        return [self._asker.answer(question, temperature) for question in questions]
+
+    @_mesh_put_back()
+    def stream(self, question: str, temperature: float = 0.0) -> Iterator[str]:
+        """What ``ask`` prints, in pieces, as it grows: the rationale, and then the answer.
+
+        Without a task the question is the beginning of a text, and the pieces are what follows.
+        """
+        asker = self._asker
+        begin = asker.answer_as_it_grows if self.has_task else asker.continuation
+        return self._pieces(begin(question, temperature))
+
+    @_mesh_put_back()
+    def chat(self, messages: Sequence[Message], temperature: float = 0.0) -> Iterator[str]:
+        """The assistant's next words in a conversation, in pieces, as they grow.
+
+        messages: objects with a "role" and a "content". UserError where the model has no chat
+        template, or it refuses them; TooLongError where they leave no room.
+        """
+        return self._pieces(self._asker.reply(messages, temperature))
+
+    @_mesh_put_back()
+    def check_chat(self, messages: Sequence[Message]) -> None:
+        """UserError where the model has no template for this; does not wait for its weights."""
+        self._asker.check_chat(messages)
+
+    def _check_task(self) -> None:
+        if not self.has_task:
+            raise UserError("This model was loaded without a task; it continues texts and chats.")
+
+    def _pieces(self, texts: Iterator[str]) -> Iterator[str]:
+        """What each adds to the one before, made on the model's mesh, not on its taker's."""
+        pieces = growing.additions(texts)
+        while True:
+            with _mesh_put_back():
+                jax.set_mesh(self._asker.exp.mesh)
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
     @functools.cached_property
-    def _small(self) -> tuple[Experiment, Params]:
-        """The experiment for one question at a time, on as few devices as the model needs."""
+    def _asker(self) -> Asker:
+        """One question at a time, on as few devices as the model needs."""
         cfg = self.config.copy_and_resolve_references()
         fsdp = max(1, cfg.mesh.fsdp)
         tensor = max(1, cfg.mesh.tensor)
@@ -127,46 +169,7 @@ class LoadedModel:
         cfg.micro_batches = 1
         cfg.sampling.batch_size = fsdp
         exp = experiment.make(cfg, jax.devices()[: fsdp * tensor])
-        params, _ = self._load(exp)
-        return exp, params
-
-    def _answer(self, roll: Rollout, question: str) -> workdir.Line:
-        question = _without_decoration(question, getattr(roll.tokenizer, "alphabet", None))
-        if not question.strip():
-            raise UserError("The question is empty.")
-        if any("\ud800" <= c <= "\udfff" for c in question):  # bytes that are no UTF-8
-            raise UserError(f"The question is not valid UTF-8: {ascii(question)}.")
-        example = Example(id=0, question=question, answer="")
-        try:
-            ids = roll.prompt_ids(example)
-        except ValueError as error:
-            raise UserError(f"The question cannot be asked: {error}") from None
-        if len(ids) > roll.room:
-            raise UserError(
-                f"The question is too long: {len(ids)} tokens, and with "
-                f"sampling.max_new_tokens={roll.max_new_tokens} there is room for {roll.room}."
-            )
-        sample = roll.complete(example, self._asked)
-        self._asked += 1
-        return {
-            "question": question,
-            "rationale": sample.text.strip(),
-            "answer": roll.task.extract(sample.text) if sample.finished else None,
-            "finished": sample.finished,
-        }
-
-
-def _check_temperature(temperature: float) -> None:
-    """UserError unless it is 0, or logits divided by it are numbers that differ."""
-    if temperature != 0 and not 1e-4 <= temperature <= 1e4:
-        raise UserError(f"temperature={temperature}: this must be 0, or from 0.0001 to 10000.")
-
-
-def _without_decoration(question: str, alphabet: Sequence[str] | None) -> str:
-    """People write "12 + 34 = ?": without what a tokenizer of characters does not know of that."""
-    if alphabet is None:
-        return question
-    return "".join(c for c in question if c in alphabet or c not in " \t=?")
+        return Asker(exp, lambda: self._load(exp)[0])
 
 
 # ---- what an evaluation writes -------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import default, overrides, tasks, workdir
+from reasoning_jax import default, overrides, pretrained, tasks, workdir
 from reasoning_jax.errors import UserError
 
 SEQUENCE_LENGTH = 4096  # room for worked examples, in bytes too
@@ -25,8 +25,11 @@ OPTIONS = {
 def config(source: str, task: str, options: Mapping[str, object]) -> ConfigDict:
     """The config of a published model on a task; ``options`` are those of OPTIONS that are given.
 
-    UserError for an option whose key the task does not have.
+    task: "" for a model that only continues texts and chats. UserError for an option whose key the
+    task does not have.
     """
+    if not task:
+        return _without_task(source, options)
     cfg = default.get_config(task=task)
     cfg.model.source = source
     cfg.sequence_length = SEQUENCE_LENGTH
@@ -37,6 +40,29 @@ def config(source: str, task: str, options: Mapping[str, object]) -> ConfigDict:
         cfg.task.shots = next(iter(known))
     overrides.change(cfg, _changes(options))
     return cfg
+
+
+def _without_task(source: str, options: Mapping[str, object]) -> ConfigDict:
+    """The config of a published model that continues texts and chats.
+
+    Prompt and completion together are no longer than what the model was made for.
+    """
+    for name in options:
+        if name != "max_new_tokens":
+            raise UserError(f"{name}: without a task it has no effect.")
+    cfg = default.get_config()
+    cfg.model.source = source
+    cfg.sequence_length = min(SEQUENCE_LENGTH, _longest(pretrained.open(source)))
+    cfg.sampling.max_new_tokens = min(MAX_NEW_TOKENS, cfg.sequence_length // 2)
+    overrides.change(cfg, _changes(options))
+    return cfg
+
+
+def _longest(source: pretrained.Source) -> int:
+    """Tokens that a model was made for; SEQUENCE_LENGTH where its config does not say."""
+    lengths = [source.config.get(name) for name in ("max_position_embeddings", "n_positions")]
+    known = [length for length in lengths if isinstance(length, int) and length > 1]
+    return min(known, default=SEQUENCE_LENGTH)
 
 
 def check(cfg: ConfigDict, options: Mapping[str, object]) -> None:

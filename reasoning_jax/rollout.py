@@ -188,6 +188,24 @@ class Rollout:
         drawn = self._draw([Request(example.id, index, ids)], [example], [ids], False, None)
         return next(sample for batch in drawn for _, sample, _ in batch)
 
+    def stream(self, example: Example, index: int, chunk: int) -> Iterator[Sample]:
+        """That of ``complete`` as it grows by ``chunk`` tokens; the last is whole."""
+        ids = self.prompt_ids(example)
+        request = Request(example.id, index, ids)
+        begun = Begun(request=request, example=example, prompt_ids=ids, hinted=False)
+        return self._sampler(self.temperature).stream(begun, chunk)
+
+    def _sampler(self, temperature: float) -> Sampler:
+        return Sampler(
+            policy=self.policy,
+            tokenizer=self.tokenizer,
+            key=self.key,
+            method=make_method(temperature, self.top_k, self.top_p),
+            max_new_tokens=self.max_new_tokens,
+            until_question=self.until_question,
+            second_prompt=self._second_prompt,
+        )
+
     def _draw(
         self,
         requests: Sequence[Request],
@@ -200,16 +218,7 @@ class Rollout:
 
         plain: the examples' prompts without a hint.
         """
-        temperature = self.temperature if temperature is None else temperature
-        sampler = Sampler(
-            policy=self.policy,
-            tokenizer=self.tokenizer,
-            key=self.key,
-            method=make_method(temperature, self.top_k, self.top_p),
-            max_new_tokens=self.max_new_tokens,
-            until_question=self.until_question,
-            second_prompt=self._second_prompt,
-        )
+        sampler = self._sampler(self.temperature if temperature is None else temperature)
         num_samples = len(requests) // max(len(examples), 1)
         begun = []
         for n, request in enumerate(requests):

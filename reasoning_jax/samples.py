@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from reasoning_jax import extraction
+from reasoning_jax import extraction, growing
 from reasoning_jax.policy import DrawOptions, Generated, Policy, Request
 from reasoning_jax.sampling.methods import Method, make_method
 from reasoning_jax.tasks import CORRECT, Example
@@ -94,6 +94,27 @@ class Sampler:
             yield drawn
         if reasoned:
             yield from self._draw_answers(reasoned, requests)
+
+    def stream(self, begun: Begun, chunk: int) -> Iterator[Sample]:
+        """One sample as it grows by ``chunk`` tokens, and at last that of ``__call__``.
+
+        The text of each begins with that of the one before.
+        """
+        read: list[Sample] = []  # what the completion is so far
+
+        def parts() -> Iterator[Generated]:
+            for batch in self.policy.stream(begun.request, chunk, **self._options()):
+                read[:] = [self._read(batch, 0, begun)]
+                yield batch
+
+        for text in growing.texts(self.tokenizer, parts()):
+            text = extraction.surely_of_answer(text) if self.until_question else text
+            yield dataclasses.replace(read[0], text=text)
+        [sample] = read
+        if self.second_prompt and sample.finished:
+            [[drawn]] = self._draw_answers([(0, sample)], [begun.request])
+            sample = drawn.sample
+        yield sample
 
     def _draw_answers(
         self, reasoned: Sequence[tuple[int, Sample]], requests: Sequence[Request]

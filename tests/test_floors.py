@@ -37,13 +37,14 @@ FLOORS = [
     pretrained/converted pretrained pretrained/hf_tokenizer pretrained/export pretrained/peft""",
     "tune tune/*",
     "tasks tasks/bbh_forms tasks/*/* tasks/* extraction prompts",
-    "policy graders graders/* samples rollout",
+    "policy growing graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation experiment data_checks
     report_samples report_histories report run_record position run_state starting events assessment
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
-    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner published loaded api""",
+    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner published asking loaded conversation
+    api""",
     "main evaluate ask plan convert",
 ]
 COLUMNS = 100

@@ -30,6 +30,8 @@ END_OF_LINES = re.compile(r"(?<!\d)\.(?=\s|\Z)|\n\s*\n")
 TAG = r"</?(?:answer|s)>|<\|[a-z_]{1,20}\|>"
 MARKUP = re.compile(rf"{TAG}|[\s*_`\"'.]")
 NEXT_QUESTION = re.compile(r"\n ?(?:Q|Question|Problem|User|Human)(?: \d+)? ?:")
+# A last line that may become one.
+MAY_ASK = re.compile(r"\n ?(?:[A-Z][a-z]{0,7})?(?: \d*)? ?\Z")
 
 
 def own_words(text: str) -> str:
