@@ -71,7 +71,7 @@ class Asker:
         question = _without_decoration(question, getattr(roll.tokenizer, "alphabet", None))
         if not question.strip():
             raise UserError("The question is empty.")
-        _check_encoding(question, "question")
+        check_encoding(question, "question")
         example = Example(id=0, question=question, answer="")
         try:
             ids = roll.prompt_ids(example)
@@ -84,7 +84,7 @@ class Asker:
 
     def continuation(self, text: str, temperature: float) -> Iterator[str]:
         """What follows the text, as it grows; UserError where that cannot be."""
-        _check_encoding(text, "text")
+        check_encoding(text, "text")
         prompt = self.exp.tokenizer.prompt(text)
         if not prompt:
             raise UserError("The text is empty, and the model has no start token to begin with.")
@@ -160,7 +160,8 @@ def _stated(roll: Rollout, sample: Sample) -> str | None:
     return roll.task.extract(sample.text) if sample.finished else None
 
 
-def _check_encoding(text: str, what: str) -> None:
+def check_encoding(text: str, what: str) -> None:
+    """UserError for a text that holds halves of characters; what: what it is called."""
     if any("\ud800" <= c <= "\udfff" for c in text):  # bytes that are no UTF-8
         raise UserError(f"The {what} is not valid UTF-8: {ascii(text)}.")
 

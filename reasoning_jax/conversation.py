@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reasoning_jax.asking import TooLongError
+from reasoning_jax.asking import TooLongError, check_encoding
 from reasoning_jax.chat import QUESTION, Message
 from reasoning_jax.loaded import LoadedModel
 
@@ -31,6 +31,7 @@ class Conversation:
         The oldest turns are forgotten where there is no room. UserError where the message alone is
         too long, or no text; it is then as if it had not been said.
         """
+        check_encoding(text, "message")
         message = {"role": "user", "content": text}
         turns = [*self._turns]
         while True:
