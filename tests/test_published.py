@@ -36,6 +36,7 @@ def folder(tmp_path, monkeypatch):
         return decoder.init(jax.random.key(0), exp.model_cfg)
 
     monkeypatch.setattr(experiment, "load_source", load_source)
+    monkeypatch.setattr(experiment.pretrained, "open", lambda path: None)
     return tmp_path
 
 
