@@ -42,7 +42,7 @@ NOTHING += ["--config.eval.num_test=2"]
 OPTIONS = {
     "main": {"define": command_line.define_shared},
     "evaluate": {"define": evaluate._define},
-    "ask": {"define": ask._define, "words": "question"},
+    "ask": {"define": ask._define, "words": "question", "new_config": ask._new_config},
     "report": {"define": report.define, "needs_config": False},
     "plan": {"define": plan.define, "needs_run": False},
 }
@@ -56,7 +56,7 @@ FLAGS = {
         "--config.task.name",
     ),
     "evaluate": ("--split", "--samples", "--temperature", "--workdir", "--config"),
-    "ask": ("--question", "--temperature", "--workdir", ""),
+    "ask": ("--question", "--temperature", "--workdir", "--model", "--system", "--chat", ""),
     "report": ("--workdir", ""),
     "plan": ("--topology", "--slices", "--fit", "--workdir", "--config", "--json", "--doctor"),
     "launch": (

@@ -20,7 +20,7 @@ from test_second_prompt import Speaking, make
 from tokenizers import Tokenizer, decoders, models
 
 import reasoning_jax as rj
-from reasoning_jax import ask, command_line, growing
+from reasoning_jax import ask, command_line, experiment, growing, overrides
 from reasoning_jax.asking import TooLongError
 from reasoning_jax.conversation import Conversation
 from reasoning_jax.policy import Generated, Request
@@ -373,11 +373,47 @@ def test_what_a_run_refuses(folder, capsys, tmp_path):
     assert "no such file" in said(capsys, f"--model={tmp_path / 'none'}", "Hi")
 
 
+def test_a_run_is_talked_to_too(folder, capsys, tmp_path):
+    """One that trained a soft prompt: the reply is that of its policy after the chat's ids."""
+    cfg = rj.get_config(algorithm="sft", tuned="prompt")
+    changes = {
+        "model.source": str(folder),
+        "task.max_digits": 1,
+        "task.given": (8,),
+        "task.num_eval": 2,
+        "algorithm.direct": True,
+        "base.num_updates": 2,
+        "base.learning_rate": 0.1,
+        "rounds.count": 0,
+        "batch_size": 8,
+        "sampling.max_new_tokens": 8,
+        "sampling.batch_size": 8,
+        "sequence_length": 128,
+    }
+    for key, value in changes.items():
+        overrides.set_value(cfg, key, value)
+    for _ in rj.train(cfg, tmp_path / "run"):
+        pass
+    capsys.readouterr()
+    run(f"--workdir={tmp_path / 'run'}", "--chat", "1+1?")
+    out = capsys.readouterr().out
+    model = rj.open(tmp_path / "run")
+    ids = Pretrained(folder).chat([{"role": "user", "content": "1+1?"}])
+    ids = [*range(256 + len(SPECIAL), 256 + len(SPECIAL) + cfg.tune.length), *ids]
+    roll = model._asker._rollout
+    options = {"key": roll.key, "method": make_method(0.0), "max_new_tokens": 8}
+    request = Request(0, 0, np.array(ids, np.int32))
+    with jax.set_mesh(model._asker.exp.mesh):
+        [drawn] = roll.policy.generate([request], stop_ids=roll.tokenizer.stop_ids, **options)
+    assert out == roll.tokenizer.decode(drawn.tokens[0, : drawn.lengths[0]].tolist()) + "\n"
+    line = said(capsys, f"--workdir={tmp_path / 'run'}", "--chat", "x" * 120)
+    assert "The message is too long" in line
+
+
 def test_a_model_without_a_template_is_not_talked_to(tmp_path, capsys, monkeypatch):
     """One sentence, before its weights are read and before any message."""
     plain = write_model(tmp_path / "plain")
-    (plain / "model.safetensors").rename(tmp_path / "kept")
-    (plain / "model.safetensors").write_bytes((tmp_path / "kept").read_bytes())
+    monkeypatch.setattr(experiment, "load_source", None)
     monkeypatch.setattr("builtins.input", None)
     assert f"{plain} has no chat template" in said(capsys, f"--model={plain}", "--chat")
     gemma = write_model(tmp_path / "gemma", chat_template=published.template("gemma"))
