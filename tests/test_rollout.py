@@ -371,7 +371,7 @@ def test_a_published_tokenizer(make, tmp_path):
     roll = make(tokenizer=plain, max_length=1000)
     text = addition.prompt(EXAMPLES[1], CFG.task)
     assert roll.prompt_ids(EXAMPLES[1]).tolist() == list(text.encode())
-    assert roll.tokenizer.stop_ids == [256, 258]
+    assert roll.tokenizer.stop_ids == (256, 258)
     assert roll.worked_row(EXAMPLES[1])["tokens"][-1] == 256
     chats = make(tokenizer=pretrained_tokenizer.Pretrained(folder, chats=True), max_length=1000)
     expected = plain.chat([{"role": "user", "content": text}])
