@@ -46,6 +46,7 @@ def test_a_config_is_locked_and_adds_no_keys(name, arg):
         task=cfg.task.name,
         grader=cfg.grader.name,
         base=cfg.base.algorithm.name,
+        tuned=cfg.tune.name,
     )
     assert set(flat(cfg.to_dict())) == set(flat(made.to_dict()))
     assert cfg.is_locked

@@ -56,15 +56,16 @@ def config(stories, questions):
         cfg.tokenizer.update(name="sentencepiece", path=str(stories / "tok512.model"))
         cfg.task.update(path=str(questions / "who.jsonl"), kind="text", rationale="rationale")
         cfg.task.held_out = 8
-        cfg.update(sequence_length=128, batch_size=8, log_every=2)
+        cfg.update(sequence_length=128, batch_size=8, log_every=1)
         cfg.rounds.update(count=2, examples=16, updates=6, growth=1.0, min_kept_rows=0)
         cfg.rounds.restart = False
         cfg.sampling.update(batch_size=16, max_new_tokens=32, temperature=1.0)
-        cfg.optim.update(learning_rate=RATES[tuned] / 3, warmup=2)
+        cfg.optim.update(learning_rate=RATES[tuned] / 10, warmup=2)
         cfg.base.update(learning_rate=RATES[tuned])
         if algorithm == "dpo":
             cfg.algorithm.pairs = str(questions / "pairs.jsonl")
             cfg.rounds.examples = 0
+            cfg.sequence_length = 192  # both sides of a pair, with their soft prompts
         if algorithm == "policy_gradient":
             cfg.algorithm.num_samples = 4
             cfg.rounds.update(examples=4, updates=2, online=True)
@@ -121,9 +122,9 @@ def test_a_method_runs_two_rounds_from_it(algorithm, base, config, tuned, tmp_pa
     trained = [*losses(tmp_path, 1), *losses(tmp_path, 2)]
     assert trained and np.isfinite(trained).all()
     if algorithm in ("star", "dpo"):
-        assert trained[-1] < trained[0]
+        assert np.mean(trained[-3:]) < trained[0]
     if algorithm == "dpo":
-        assert trained[0] == pytest.approx(np.log(2), abs=0.05)
+        assert trained[0] == pytest.approx(np.log(2), abs=1e-4)
     run = api.open(tmp_path)
     exp, params, _ = run._whole
     assert set(params) == {"lora" if tuned == "lora" else "soft_prompt"}
