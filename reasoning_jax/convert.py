@@ -135,8 +135,13 @@ def _export_run(source: Path, destination: Path, merge: bool) -> str:
             raise UserError(f"--merge: {source} is no run that trained an adapter.")
         _export_experiment(exp, params, destination)
         return f"a Hugging Face folder, {round}"
-    if "lora" not in params or exp.source is None:
-        raise UserError(f"{source}: no other program's files hold a {exp.tuning.name} tuning.")
+    if exp.source is None:
+        raise UserError(f"{source}: the run names no model that its adapter belongs to.")
+    if "soft_prompt" in params:
+        if merge:
+            raise UserError("--merge: a soft prompt is no part of the model's matrices.")
+        peft.write_prompt(destination, params["soft_prompt"], exp.model_cfg, cfg.model.source)
+        return f"a PEFT soft prompt, {round}, of {cfg.model.source}"
     if merge:
         whole = exp.source.load(exp.model_cfg, exp.mesh)
         merged = peft.merge(whole, params["lora"], exp.model_cfg.lora_scale)

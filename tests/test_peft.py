@@ -115,6 +115,32 @@ def test_peft_reads_what_is_written(name, model, tmp_path):
     np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["llama2", "gpt2"])
+def test_peft_reads_a_soft_prompt(name, model, tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    theirs = pytest.importorskip("peft")
+    _, cfg, params = model(name)
+    vectors = jnp.asarray(np.random.default_rng(0).normal(size=(3, cfg.width)), "float32")
+    peft.write_prompt(tmp_path / "a", vectors, cfg, str(tmp_path / name))
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / name, attn_implementation="eager"
+    )
+    adapted = theirs.PeftModel.from_pretrained(base, str(tmp_path / "a"))
+    with torch.no_grad():
+        found = adapted(torch.tensor(TOKENS)).logits.numpy()[:, -len(TOKENS[0]) :]
+    tokens = [[*range(cfg.vocab_size, cfg.vocab_size + 3), *TOKENS[0]]]
+    wanted = logits(params | {"soft_prompt": vectors}, tokens, cfg)
+    np.testing.assert_allclose(found, wanted[:, 3:], atol=2e-4)
+
+
+def test_a_soft_prompt_has_no_form_where_embeddings_are_scaled(model, tmp_path):
+    _, cfg, _ = model("gemma2")
+    with pytest.raises(UserError, match="no soft prompt of a model that scales embeddings"):
+        peft.write_prompt(tmp_path / "a", jnp.ones((3, cfg.width)), cfg, "base")
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.parametrize("name, targets", [("qwen3", "all-linear"), ("gpt2", ["c_attn"])])
 def test_what_peft_writes_is_read(name, targets, model, tmp_path):
     torch = pytest.importorskip("torch")

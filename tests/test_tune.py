@@ -16,10 +16,10 @@ from reasoning_jax import algorithms, default, tune
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
+from reasoning_jax.pretrained import peft
 from reasoning_jax.sampling import engine, methods
 from reasoning_jax.training import optim, packing, state
 from reasoning_jax.training.train_step import make_train_step
-from reasoning_jax.tune import lora
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 S = 12
@@ -56,7 +56,7 @@ def test_applied_equals_merged(family, matrices):
     adapter = random_lora(cfg, model_cfg)
     batch = ragged(some_sequences((S, 5), model_cfg.vocab_size), S)
     applied = hidden_states(base | adapter, *batch, model_cfg)
-    merged = lora.merged(base | adapter, model_cfg)
+    merged = peft.merge(base, adapter["lora"], model_cfg.lora_scale)
     assert set(merged) == set(base)
     np.testing.assert_allclose(applied, hidden_states(merged, *batch, model_cfg), atol=2e-5)
     assert np.abs(applied - hidden_states(base, *batch, model_cfg)).max() > 1e-2

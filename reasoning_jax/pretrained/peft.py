@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT stores them: adapter_config.json and adapter_model.safetensors.
+"""Adapters as PEFT stores them: adapter_config.json and adapter_model.safetensors.
 
 An adapter of a matrix W is two thin ones, and the model computes with W + scale * A B
 (Hu et al. 2022, eq. 3). Here ``query_a`` is [L, D, r] and ``query_b`` [L, r, K, G, H]; PEFT's
@@ -102,8 +102,37 @@ def write(
         "fan_in_fan_out": not found.table["up"].out_first,
         "inference_mode": True,
     }
+    _save(destination, named, config)
+
+
+def write_prompt(destination: Path, vectors: jax.Array, cfg: ModelConfig, base: str) -> None:
+    """Writes a soft prompt [P, D] that PEFT loads over the base model's folder.
+
+    UserError where there is something at ``destination``, or the model scales its embeddings: PEFT
+    gives the vectors to some of these before that, and to some after it.
+    """
+    if cfg.embed_scale:
+        raise UserError(
+            f"{destination}: PEFT has no soft prompt of a model that scales embeddings."
+        )
+    config: dict[str, Json] = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "num_virtual_tokens": vectors.shape[0],
+        "token_dim": vectors.shape[1],
+        "num_transformer_submodules": 1,
+        "num_attention_heads": cfg.num_heads,
+        "num_layers": cfg.num_layers,
+        "prompt_tuning_init": "RANDOM",
+        "inference_mode": True,
+    }
+    _save(destination, {"prompt_embeddings": np.asarray(vectors)}, config)
+
+
+def _save(destination: Path, named: Mapping[str, np.ndarray], config: Mapping[str, Json]) -> None:
     with export.new_folder(destination) as target:
-        export.save(named, target / WEIGHTS)
+        export.save(dict(named), target / WEIGHTS)
         (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -63,20 +63,3 @@ def init(
         factors[f"{name}_a"] = jax.random.uniform(a_key, shape_a, minval=-bound, maxval=bound)
         factors[f"{name}_b"] = jnp.zeros((layers, cfg.rank, *outputs), jnp.float32)
     return {"lora": factors}
-
-
-def merged(params: Params, model_cfg: ModelConfig) -> Params:
-    """The parameters with their LoRA added to the matrices, and no LoRA beside them."""
-    lora = params["lora"]
-    layers = dict(params["layers"])
-    for name in BLOCK_MATRICES:
-        if f"{name}_a" not in lora:
-            continue
-        a, b = lora[f"{name}_a"], lora[f"{name}_b"]
-        flat_a = a.reshape(len(a), -1, a.shape[-1])
-        flat_b = b.reshape(len(b), b.shape[1], -1)
-        change = model_cfg.lora_scale * jnp.einsum("lir,lro->lio", flat_a, flat_b)
-        w = layers[name]
-        layers[name] = (w + change.reshape(w.shape)).astype(w.dtype)
-    others = {name: value for name, value in params.items() if name != "lora"}
-    return others | {"layers": layers}
