@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from golden import make_models
+
 TEMPLATES = Path(__file__).parent / "chat_templates"
 
 
@@ -40,3 +42,20 @@ def ids(special: list[str], *parts: str) -> list[int]:
     for part in parts:
         found += [256 + special.index(part)] if part in special else part.encode()
     return found
+
+
+def chat_model(path: Path, name: str = "qwen2") -> Path:
+    """A folder of a random chat model, a case of make_models.py: weights, tokenizer, template.
+
+    It needs no network and no download, and answers nonsense.
+    """
+    family = "gemma" if name.startswith("gemma") else "chatml"
+    special = {
+        "chatml": ["<|im_start|>", "<|im_end|>"],
+        "gemma": ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"],
+    }[family]
+    ends = {"chatml": "<|im_end|>", "gemma": "<eos>"}
+    make_models.write(name, path, vocab_size=256 + len(special))
+    start = {"bos_token": "<bos>"} if family == "gemma" else {}
+    write(path, special, eos_token=ends[family], chat_template=template(family), **start)
+    return path

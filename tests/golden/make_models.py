@@ -128,18 +128,18 @@ CONFIGS: dict[str, dict] = {
 SEEDS = {"qwen2": 2, "gemma2": 4, "gemma3": 4, "gptj": 1}
 
 
-def shapes(name: str) -> dict[str, tuple[int, ...]]:
+def shapes(name: str, vocab_size: int = V) -> dict[str, tuple[int, ...]]:
     """The tensors of a case's file, as transformers saves them."""
     config = CONFIGS[name]
     if name == "gpt2":
-        return _gpt2()
+        return _gpt2(vocab_size)
     if name == "gptj":
-        return _gptj()
+        return _gptj(vocab_size)
     head = config.get("head_dim", H)
     q, kv = HEADS * head, config["num_key_value_heads"] * head
-    found = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,)}
+    found = {"model.embed_tokens.weight": (vocab_size, D), "model.norm.weight": (D,)}
     if not config.get("tie_word_embeddings", name.startswith("gemma")):
-        found["lm_head.weight"] = (V, D)
+        found["lm_head.weight"] = (vocab_size, D)
     for n in range(config["num_hidden_layers"]):
         layer = {
             "self_attn.q_proj.weight": (q, D),
@@ -166,11 +166,11 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _gptj() -> dict[str, tuple[int, ...]]:
+def _gptj(vocab_size: int) -> dict[str, tuple[int, ...]]:
     found = {
-        "transformer.wte.weight": (V, D),
-        "lm_head.weight": (V, D),
-        "lm_head.bias": (V,),
+        "transformer.wte.weight": (vocab_size, D),
+        "lm_head.weight": (vocab_size, D),
+        "lm_head.bias": (vocab_size,),
         "transformer.ln_f.weight": (D,),
         "transformer.ln_f.bias": (D,),
     }
@@ -188,9 +188,9 @@ def _gptj() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _gpt2() -> dict[str, tuple[int, ...]]:
+def _gpt2(vocab_size: int) -> dict[str, tuple[int, ...]]:
     found = {
-        "transformer.wte.weight": (V, D),
+        "transformer.wte.weight": (vocab_size, D),
         "transformer.wpe.weight": (GPT["n_positions"], D),
         "transformer.ln_f.weight": (D,),
         "transformer.ln_f.bias": (D,),
@@ -211,11 +211,11 @@ def _gpt2() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def tensors(name: str) -> dict[str, np.ndarray]:
+def tensors(name: str, vocab_size: int = V) -> dict[str, np.ndarray]:
     """The weights of a case; each tensor's from a seed of its own."""
     found = {}
     is_gemma = name.startswith("gemma")
-    for key, shape in shapes(name).items():
+    for key, shape in shapes(name, vocab_size).items():
         rng = np.random.default_rng(zlib.crc32(f"{name} {key} {SEEDS.get(name, 0)}".encode()))
         value = rng.normal(size=shape)
         if "embed" in key or "wte" in key or "wpe" in key:
@@ -230,10 +230,11 @@ def tensors(name: str) -> dict[str, np.ndarray]:
     return found
 
 
-def write(name: str, folder: Path) -> dict[str, np.ndarray]:
-    """Writes a case's folder and returns its tensors."""
+def write(name: str, folder: Path, vocab_size: int = V) -> dict[str, np.ndarray]:
+    """Writes a case's folder, perhaps with another vocabulary, and returns its tensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIGS[name], indent=1))
-    values = tensors(name)
+    config = CONFIGS[name] | {"vocab_size": vocab_size}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    values = tensors(name, vocab_size)
     save_file(values, folder / "model.safetensors", {"format": "pt"})
     return values
