@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from reasoning_jax import tasks
+from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import CORRECT, UNPARSED, WRONG, Example, gsm8k
 
 TASK = tasks.get("gsm8k")
@@ -65,6 +66,22 @@ def test_a_record(folder):
     assert gsm8k.steps(gsm8k.target(example)) == 2
     assert gsm8k.difficulty(example) == ("steps", 2)
     assert gsm8k.wrong_line(gsm8k.target(example), example) is None
+
+
+def test_a_part_of_the_train_split(folder):
+    cfg = config(folder)
+    assert [len(gsm8k.load(cfg, split)) for split in ("train", "given", "validation")] == [
+        3,
+        3,
+        500,
+    ]
+    cfg.num_train = 2
+    assert [e.id for e in gsm8k.load(cfg, "train")] == [0, 1]
+    assert [e.rationale is None for e in gsm8k.load(cfg, "given")] == [False, False]
+    assert [len(gsm8k.load(cfg, split)) for split in ("validation", "test")] == [500, 1]
+    cfg.num_train = 4
+    with pytest.raises(UserError, match="num_train: 4 are more than the 3 examples"):
+        gsm8k.load(cfg, "train")
 
 
 def test_the_calculator_can_be_left_out(folder):

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from reasoning_jax import text_files
 from reasoning_jax.answers import arithmetic, conventions
 from reasoning_jax.errors import UserError
-from reasoning_jax.ranges import key, one_of
+from reasoning_jax.ranges import at_least, key, one_of
 from reasoning_jax.tasks import Example, FileTaskConfig
 from reasoning_jax.training import data
 
@@ -45,6 +45,7 @@ MAX_SPANS = 500  # of a completion: what comes after so many is not judged
 class Config(FileTaskConfig):
     source: str = key("jsonl", one_of("jsonl", "tfds"))
     calculator: bool = True  # keep the <<48/2=24>> spans
+    num_train: int = key(0, at_least(0))  # the first of "train" and "given"; 0 = all
 
 
 def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
@@ -65,8 +66,15 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
             "validation."
         )
     first_id = TEST_ID if published.startswith("test") else 0
+    chosen = records[SPLITS.get(split, slice(None))]
+    if split in ("train", "given") and cfg.num_train:
+        if cfg.num_train > len(chosen):
+            raise UserError(
+                f"config.task.num_train: {cfg.num_train} are more than the {len(chosen)} examples."
+            )
+        chosen = chosen[: cfg.num_train]
     examples = []
-    for where, number, record in records[SPLITS.get(split, slice(None))]:
+    for where, number, record in chosen:
         question, solution = text_files.check_texts(record, ("question", "answer"), where)
         solution = solution if cfg.calculator else SPAN.sub("", solution)
         answer = extract(solution)
