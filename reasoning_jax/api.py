@@ -7,6 +7,7 @@
         print(event.phase, event.round, event.values)
     run = rj.open("runs/smoke")
     run.evaluate(split="test"), run.sample(["12+34"]), run.metrics, run.samples(1)
+    run.export("adapter")  # as the command convert
     rj.load_model("SmolLM2-135M", task="gsm8k", shots=8).evaluate()
     for piece in rj.load_model("SmolLM2-135M").stream("Once upon a time"):
         print(piece, end="")
@@ -23,13 +24,20 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import config, loop, metrics, overrides, published, workdir
+from reasoning_jax import config, loop, metrics, overrides, published, run_export, workdir
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.events import Event
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.graders import verifier
-from reasoning_jax.loaded import LoadedModel, Records, evaluation_path, write_evaluation
+from reasoning_jax.loaded import (
+    LoadedModel,
+    Records,
+    evaluation_path,
+    mesh_put_back,
+    write_evaluation,
+)
 from reasoning_jax.model.decoder import Params
+from reasoning_jax.pretrained import export as files
 from reasoning_jax.rollout import Sample
 from reasoning_jax.training import checkpoint
 
@@ -100,6 +108,18 @@ class SavedRun(LoadedModel):
         if not path.exists():
             raise MissingFileError(f"{path}: the samples of round {round} are not written.")
         return workdir.read_lines(path)
+
+    @mesh_put_back()
+    def export(self, destination: str | os.PathLike[str], merge: bool = False) -> str:
+        """Writes the best round for other programs, as ``convert`` does; returns what it is.
+
+        A Hugging Face folder, or of a LoRA a PEFT folder; ``merge`` adds it to the model. The
+        destination must be new. UserError for what no other program reads.
+        """
+        place = workdir.path(os.fspath(destination))
+        files.check_outside(self.dir, place)
+        files.check_free(place)
+        return run_export.write(self.dir, place, merge)
 
     # ---- evaluating ------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ Records = list[workdir.Line]  # pandas.DataFrame(records) reads them
 
 
 @contextlib.contextmanager
-def _mesh_put_back() -> Iterator[None]:
+def mesh_put_back() -> Iterator[None]:
     """Leaves the mesh of the process as it was: a run that it trains goes on with its own."""
     before = jax.sharding.get_mesh()
     try:
@@ -56,7 +56,7 @@ class LoadedModel:
 
     # ---- evaluating ------------------------------------------------------------------------------
 
-    @_mesh_put_back()
+    @mesh_put_back()
     def evaluate(
         self, split: str = "test", samples: int = 0, temperature: float = 0.7
     ) -> workdir.Line:
@@ -104,7 +104,7 @@ class LoadedModel:
 
     # ---- asking ----------------------------------------------------------------------------------
 
-    @_mesh_put_back()
+    @mesh_put_back()
     def sample(self, questions: Sequence[str], temperature: float = 0.0) -> Records:
         """The model's rationale and answer to each question.
 

@@ -44,7 +44,7 @@ FLOORS = [
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
     tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner published asking loaded conversation
-    api""",
+    run_export api""",
     "main evaluate ask plan convert",
 ]
 COLUMNS = 100

@@ -99,6 +99,13 @@ def new_folder(destination: Path) -> Iterator[Path]:
         raise
 
 
+def check_outside(source: Path, destination: Path) -> None:
+    """UserError where the result would be a part of what it is made from."""
+    if workdir.is_local(source) and workdir.is_local(destination):
+        if destination.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"{destination}: this is inside of {source}; name another folder.")
+
+
 def check_free(destination: Path) -> None:
     """UserError where there is a file, or a folder that is not empty."""
     if not destination.exists():
