@@ -226,6 +226,11 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     words = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name, cfg.model.source, end_id)
     published = source.model_config() if source is not None else None
     model_cfg = presets.model_config(cfg.model, words.vocab_size, published)
+    if model_cfg.max_positions and cfg.sequence_length > model_cfg.max_positions:
+        raise UserError(
+            f"config.sequence_length: {cfg.sequence_length} tokens, but the model has only "
+            f"{model_cfg.max_positions} learned positions."
+        )
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     jax.set_mesh(mesh)
     shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else []

@@ -231,6 +231,11 @@ def make(
         name = "pretrained" if source else "characters"
     if name == "pretrained":
         return _pretrained(cfg, source)
+    if (cfg.chat or cfg.system) and cfg.name == "auto":
+        raise UserError(
+            "config.model.source: set it to the folder or file of a published model; "
+            "config.tokenizer.chat and system are for its chat template."
+        )
     if cfg.chat or cfg.system:
         raise UserError(
             f"config.tokenizer.chat, system: the tokenizer {name!r} has no chat template."
@@ -239,7 +244,7 @@ def make(
         if not alphabet:
             raise UserError(
                 f"config.tokenizer.name: the task {task_name} has no alphabet; use 'bytes' or "
-                "'sentencepiece'."
+                "'sentencepiece', or name a published model in config.model.source."
             )
         return Characters(alphabet)
     if name == "bytes":
