@@ -86,7 +86,7 @@ def get_config(arg: str = ""):
         c.rounds.updates = 1
         c.eval.every = 1
         c.task.num_eval = 4
-        c.sampling.batch_size = 4
+        c.sampling.batch_size = 8  # a group of grpo's
         c.batch_size = 2
     return c
 

@@ -23,8 +23,16 @@ MORE = {
     "trice_bbh": ["navigate", "object_counting,smoke"],
     "irpo_addition": ["dpo", "nll,smoke"],
     "grpo_addition": ["dapo", "dapo,smoke"],
+    "published_gsm8k": ["star", "dpo,prompt", "grpo,full,smoke"],
+    "smollm2_gym": ["trice", "dpo", "grpo,smoke"],
 }
 CASES = [(name, arg) for name in NAMES for arg in ("", "smoke", *MORE.get(name, ()))]
+
+
+@pytest.fixture(autouse=True)
+def chat_model(monkeypatch):
+    """The weights that smollm2_gym.py looks for among the packages; no test here reads them."""
+    monkeypatch.setenv("SMOLLM2", "SmolLM2.gguf")
 
 
 def load(name, arg=""):

@@ -1,0 +1,92 @@
+"""The config that a published model's folder is given to, on random models and real questions."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import jax
+import pytest
+from conftest import ROOT
+from published import chat_model
+
+import reasoning_jax as rj
+from reasoning_jax import algorithms, experiment
+from reasoning_jax.pretrained import peft
+
+CONFIG = ROOT / "configs" / "published_gsm8k.py"
+METHODS = ("trice", "star", "dpo", "grpo")
+TUNED = ("lora", "prompt", "full")
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return chat_model(tmp_path_factory.mktemp("model") / "qwen2")
+
+
+@pytest.fixture(scope="module")
+def shard(data_dir, tmp_path_factory):
+    """The first questions of GSM8K of about one length: of a byte a token, few shapes."""
+    folder = tmp_path_factory.mktemp("gsm8k")
+    for split, count in (("train", 508), ("test", 4)):
+        lines = (data_dir / "gsm8k" / f"{split}.jsonl").read_text().splitlines()
+        chosen = [line for line in lines if 150 <= len(json.loads(line)["question"]) <= 200]
+        (folder / f"{split}.jsonl").write_text("\n".join(chosen[:count]) + "\n")
+    return folder
+
+
+def load(arg, **changes):
+    return rj.load_config(f"{CONFIG}:{arg}", **changes)
+
+
+@pytest.mark.parametrize("tuned", TUNED)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_with_every_way_of_tuning(method, tuned, model):
+    cfg = load(f"{method},{tuned}", **{"model.source": str(model)})
+    assert cfg.tune.name == tuned
+    algorithms.get(cfg.algorithm.name).check(cfg)
+    exp = experiment.make(cfg)
+    assert exp.mesh.shape["fsdp"] == jax.device_count()  # the model is split over what there is
+    trained = exp.abstract_state().params
+    assert set(trained) >= {"lora": {"lora"}, "prompt": {"soft_prompt"}, "full": {"layers"}}[tuned]
+    frozen = exp.abstract_frozen()
+    assert {x.dtype.name for x in jax.tree.leaves(trained)} == {"float32"}
+    assert bool(frozen) == (tuned != "full")
+
+
+@pytest.mark.parametrize("arg", ["", "prompt", "full", "smoke"])
+def test_without_a_model_one_sentence_says_what_to_set(arg):
+    with pytest.raises(rj.UserError, match=r"^config\.model\.source: set it to the folder"):
+        experiment.make(load(arg))
+
+
+def test_other_configs_with_a_model_and_a_lora(model):
+    changes = {"model.source": str(model), "tune": "lora", "tokenizer.name": "auto"}
+    exp = experiment.make(rj.load_config(f"{ROOT / 'configs' / 'star_gsm8k.py'}:smoke", **changes))
+    assert exp.tokenizer.vocab_size == 258 and set(exp.abstract_state().params) == {"lora"}
+
+
+def test_learned_positions_bound_the_sequences(tmp_path):
+    changes = {"model.source": str(chat_model(tmp_path / "gpt2", "gpt2"))}
+    with pytest.raises(rj.UserError, match=r"sequence_length: 1024 tokens, .* only 128 learned"):
+        experiment.make(load("", **changes))
+    changes |= {"sequence_length": 128, "sampling.max_new_tokens": 16}
+    assert experiment.make(load("", **changes)).model_cfg.max_positions == 128
+
+
+def test_smoke_from_the_folder_to_an_adapter(model, shard, tmp_path):
+    """Two rounds, the answer of the run, and its adapter as PEFT reads it."""
+    run_dir = tmp_path / "run"
+    cfg = load("smoke", **{"model.source": str(model), "task.path": str(shard)})
+    events = list(rj.train(cfg, run_dir))
+    losses = [event.values["update/loss"] for event in events if event.phase == "update"]
+    assert losses and all(map(math.isfinite, losses))
+    assert {event.round for event in events if event.phase == "collect"} == {1, 2}
+    run = rj.open(run_dir)
+    [record] = run.sample(["Ann has 3 apples and buys 4. How many has she?"])
+    assert record["answer"] is None and not record["finished"]
+    assert run.export(tmp_path / "adapter").startswith("a PEFT adapter")
+    source = experiment.make(cfg).source
+    adapter = peft.read(tmp_path / "adapter", source.model_config(), source.family)
+    assert set(adapter.lora) == set(run._whole[1]["lora"])
