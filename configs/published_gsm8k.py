@@ -74,6 +74,7 @@ def get_config(arg: str = ""):
         c.rounds.online = True
         c.rounds.updates = 1
     if args.smoke:
+        c.sequence_length = 1024
         c.task.num_train = 8
         c.base.num_updates = 2  # on worked solutions, as the rounds may find nothing to train on
         c.rounds.count = 2

@@ -13,6 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from golden import make_models
+from published import chat_model
+from safetensors.numpy import save_file
 
 from reasoning_jax import algorithms, config, experiment, metrics, overrides, rows_file
 from reasoning_jax.training import checkpoint
@@ -223,3 +226,21 @@ def test_preferences(tmp_path, method):
         abstract = experiment.make(config_of(run)).abstract_state().params
         folders = [folder / "verifier" for folder in (whole, broken)]
         assert same(*(checkpoint.load_params(folder, abstract)[0] for folder in folders))
+
+
+def test_an_adapter_of_a_published_model(tmp_path):
+    """A LoRA, whose frozen model is read again at each start; then the model is another one."""
+    model = chat_model(tmp_path / "model")
+    changes = SMALL | {"tune": "lora", "model.source": str(model), "base.num_updates": 6}
+    run = ("dpo_jsonl.py:smoke", changes)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    output, code = play(whole, run)
+    assert code == 0, output
+    play_broken(broken, run, [says("round 0 update: 0/"), says("round 1 update: 0/"), saving])
+    (params, _), _ = check_same_end(whole, broken, run)
+    assert set(params) == {"lora"} and np.abs(params["lora"]["down_b"]).max() > 0
+    values = make_models.tensors("qwen2", vocab_size=258)
+    values["model.layers.1.mlp.up_proj.weight"][0, 0] += 0.5
+    save_file(values, model / "model.safetensors", {"format": "pt"})
+    output, code = play(broken, run)
+    assert code == 1 and "with the fingerprint" in output.splitlines()[-1], output
