@@ -117,7 +117,7 @@ class LoadedModel:
         self._check_task()
         return [self._asker.answer(question, temperature) for question in questions]
 
-    @_mesh_put_back()
+    @mesh_put_back()
     def stream(self, question: str, temperature: float = 0.0) -> Iterator[str]:
         """What ``ask`` prints, in pieces, as it grows: the rationale, and then the answer.
 
@@ -127,7 +127,7 @@ class LoadedModel:
         begin = asker.answer_as_it_grows if self.has_task else asker.continuation
         return self._pieces(begin(question, temperature))
 
-    @_mesh_put_back()
+    @mesh_put_back()
     def chat(self, messages: Sequence[Message], temperature: float = 0.0) -> Iterator[str]:
         """The assistant's next words in a conversation, in pieces, as they grow.
 
@@ -136,7 +136,7 @@ class LoadedModel:
         """
         return self._pieces(self._asker.reply(messages, temperature))
 
-    @_mesh_put_back()
+    @mesh_put_back()
     def check_chat(self, messages: Sequence[Message]) -> None:
         """UserError where the model has no template for this; does not wait for its weights."""
         self._asker.check_chat(messages)
@@ -149,7 +149,7 @@ class LoadedModel:
         """What each adds to the one before, made on the model's mesh, not on its taker's."""
         pieces = growing.additions(texts)
         while True:
-            with _mesh_put_back():
+            with mesh_put_back():
                 jax.set_mesh(self._asker.exp.mesh)
                 piece = next(pieces, None)
             if piece is None:
