@@ -1,14 +1,14 @@
 """Which updates and samplers fit which TPU slices, how large a batch, and at most how fast.
 
     python benchmarks/plan_table.py --out=runs/plan_table.jsonl [--presets=llama-3.2-1b] \\
-        [--topologies=v5e-16,v5p-32] [--algorithms=star,trice,dpo] [--sampling_tensor=4] \\
-        [--seconds=3600]
+        [--topologies=v5e-16,v5p-32] [--tune=full,lora] [--algorithms=star,trice,dpo] \\
+        [--sampling_tensor=4] [--no-search] [--seconds=3600]
 
 A table in Markdown. Each line is a process of its own, ``python -m reasoning_jax.plan --json`` with
 packed rows of 2,048 tokens, bfloat16, remat=full and one micro-batch, on a mesh of fsdp alone, with
 samples from copies that are split over --sampling_tensor chips, and one line of the file --out. The
 first method of a model and slice searches for the largest batches (--fit=batch), the others are
-compiled at these. Lines that are there are not made again, so it can be stopped and started; the
+compiled at these; with --no-search all are compiled at 4 rows a chip, 16 for samples. Lines that are there are not made again, so it can be stopped and started; the
 table of those asked for is printed at the end. Needs pip install "jax[tpu]"; no TPU is used.
 """
 
@@ -36,8 +36,9 @@ CONFIGS = {
 HEADINGS = (
     "model",
     "slice",
+    "tune",
     "method",
-    "largest batch",
+    "batch",
     "GiB a chip",
     "compile CPU s",
     "tokens/s at most",
@@ -54,14 +55,16 @@ class Key(NamedTuple):
 
     preset: str
     topology: str
+    tune: str
     algorithm: str
 
 
-def command(key: Key, batches: Mapping[str, int], sampling_tensor: int) -> list[str]:
-    """One run of plan, at these batches, or a search for the largest where there are none."""
+def command(key: Key, batches: Mapping[str, int], sampling_tensor: int, search: bool) -> list[str]:
+    """One run of plan, at these batches; where there are none at the smallest, or a search."""
     num_chips = chips.topology(key.topology).chips
     values: dict[str, str | int] = {
         "model.preset": key.preset,
+        "tune": key.tune,
         "model.dtype": "bfloat16",
         "model.remat": "full",
         "tokenizer.name": "bytes",
@@ -82,7 +85,7 @@ def command(key: Key, batches: Mapping[str, int], sampling_tensor: int) -> list[
         f"--topology={key.topology}",
         "--json",
     ]
-    if not batches:
+    if search and not batches:
         words.append("--fit=batch")
     return words + [f"--config.{name}={value}" for name, value in values.items()]
 
@@ -92,7 +95,7 @@ def measure(key: Key, batches: Mapping[str, int], args: argparse.Namespace) -> d
     began = time.monotonic()
     plan, code = {}, None
     try:
-        words = command(key, batches, args.sampling_tensor)
+        words = command(key, batches, args.sampling_tensor, args.search)
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=args.seconds)
         if done.stdout.strip():
             plan = json.loads(done.stdout)
@@ -138,7 +141,8 @@ def largest_batches(key: Key, lines: Mapping[Key, dict]) -> dict[str, int]:
     for other, line in lines.items():
         batches = line["plan"].get("largest", {})
         same_slice = (other.preset, other.topology) == (key.preset, key.topology)
-        if same_slice and batches and all(batches.values()):
+        alike = same_slice and other.tune == key.tune
+        if alike and batches and all(batches.values()):
             return batches
     return {}
 
@@ -160,7 +164,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/plan_table.jsonl"))
     parser.add_argument("--presets", default="llama-3.2-1b,llama-3.1-8b")
     parser.add_argument("--topologies", default="v5e-16,v5e-64,v5p-32,v6e-64")
+    parser.add_argument("--tune", default="full")
     parser.add_argument("--algorithms", default="star,trice,dpo")
+    parser.add_argument("--search", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--sampling_tensor", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=3600, help="for one line")
     return parser.parse_args()
@@ -171,9 +177,10 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     lines = read_lines(args.out)
     keys = [
-        Key(preset=preset, topology=topology, algorithm=algorithm)
+        Key(preset=preset, topology=topology, tune=tune, algorithm=algorithm)
         for preset in args.presets.split(",")
         for topology in args.topologies.split(",")
+        for tune in args.tune.split(",")
         for algorithm in args.algorithms.split(",")
     ]
     for key in keys:
