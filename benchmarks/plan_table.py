@@ -8,8 +8,9 @@ A table in Markdown. Each line is a process of its own, ``python -m reasoning_ja
 packed rows of 2,048 tokens, bfloat16, remat=full and one micro-batch, on a mesh of fsdp alone, with
 samples from copies that are split over --sampling_tensor chips, and one line of the file --out. The
 first method of a model and slice searches for the largest batches (--fit=batch), the others are
-compiled at these; with --no-search all are compiled at 4 rows a chip, 16 for samples. Lines that are there are not made again, so it can be stopped and started; the
-table of those asked for is printed at the end. Needs pip install "jax[tpu]"; no TPU is used.
+compiled at these; with --no-search all are compiled at 4 rows a chip, 16 for samples. Lines that
+are there are not made again, so it can be stopped and started; the table of those asked for is
+printed at the end. Needs pip install "jax[tpu]"; no TPU is used.
 """
 
 from __future__ import annotations
