@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and is committed without what it printed."""
+"""The notebooks run from top to bottom, and are committed without what they printed."""
 
 from __future__ import annotations
 
@@ -7,50 +7,31 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import pytest
+from published import chat_model, gsm8k_of_one_length
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
+NAMES = ("quickstart", "your_model")
+each = pytest.mark.parametrize("name", NAMES)
 
 
-def read():
-    return nbformat.read(NOTEBOOK, as_version=4)
+def read(name):
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
-def code_cells():
-    return [cell for cell in read().cells if cell.cell_type == "code"]
+def code_cells(name):
+    return [cell for cell in read(name).cells if cell.cell_type == "code"]
 
 
-def test_it_is_committed_clean():
-    book = read()
-    nbformat.validate(book)
-    assert (book.nbformat, book.nbformat_minor) == (4, 5)
-    assert book.metadata.kernelspec.name == "python3"
-    assert all(not cell.outputs and cell.execution_count is None for cell in code_cells())
-    parameters = [cell for cell in code_cells() if "parameters" in cell.metadata.get("tags", ())]
-    assert len(parameters) == 1 and '"demo")' in parameters[0].source
-
-
-def test_it_leaves_the_jax_of_a_runtime_alone():
-    """Whatever installs packages is held by a constraint, upgrades nothing, never asks for jax."""
-    [installing] = [cell.source for cell in code_cells() if "pip" in cell.source]
-    assert "--constraint" in installing and 'startswith("jax")' in installing
-    for cell in code_cells():
-        assert not re.search(r"(^|[\s\"'])(-U|--upgrade|--force-reinstall)\b", cell.source)
-        assert not re.search(r"pip install(?!.*--constraint).*\bjax", cell.source)
-
-
-def test_it_runs(tmp_path, monkeypatch):
-    """With the smallest settings, as from a fresh clone.
-
-    No cell fails, and the plot, the table, samples and an answer are there.
-    """
-    for name in ("reasoning_jax", "configs", "requirements.txt"):
-        (tmp_path / name).symlink_to(ROOT / name)
+def execute(name, tmp_path, monkeypatch):
+    """Runs it with the smallest settings, as from a fresh clone; text and data by cell."""
+    for part in ("reasoning_jax", "configs", "requirements.txt"):
+        (tmp_path / part).symlink_to(ROOT / part)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("REASONING_NOTEBOOK_SETTINGS", "smoke")
     monkeypatch.setenv("XLA_FLAGS", "")  # one device, as on Colab
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    book = read()
+    book = read(name)
     folder = {"metadata": {"path": str(tmp_path / "notebooks")}}
     nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources=folder).execute()
 
@@ -61,6 +42,35 @@ def test_it_runs(tmp_path, monkeypatch):
             data[cell.id] = [output.data for output in cell.outputs if "data" in output]
     assert "nothing, all was there" in text["install"]
     assert any("image/png" in d for d in data["train"])
+    return text, data
+
+
+@each
+def test_it_is_committed_clean(name):
+    book = read(name)
+    nbformat.validate(book)
+    assert (book.nbformat, book.nbformat_minor) == (4, 5)
+    assert book.metadata.kernelspec.name == "python3"
+    assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(name))
+    parameters = [
+        cell for cell in code_cells(name) if "parameters" in cell.metadata.get("tags", ())
+    ]
+    assert len(parameters) == 1 and '"demo")' in parameters[0].source
+
+
+@each
+def test_it_leaves_the_jax_of_a_runtime_alone(name):
+    """Whatever installs packages is held by a constraint, upgrades nothing, never asks for jax."""
+    [installing] = [cell.source for cell in code_cells(name) if "pip" in cell.source]
+    assert "--constraint" in installing and 'startswith("jax")' in installing
+    for cell in code_cells(name):
+        assert not re.search(r"(^|[\s\"'])(-U|--upgrade|--force-reinstall)\b", cell.source)
+        assert not re.search(r"pip install(?!.*--constraint).*\bjax", cell.source)
+
+
+def test_quickstart_runs(tmp_path, monkeypatch):
+    """No cell fails, and the plot, the table, samples and an answer are there."""
+    text, data = execute("quickstart", tmp_path, monkeypatch)
     assert re.search(r"accuracy, %.*digits 1.*digits 2.*all", text["table"])
     assert re.search(r"validation, round 2 .*\d+\.\d ± \d", text["table"])
     assert "test, base" in text["table"]
@@ -71,9 +81,24 @@ def test_it_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "quickstart_smoke" / "report.html").exists()
 
 
-def test_it_trains_in_the_kernel_and_may_stop_early():
+def test_your_model_runs(tmp_path, monkeypatch, data_dir):
+    """On a random model: it answers before and after, and is exported with its adapter."""
+    monkeypatch.setenv("REASONING_NOTEBOOK_MODEL", str(chat_model(tmp_path / "model")))
+    shard = gsm8k_of_one_length(data_dir / "gsm8k", tmp_path / "gsm8k")
+    monkeypatch.setenv("REASONING_NOTEBOOK_DATA", str(shard))
+    text, _ = execute("your_model", tmp_path, monkeypatch)
+    for cell in ("before", "after"):
+        assert re.search(r"^answer: (\d+|None)", text[cell], re.MULTILINE)
+        assert re.search(r"^accuracy on 4 questions: \d+\.\d ± \d", text[cell], re.MULTILINE)
+    adapter, merged = re.findall(r"^\[.*\]$", text["export"], re.MULTILINE)
+    assert "adapter_config.json" in adapter and "adapter_model.safetensors" in adapter
+    assert "model.safetensors" in merged and "tokenizer_config.json" in merged
+
+
+@each
+def test_it_trains_in_the_kernel_and_may_stop_early(name):
     """The package is imported and not run as a command; training is a loop over its events."""
-    source = "\n".join(cell.source for cell in code_cells())
+    source = "\n".join(cell.source for cell in code_cells(name))
     assert "import reasoning_jax as rj" in source
     assert "for event in rj.train(cfg, WORKDIR):" in source
     assert "reasoning_jax.main" not in source and "Popen" not in source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -11,7 +10,7 @@ import sys
 import jax
 import pytest
 from conftest import ROOT
-from published import chat_model
+from published import chat_model, gsm8k_of_one_length
 
 import reasoning_jax as rj
 from reasoning_jax import algorithms, experiment, pretrained
@@ -31,13 +30,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shard(data_dir, tmp_path_factory):
-    """The first questions of GSM8K of about one length: of a byte a token, few shapes."""
-    folder = tmp_path_factory.mktemp("gsm8k")
-    for split, count in (("train", 508), ("test", 4)):
-        lines = (data_dir / "gsm8k" / f"{split}.jsonl").read_text().splitlines()
-        chosen = [line for line in lines if 150 <= len(json.loads(line)["question"]) <= 200]
-        (folder / f"{split}.jsonl").write_text("\n".join(chosen[:count]) + "\n")
-    return folder
+    return gsm8k_of_one_length(data_dir / "gsm8k", tmp_path_factory.mktemp("data") / "gsm8k")
 
 
 def load(arg, **changes):
