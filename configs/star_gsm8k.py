@@ -5,7 +5,7 @@
 
 DIR holds train.jsonl and test.jsonl. A model of this size, trained from nothing on a few hundred
 problems, answers next to no question: expect an accuracy of 0 to 3 %. For numbers that mean
-something start from a published model. Arguments: smoke.
+something start from a published model (configs/published_gsm8k.py). Arguments: smoke.
 """
 
 from reasoning_jax import config, default

@@ -10,6 +10,7 @@ import sys
 import jax
 import pytest
 from conftest import ROOT
+from golden import make_models
 from published import chat_model, gsm8k_of_one_length
 
 import reasoning_jax as rj
@@ -58,15 +59,22 @@ def test_without_a_model_one_sentence_says_what_to_set(arg):
         experiment.make(load(arg))
 
 
-def test_other_configs_with_a_model_and_a_lora(model):
-    changes = {"model.source": str(model), "tune": "lora", "tokenizer.name": "auto"}
-    exp = experiment.make(rj.load_config(f"{ROOT / 'configs' / 'star_gsm8k.py'}:smoke", **changes))
+def test_other_configs_with_a_model_and_a_lora(tmp_path):
+    """A config that spells in bytes says so, rather than to feed bytes to a published model."""
+    model = chat_model(tmp_path / "model")
+    make_models.write("qwen2", model, vocab_size=320)
+    changes = {"model.source": str(model), "tune": "lora"}
+    cfg = rj.load_config(f"{ROOT / 'configs' / 'star_gsm8k.py'}:smoke", **changes)
+    with pytest.raises(rj.UserError, match=r"bytes has 259 tokens, the model 320; set auto"):
+        experiment.make(cfg)
+    cfg.tokenizer.name = "auto"
+    exp = experiment.make(cfg)
     assert exp.tokenizer.vocab_size == 258 and set(exp.abstract_state().params) == {"lora"}
 
 
 def test_learned_positions_bound_the_sequences(tmp_path):
     changes = {"model.source": str(chat_model(tmp_path / "gpt2", "gpt2"))}
-    with pytest.raises(rj.UserError, match=r"sequence_length: 1024 tokens, .* only 128 learned"):
+    with pytest.raises(rj.UserError, match=r"sequence_length: 1024, but the model has 128 places"):
         experiment.make(load("", **changes))
     changes |= {"sequence_length": 128, "sampling.max_new_tokens": 16}
     assert experiment.make(load("", **changes)).model_cfg.max_positions == 128
