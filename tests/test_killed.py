@@ -236,7 +236,7 @@ def test_an_adapter_of_a_published_model(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     output, code = play(whole, run)
     assert code == 0, output
-    play_broken(broken, run, [says("round 0 update: 0/"), says("round 1 update: 0/"), saving])
+    play_broken(broken, run, [says("round 1 update: 0/"), saving])
     (params, _), _ = check_same_end(whole, broken, run)
     assert set(params) == {"lora"} and np.abs(params["lora"]["down_b"]).max() > 0
     values = make_models.tensors("qwen2", vocab_size=258)
