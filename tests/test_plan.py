@@ -261,6 +261,13 @@ def measured(compiled) -> tuple[int, int]:
     return compiled.temporaries, len(layers)
 
 
+def test_one_chip_is_a_slice(compiler):
+    from reasoning_jax.tpu import compiler as tpu_compiler
+
+    for name in ("v5e-1", "v6e-1"):
+        assert len(tpu_compiler.devices(chips.topology(name))) == 1
+
+
 @pytest.mark.parametrize("name", ["star_addition", "dpo_jsonl"])
 @pytest.mark.parametrize("topology", SLICES)
 def test_the_steps_compile_for_tpu(compiler, topology, name):

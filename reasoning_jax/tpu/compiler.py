@@ -61,7 +61,9 @@ def devices(topology: chips.Topology, slices: int = 1) -> list[jax.Device]:
             'plan needs the compiler of TPUs: pip install "jax[tpu]" '
             "(x86-64 Linux; no TPU is needed)."
         ) from None
-    options: dict[str, str | int] = dict(topology.chip.compiler)
+    options: dict[str, str | int | list[int]] = dict(topology.chip.compiler)
+    if topology.chips == 1:
+        options["chips_per_host_bounds"] = [1, 1, 1]  # else a host is taken to have four
     if slices > 1:
         options["num_slices"] = slices
     try:
