@@ -45,7 +45,7 @@ def upgrade(saved: Mapping[str, Json]) -> dict[str, Json]:
     """The content of a config.json in this version's keys; as it is where it has them already."""
     old = flat(dict(saved))
     if "rounds.count" in old or "algorithm.num_rounds" not in old:
-        return dict(saved)
+        return _with_default_tokenizer(saved, old)
     new: dict[str, Json] = {}
     for key, value in old.items():
         if key in CONDITIONAL:
@@ -62,7 +62,15 @@ def upgrade(saved: Mapping[str, Json]) -> dict[str, Json]:
             del new["base.learning_rate"]
     _set_updates(new, old)
     _set_grader(new, old)
-    return _nested(new)
+    return _with_default_tokenizer(_nested(new), old)
+
+
+def _with_default_tokenizer(saved: Mapping[str, Json], old: Mapping[str, Json]) -> dict[str, Json]:
+    """Before there were published models, the default was called "characters"."""
+    new = dict(saved)
+    if old.get("tokenizer.name") == "characters" and "tokenizer.chat" not in old:
+        new["tokenizer"] = {"name": "auto", "path": old.get("tokenizer.path", "")}
+    return new
 
 
 def _has_effect(key: str, old: Mapping[str, Json]) -> bool:

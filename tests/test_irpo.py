@@ -28,7 +28,11 @@ class Groups(scripted.Groups):
     methods: list = dataclasses.field(default_factory=list)
 
     def __call__(self, examples, *, hint=False, num_samples=1, temperature=None):
-        self.methods.append(self._draw_options(temperature)["method"])
+        self.methods.append(
+            methods.make_method(
+                self.temperature if temperature is None else temperature, self.top_k, self.top_p
+            )
+        )
         return super().__call__(examples, hint=hint, num_samples=num_samples)
 
     def attempt(self, e, index, hint):

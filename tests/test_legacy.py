@@ -314,3 +314,20 @@ def test_a_key_that_no_version_had_is_named(tmp_path):
 
 def test_every_key_that_moved_was_the_older_versions():
     assert set(legacy.MOVED) <= set(flat(OLD))
+
+
+def test_a_run_from_before_published_models_goes_on(tmp_path):
+    """The default tokenizer had another name; another that was chosen is as it was."""
+    cfg = config.load(str(CONFIGS / "star_addition.py:smoke"))
+    (tmp_path / "rounds").mkdir()
+    for name, now in (("characters", "auto"), ("bytes", "bytes")):
+        saved = config.as_dict(cfg)
+        saved["tokenizer"] = {"name": name, "path": ""}
+        (tmp_path / "config.json").write_text(json.dumps(saved))
+        assert config.rebuild(tmp_path).tokenizer.name == now
+        overrides.change(cfg, {"tokenizer.name": now})
+        starting._claim(cfg, tmp_path)
+    explicit = config.as_dict(cfg) | {
+        "tokenizer": {"name": "characters", "path": "", "chat": False}
+    }
+    assert legacy.upgrade(explicit) == explicit

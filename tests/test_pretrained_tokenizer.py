@@ -461,3 +461,19 @@ def test_a_damaged_gguf_file(tmp_path):
             refused += 1
             assert "this GGUF file cannot be read" in str(error) and "\n" not in str(error)
     assert refused > 100
+
+
+# ---- words that are special tokens ---------------------------------------------------------------
+
+
+def test_a_special_token_that_is_a_word_is_split_as_that_word_is(tokenizers, gpt2, tmp_path):
+    """Exactly as if there were no such token: the ids of merged tokens, in texts and in chats."""
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(tokenizers / "gpt2" / name, tmp_path / name)
+    added = {"50257": {"content": "hello world", "special": True}}
+    template = "hello world{% for m in messages %}:{{ m.content }}{% endfor %}"
+    config = {"added_tokens_decoder": added, "chat_template": template}
+    made = Pretrained(with_files(tmp_path, tokenizer_config=config), chats=True)
+    assert made.encode("hello world") == gpt2.encode("hello world") == [31373, 995]
+    said = gpt2.encode(":say hello world!:")  # the last ":" begins the assistant's turn
+    assert made.prompt("say hello world!") == [50257, *said]
