@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import dataclasses
 
 import pytest
 from ml_collections import ConfigDict
 
 from reasoning_jax.model import presets
+from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.tpu import ceilings, chips, collectives
 
 # ---- names ---------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ def published(name: str):
 
 
 # Qwen2.5-0.5B: 24 layers, 14 heads and 2 key-value heads of 64, tied.
-QWEN = SimpleNamespace(
+QWEN = ModelConfig(
     num_layers=24,
     width=896,
     num_heads=14,
@@ -59,10 +60,7 @@ QWEN = SimpleNamespace(
     head_dim=64,
     mlp_dim=4864,
     vocab_size=151_936,
-    tied=True,
     dtype="bfloat16",
-    remat="none",
-    window=0,
 )
 WIDTH_OF_HEADS = 24 * 14 * 64  # layers x heads x head size
 
@@ -106,7 +104,7 @@ def test_train_flops():
 
 
 def test_flops_with_a_window():
-    banded = SimpleNamespace(**vars(QWEN) | {"window": 512})
+    banded = dataclasses.replace(QWEN, window=512)
     seen = (512 * 256 + 1536 * 512) / 2048  # the first 512 tokens see 256 on average, others 512
     per_token = ceilings.train_flops(QWEN, 1, 0) + 12 * WIDTH_OF_HEADS * seen
     assert ceilings.train_flops(banded, 4, 2048) == 4 * per_token
