@@ -265,7 +265,7 @@ def test_a_run_ends_with_a_generator_and_a_verifier(tmp_path, monkeypatch):
     def watched(algorithm, *args):
         step = make_train_step(algorithm, *args)
 
-        def update(state, batch, rate):
+        def update(state, batch, rate, frozen):
             if not any(np.any(x) for x in jax.tree.leaves(state.opt_state)):  # a fresh optimiser
                 params = jax.device_get(state.params)
                 starts.append((algorithm.name, params, float(rate), "ref" in batch))
@@ -273,7 +273,7 @@ def test_a_run_ends_with_a_generator_and_a_verifier(tmp_path, monkeypatch):
                 left[0] -= 1
                 if left[0] == 0:
                     raise RuntimeError("cut off")
-            return step(state, batch, rate)
+            return step(state, batch, rate, frozen)
 
         return update
 

@@ -60,7 +60,8 @@ def make_train_step(
     def loss_total(
         trained: decoder.Params, frozen: decoder.Params, batch: Batch
     ) -> tuple[jax.Array, Loss]:
-        token_logprobs = logprobs.token_logprobs(frozen | trained, batch, model_cfg)
+        params = frozen | trained if frozen else trained
+        token_logprobs = logprobs.token_logprobs(params, batch, model_cfg)
         loss = algorithm.loss(token_logprobs, batch, cfg)
         return loss.total, loss
 
