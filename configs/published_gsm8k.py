@@ -14,6 +14,7 @@ the chips:
     python -m reasoning_jax.plan --config=configs/published_gsm8k.py --topology=v5e-8 \\
         --config.model.preset=qwen2.5-7b --config.tokenizer.name=bytes --config.tokenizer.chat=False
 
+On several chips add --config.mesh.sampling_tensor=4: samples come from copies over four of them.
 Data: train.jsonl and test.jsonl of GSM8K in config.task.path. Arguments: trice, star, dpo or grpo;
 lora, prompt or full; smoke.
 """
