@@ -24,8 +24,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import matplotlib.pyplot as plt
+import frontier_tables  # beside this file
 import numpy as np
 import study  # beside this file
 import study_kl  # beside this file
@@ -55,9 +56,7 @@ ARMS = {  # beta of the preference loss
     CHOSEN: None,
 }
 COLOURS = dict(zip(ARMS, ("#b5762a", "#c23b4e", "#7a3f9d", "#2f6fb0", "#888888"), strict=True))
-BEST, OPTIMUM = "best-of-n (bound of its KL)", "the optimum"
 OPTIMUM_BETAS = np.geomspace(0.4, 10, 25)
-EQUAL_KL = (0.5, 1.0, 2.0, 3.0, 8.0, 16.0)
 # On two shared cores, for what is said before it begins.
 SECONDS_A_RUN = 40.0  # to compile, and to score the pairs by the reference
 SECONDS_AN_UPDATE = 0.4
@@ -105,12 +104,12 @@ FULL = Size(
     sampling_batch_size=256,
 )
 SMOKE = Size(
-    arms=("DPO, beta 0.1", CHOSEN),
+    arms=("DPO, beta 0.1",),
     beginnings=16,
     held_out=4,
     samples=4,
-    measured=4,
-    reference_samples=8,
+    measured=16,
+    reference_samples=16,
     length=16,
     longest=32,
     updates=1,
@@ -327,40 +326,40 @@ def measurement_path(out: Path, arm: str, seed: int, updates: int) -> Path:
     return out / "measured" / f"{study.folder_name(arm)}_{seed}_{updates}.json"
 
 
-def cost(size: Size, out: Path, seeds: int) -> str:
+class Missing(NamedTuple):
+    arm: str  # "" = the reference
+    seed: int
+    round: int
+
+
+def unmeasured(size: Size, out: Path, seeds: int) -> list[Missing]:
+    """What has no file yet."""
+    missing = []
+    for seed in range(seeds):
+        if not reference_path(out, seed).exists():
+            missing.append(Missing("", seed, 0))
+        for arm, (round, updates) in itertools.product(size.arms, enumerate(size.totals, 1)):
+            if not measurement_path(out, arm, seed, updates).exists():
+                missing.append(Missing(arm, seed, round))
+    return missing
+
+
+def cost(size: Size, missing: Sequence[Missing]) -> str:
     """What is left to do, in words."""
-    runs = [(arm, seed) for arm in size.arms for seed in range(seeds)]
-    updates, runs_left, samples = 0, set(), 0
-    for run, (round, total) in itertools.product(runs, enumerate(size.totals)):
-        if not measurement_path(out, *run, total).exists():
-            runs_left.add(run)
-            updates += size.updates * 2**round
-            samples += size.held_out * size.measured
-    references = sum(not reference_path(out, seed).exists() for seed in range(seeds))
-    samples += references * size.held_out * size.reference_samples
-    seconds = len(runs_left) * SECONDS_A_RUN + updates * SECONDS_AN_UPDATE
+    rounds = [m.round for m in missing if m.arm]
+    runs = len({(m.arm, m.seed) for m in missing if m.arm})
+    updates = sum(size.updates * 2 ** (round - 1) for round in rounds)
+    references = (len(missing) - len(rounds)) * size.reference_samples
+    samples = (len(rounds) * size.measured + references) * size.held_out
+    seconds = runs * SECONDS_A_RUN + updates * SECONDS_AN_UPDATE
     seconds += samples / size.sampling_batch_size * SECONDS_A_BATCH
     return (
-        f"{len(runs_left)} of {len(runs)} runs, {updates} updates and {samples} measured samples "
-        f"are left: about {seconds / 60:.0f} minutes on two cores"
+        f"{runs} runs, {updates} updates and {samples} measured samples are left: about "
+        f"{seconds / 60:.0f} minutes on two cores"
     )
 
 
-# ---- tables and the plot -------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Results:
-    """What was measured, a curve for each seed: [points, 2] of KL and reward, from KL 0 on."""
-
-    size: Size
-    arms: dict[str, list[np.ndarray]]
-    best: list[np.ndarray]  # over n, at the bound of its KL
-    best_kl: list[float]  # over n, of the rewards that were seen
-    optimum: np.ndarray  # of the samples of all seeds
-
-
-def read(size: Size, out: Path, seeds: int) -> Results:
+def read(size: Size, out: Path, seeds: int) -> frontier_tables.Results:
     pooled, best = [], []
     bounds = [study_kl.kl_bound(n) for n in size.sizes]
     for seed in range(seeds):
@@ -379,96 +378,14 @@ def read(size: Size, out: Path, seeds: int) -> Results:
             arms.setdefault(arm, []).append(np.array(points))
     rewards = np.concatenate(pooled, axis=1)
     optimum = [study_kl.optimum(rewards, beta)[::-1] for beta in OPTIMUM_BETAS[::-1]]
-    return Results(
-        size=size,
+    return frontier_tables.Results(
+        totals=size.totals,
+        sizes=size.sizes,
         arms=arms,
         best=best,
         best_kl=[study_kl.best_of_n_kl(rewards, n) for n in size.sizes],
         optimum=np.array([(0.0, start), *optimum]),
     )
-
-
-def at_kl(curve: np.ndarray, kl: float) -> float:
-    """The reward at this KL, between points straight over its root; NaN beyond the last."""
-    curve = curve[np.argsort(curve[:, 0])]
-    root = np.sqrt(curve[:, 0].clip(0))
-    return float(np.interp(kl**0.5, root, curve[:, 1], right=np.nan))
-
-
-def figures(results: Results) -> Json:
-    """All points: means over seeds and standard errors."""
-    points = []
-    for arm, curves in results.arms.items():
-        for i, updates in enumerate(results.size.totals, 1):
-            about = {"arm": arm, "updates": updates}
-            points.append(about | point([curve[i] for curve in curves]))
-    best = []
-    for i, n in enumerate(results.size.sizes):
-        own = point([curve[i] for curve in results.best])
-        best.append({"n": n} | own | {"kl_with_ties": results.best_kl[i]})
-    return {"points": points, "best_of_n": best, "optimum": results.optimum.tolist()}
-
-
-def point(seeds: Sequence[np.ndarray]) -> dict[str, float]:
-    kl, kl_error = study.mean_and_error([seed[0] for seed in seeds])
-    mean, error = study.mean_and_error([seed[1] for seed in seeds])
-    return {"kl": kl, "kl_error": kl_error, "reward": mean, "reward_error": error}
-
-
-def tables(results: Results) -> str:
-    """Every measurement; best-of-n; and rewards at equal KL."""
-    found = figures(results)
-    lines = ["| | updates | KL | reward |", "|---" * 4 + "|"]
-    for p in found["points"]:
-        cells = "{kl:.2f} ± {kl_error:.2f} | {reward:.2f} ± {reward_error:.2f}".format(**p)
-        lines.append(f"| {p['arm']} | {p['updates']} | {cells} |")
-    lines += ["", "| best of n | KL is at most | its KL, with ties | reward |", "|---" * 4 + "|"]
-    for b in found["best_of_n"]:
-        cells = "{n} | {kl:.2f} | {kl_with_ties:.2f} | {reward:.2f} ± {reward_error:.2f}"
-        lines.append(f"| {cells.format(**b)} |")
-    head = " | ".join(f"KL {kl:g}" for kl in EQUAL_KL)
-    lines += ["", f"| reward at | {head} |", "|---" * (len(EQUAL_KL) + 1) + "|"]
-    for name, curves in (results.arms | {BEST: results.best, OPTIMUM: [results.optimum]}).items():
-        cells = [table_cell([at_kl(curve, kl) for curve in curves]) for kl in EQUAL_KL]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def table_cell(rewards: Sequence[float]) -> str:
-    """ "" where a seed has not come so far."""
-    mean, error = study.mean_and_error(rewards)
-    if np.isnan(mean):
-        return ""
-    return f"{mean:.2f}" if np.isnan(error) else f"{mean:.2f} ± {error:.2f}"
-
-
-def plot(results: Results, path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(7.2, 4.8))
-    found = figures(results)
-    for arm in results.arms:
-        own = [p for p in found["points"] if p["arm"] == arm]
-        columns = {key: [p[key] for p in own] for key in own[0]}
-        axis.errorbar(
-            [0.0, *columns["kl"]],
-            [results.optimum[0, 1], *columns["reward"]],
-            xerr=[0.0, *columns["kl_error"]],
-            yerr=[0.0, *columns["reward_error"]],
-            color=COLOURS[arm],
-            marker="o",
-            markersize=3.5,
-            linewidth=1.2,
-            label=arm,
-        )
-    best = found["best_of_n"]
-    style = {"color": "black", "marker": "s", "markersize": 3.5, "linestyle": "--"}
-    axis.plot([b["kl"] for b in best], [b["reward"] for b in best], label=BEST, **style)
-    axis.plot(*results.optimum.T, color="black", linewidth=0.9, label=OPTIMUM)
-    axis.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
-    axis.set(xlabel="KL(policy || reference), nats a continuation, on a root scale")
-    axis.set_ylabel("happy words in 48 tokens")
-    axis.set_xticks([0, 0.25, 1, 2, 4, 8, 16, 32])
-    axis.grid(alpha=0.3)
-    study.save(figure, axis, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -483,13 +400,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     size, out = SMOKE if args.smoke else FULL, args.out.resolve()
     if once(out / "size.json", as_json, size) != as_json(size):
         raise SystemExit(f"{out}: what is there is of another size.")
-    print(cost(size, out, args.seeds), flush=True)
-    run_all(make_lab(size, out), args.seeds)
+    missing = unmeasured(size, out, args.seeds)
+    print(cost(size, missing), flush=True)
+    if missing:
+        run_all(make_lab(size, out), args.seeds)
     results = read(size, out, args.seeds)
-    (out / "frontier.json").write_text(json.dumps(figures(results), indent=1) + "\n")
-    print(tables(results))
+    found = json.dumps(frontier_tables.figures(results), indent=1)
+    (out / "frontier.json").write_text(f"{found}\n")
+    print(frontier_tables.tables(results))
     if args.plot:
-        plot(results, args.plot)
+        frontier_tables.plot(results, COLOURS, args.plot)
 
 
 def as_json(size: Size) -> Json:
