@@ -103,7 +103,8 @@ def plot(results: Results, colours: Mapping[str, str], path: Path) -> None:
     axis.plot(*results.optimum.T, color="black", linewidth=0.9, label=OPTIMUM)
     axis.set_xscale("function", functions=(lambda x: np.sqrt(np.clip(x, 0, None)), np.square))
     axis.set(xlabel="KL(policy || reference), nats a continuation, on a root scale")
-    axis.set_ylabel("happy words in 48 tokens")
-    axis.set_xticks([0, 0.25, 1, 2, 4, 8, 16, 32])
+    axis.set_ylabel("mean reward: happy words in a continuation")
+    ticks = [0, 0.25, 1, 2, 4, 8, 16, 32, 64]
+    axis.set_xticks(ticks, [f"{kl:g}" for kl in ticks])
     axis.grid(alpha=0.3)
     study.save(figure, axis, path)

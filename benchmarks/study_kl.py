@@ -108,7 +108,7 @@ def best_of_n_kl(rewards: np.ndarray, n: int) -> float:
         up_to = np.cumsum(p)
         best = up_to**n - (up_to - p).clip(0) ** n
         kls.append(float(np.sum(best * np.log(best / p, where=best > 0, out=np.zeros_like(p)))))
-    return float(np.mean(kls))
+    return max(float(np.mean(kls)), 0.0)  # of rounding
 
 
 # ---- the optimum ---------------------------------------------------------------------------------
