@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from conftest import random_params
 
 from reasoning_jax.model import decoder
+from reasoning_jax.policy import Policy
+from reasoning_jax.training.rows import completion_row
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -152,3 +157,108 @@ def test_variance_of_the_toys_and_of_a_model(folder, quick_compile, tmp_path, ca
     b, F = rho / 2, (9 + 56 / 3) / 2
     assert ours == pytest.approx(7.5 - 2 * b * 2 / 3 * 2 + b**2 * F)
     assert paper == pytest.approx(7.5 - 2 * 0.5 * 2 / 3 * 2 + (0.25 + 0.25 / 63) * F)
+
+
+# ---- the frontier of reward and KL ---------------------------------------------------------------
+
+
+def test_best_of_n_against_enumeration(folder):
+    """A toy of four outcomes, two of them tied; every choice and every tuple is listed."""
+    import study_kl
+
+    outcomes = np.array([0, 1, 1, 3])
+    chances = np.array([0.4, 0.1, 0.2, 0.3])
+    samples = np.repeat(outcomes, [4, 1, 2, 3])  # ten samples: the distribution itself
+    other = np.array([5, 0, 2, 2, 2, 7, 1, 1, 0, 9])
+    for n in (1, 2, 3):
+        chosen = np.zeros(4)
+        for drawn in itertools.product(range(4), repeat=n):
+            best = [i for i in drawn if outcomes[i] == max(outcomes[list(drawn)])]
+            for i in best:
+                chosen[i] += np.prod(chances[list(drawn)]) / len(best)
+        kl = np.sum(chosen * np.log(chosen / chances))
+        assert study_kl.best_of_n_kl(samples[None], n) == pytest.approx(kl)
+        assert kl <= study_kl.kl_bound(n) and (kl == 0) == (n == 1)
+        both = np.stack([samples, other])
+        of_choices = [max(c) for row in both for c in itertools.combinations(row.tolist(), n)]
+        assert study_kl.best_of_n(both, n) == pytest.approx(np.mean(of_choices))
+    untied = np.arange(5000)[None]
+    assert study_kl.best_of_n_kl(untied, 8) == pytest.approx(study_kl.kl_bound(8), abs=2e-3)
+    with pytest.raises(ValueError, match="best of 11 needs"):
+        study_kl.best_of_n(both, 11)
+
+
+def test_the_optimum_is_the_highest_reward_less_kl(folder):
+    """DPO's eq. 4 has the maximum beta log E exp(r / beta), and every other policy less."""
+    import study_kl
+
+    rewards = np.array([[0.0, 1, 1, 3], [2, 0, 0, 1]])
+    beta = 0.7
+    reward, kl = study_kl.optimum(rewards, beta)
+    most = beta * np.log(np.exp(rewards / beta).mean(1)).mean()
+    assert reward - beta * kl == pytest.approx(most)
+    for p in np.random.default_rng(0).dirichlet(np.ones(4), size=(50, 2)):
+        value = (p * rewards).sum(1) - beta * (p * np.log(p * 4)).sum(1)
+        assert value.mean() < most
+
+
+def test_kl_of_samples_against_enumeration(folder, tiny, quick_compile):
+    """Two models of 20 tokens, one of which is never drawn: all 19 * 19 continuations of two."""
+    import study_kl
+
+    cfg, params = tiny
+    sizes = {"mesh": None, "batch_size": 256, "max_length": 16}
+    policy, reference = (
+        study_kl.without_end(Policy(params=p, model_cfg=cfg, **sizes), end_id=2)
+        for p in (params, random_params(cfg, seed=1))
+    )
+    prompt = np.array([1, 5, 7], np.int32)
+    every = [*itertools.product([t for t in range(20) if t != 2], repeat=2)]
+    rows = [completion_row(prompt, sequence) for sequence in every]
+    own, other = (
+        np.array([p.sum() for p in model.completion_logprobs(rows)])
+        for model in (policy, reference)
+    )
+    assert np.exp(own).sum() == pytest.approx(1, abs=1e-4)  # nothing is left for the end token
+    kl = np.sum(np.exp(own) * (own - other))
+    log_ratios = dict(zip(every, own - other, strict=True))
+    drawn = study_kl.continuations(
+        policy, reference, [prompt], samples=2048, length=2, key=jax.random.key(0)
+    )
+    seen = np.array([c.log_ratio for c in drawn])
+    exact = [log_ratios[tuple(c.tokens)] for c in drawn]
+    np.testing.assert_allclose(seen, exact, atol=1e-4)
+    assert kl > 0.1 and abs(seen.mean() - kl) < 4 * seen.std() / 2048**0.5
+
+
+def test_frontier_smoke(folder, data_dir, tmp_path, monkeypatch, capsys):
+    """A short run, tables and a plot; a second call has nothing left to do."""
+    import frontier
+
+    flags = ["--seeds=1", "--smoke", f"--out={tmp_path}", f"--plot={tmp_path / 'plot.png'}"]
+    quick = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(
+        [sys.executable, frontier.__file__, *flags],
+        capture_output=True,
+        text=True,
+        env=os.environ | quick | {"REASONING_DATA": str(data_dir)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 runs, 3 updates and 192 measured samples are left" in done.stdout
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+    found = json.loads((tmp_path / "frontier.json").read_text())
+    assert [p["updates"] for p in found["points"]] == [1, 3]
+    assert [b["n"] for b in found["best_of_n"]] == [1, 2, 4, 8, 16]
+    assert all(np.isfinite(p["kl"]) and p["reward"] >= 0 for p in found["points"])
+    held_out = json.loads((tmp_path / "beginnings.json").read_text())[-frontier.SMOKE.held_out :]
+    for line in (tmp_path / "pairs_0.jsonl").read_text().splitlines():
+        pair = json.loads(line)
+        assert frontier.reward(pair["chosen"]) > frontier.reward(pair["rejected"])
+        assert pair["prompt"] not in held_out
+
+    monkeypatch.setattr(frontier, "make_lab", None)  # is not called
+    frontier.main(flags[:3])
+    assert "0 runs, 0 updates and 0 measured samples are left" in capsys.readouterr().out
+    assert json.loads((tmp_path / "frontier.json").read_text()) == found
+    with pytest.raises(SystemExit, match="of another size"):
+        frontier.main([f"--out={tmp_path}"])
