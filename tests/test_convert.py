@@ -169,7 +169,7 @@ def test_a_run_becomes_a_llama_folder(tmp_path):
 
 
 def test_a_runs_adapter_becomes_a_peft_folder_or_is_merged(tmp_path, capsys):
-    make_models.write("mistral", tmp_path / "base")
+    make_models.write("mistral", tmp_path / "base", 20)  # as many words as addition has symbols
     cfg = default.get_config(tuned="lora")
     cfg.model.source = str(tmp_path / "base")
     cfg.tokenizer.name = "characters"
