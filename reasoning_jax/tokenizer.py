@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -70,7 +71,7 @@ class Tokenizer(Protocol):
         """
 
 
-class _WithoutChat:
+class _WithoutChat(abc.ABC):
     """What the tokenizers without a chat template share."""
 
     bos_id: int | None
@@ -85,8 +86,8 @@ class _WithoutChat:
     def stop_ids(self) -> tuple[int, ...]:
         return (self.eos_id,)
 
-    def encode(self, text: str) -> list[int]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]: ...
 
     def prompt(self, text: str) -> list[int]:
         start = [] if self.bos_id is None else [self.bos_id]

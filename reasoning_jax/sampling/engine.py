@@ -66,9 +66,18 @@ def sample(
     batch; ids, indices: example ids and sample indices, which name the random stream.
     """
     params = decoder.for_decoding(params, cfg)
-    keys = prng.sample_keys(key, ids, indices)
-    state, logits = _prefill(params, prompts, lengths, keys, cfg, max_new_tokens)
-    state = _emit(state, logits, method, stop_ids)
+    state = start(
+        params,
+        prompts,
+        lengths,
+        ids,
+        indices,
+        key,
+        method,
+        stop_ids,
+        cfg=cfg,
+        max_new_tokens=max_new_tokens,
+    )
     return _decode(params, state, method, stop_ids, cfg, max_new_tokens).samples
 
 
