@@ -31,9 +31,7 @@ def config(source: str, task: str, options: Mapping[str, object]) -> ConfigDict:
     if not task:
         return _without_task(source, options)
     cfg = default.get_config(task=task)
-    cfg.model.source = source
-    cfg.sequence_length = SEQUENCE_LENGTH
-    cfg.sampling.max_new_tokens = MAX_NEW_TOKENS
+    _use_source(cfg, source)
     cfg.sampling.batch_size = BATCH_SIZE
     known = tasks.get(task).SHOTS
     if options.get("shots") and known:
@@ -43,19 +41,21 @@ def config(source: str, task: str, options: Mapping[str, object]) -> ConfigDict:
 
 
 def _without_task(source: str, options: Mapping[str, object]) -> ConfigDict:
-    """The config of a published model that continues texts and chats.
-
-    Prompt and completion together are no longer than what the model was made for.
-    """
+    """The config of a published model that continues texts and chats."""
     for name in options:
         if name != "max_new_tokens":
             raise UserError(f"{name}: without a task it has no effect.")
     cfg = default.get_config()
+    _use_source(cfg, source)
+    overrides.change(cfg, _changes(options))
+    return cfg
+
+
+def _use_source(cfg: ConfigDict, source: str) -> None:
+    """Names the model; prompt and completion are no longer than what it was made for."""
     cfg.model.source = source
     cfg.sequence_length = min(SEQUENCE_LENGTH, _longest(pretrained.open(source)))
     cfg.sampling.max_new_tokens = min(MAX_NEW_TOKENS, cfg.sequence_length // 2)
-    overrides.change(cfg, _changes(options))
-    return cfg
 
 
 def _longest(source: pretrained.Source) -> int:

@@ -6,6 +6,7 @@ import json
 
 import jax
 import pytest
+from golden import make_models
 
 import reasoning_jax as rj
 from reasoning_jax import api, command_line, evaluate, experiment, published
@@ -37,7 +38,15 @@ def folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(experiment, "load_source", load_source)
     monkeypatch.setattr(experiment.pretrained, "open", lambda path: None)
+    monkeypatch.setattr(published, "_longest", lambda source: published.SEQUENCE_LENGTH)
     return tmp_path
+
+
+def test_a_prompt_is_no_longer_than_the_model_was_made_for(tmp_path):
+    make_models.write("gpt2", tmp_path)
+    longest = make_models.CONFIGS["gpt2"]["n_positions"]
+    cfg = published.config(str(tmp_path), "gsm8k", {})
+    assert (cfg.sequence_length, cfg.sampling.max_new_tokens) == (longest, longest // 2)
 
 
 def write_shots(folder, count: int = 3) -> None:
