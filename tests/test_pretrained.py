@@ -374,7 +374,7 @@ def test_logits_are_those_of_transformers(name, case):
         found, GOLDEN["prompts"], GOLDEN["cases"][name]["logits"], strict=True
     ):
         at = [p % len(prompt) for p in GOLDEN["positions"]]
-        np.testing.assert_allclose(row[np.array(at)], wanted, atol=2e-4, rtol=1e-4)
+        np.testing.assert_allclose(row[np.array(at)], wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
