@@ -52,6 +52,19 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture
+def case(tmp_path):
+    """Writes a folder of a published family: case(name, **changes of config.json) -> its path."""
+    from golden import make_models
+
+    def write(name: str, **changes) -> pathlib.Path:
+        make_models.write(name, tmp_path / name)
+        make_models.edit(tmp_path / name, **changes)
+        return tmp_path / name
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """(ModelConfig, float32 parameters) of a model with grouped heads, two layers, a tied output.

@@ -238,3 +238,10 @@ def write(name: str, folder: Path, vocab_size: int = V) -> dict[str, np.ndarray]
     values = tensors(name, vocab_size)
     save_file(values, folder / "model.safetensors", {"format": "pt"})
     return values
+
+
+def edit(place: Path, **changes) -> None:
+    """Changes keys of a folder's config.json; "-" takes one out."""
+    path = place / "config.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in values.items() if v != "-"}))
