@@ -21,6 +21,7 @@ from reasoning_jax import (
     default,
     extraction,
     graders,
+    named_model,
     pretrained,
     prng,
     prompts,
@@ -29,7 +30,7 @@ from reasoning_jax import (
     tune,
 )
 from reasoning_jax.errors import UserError
-from reasoning_jax.model import decoder, presets, sharding
+from reasoning_jax.model import decoder, sharding
 from reasoning_jax.policy import Policy
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.sampling.methods import make_method
@@ -221,12 +222,7 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     task_cfg = extraction.settle(cfg.task)
     task = extraction.make(task_cfg)
     tuning = tune.get(cfg.tune.name)
-    source = pretrained.open(cfg.model.source) if cfg.model.source else None
-    end_id = getattr(source, "end_id", None)
-    words = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name, cfg.model.source, end_id)
-    published = source.model_config() if source is not None else None
-    model_cfg = presets.model_config(cfg.model, words.vocab_size, published)
-    _check_model(cfg, words.vocab_size, model_cfg)
+    source, words, model_cfg = named_model.of(cfg, task)
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     jax.set_mesh(mesh)
     shots = prompts.read_shots(task_cfg.shots, task, task_cfg) if task_cfg.shots else []
@@ -264,18 +260,6 @@ def check(cfg: ConfigDict) -> None:
         raise UserError(
             f"config.rounds.growth: {rounds.growth} makes more updates in round {rounds.count} "
             "than can be counted."
-        )
-
-
-def _check_model(cfg: ConfigDict, vocab_size: int, model_cfg: decoder.ModelConfig) -> None:
-    """UserError for more tokens than positions, and for a vocabulary that is not the model's."""
-    length, places = cfg.sequence_length, model_cfg.max_positions
-    name, known = cfg.tokenizer.name, model_cfg.vocab_size
-    if places and length > places:
-        raise UserError(f"config.sequence_length: {length}, but the model has {places} places.")
-    if cfg.model.source and name in ("characters", "bytes") and vocab_size != known:
-        raise UserError(
-            f"config.tokenizer.name: {name} has {vocab_size} tokens, the model {known}; set auto."
         )
 
 

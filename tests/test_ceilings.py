@@ -103,6 +103,25 @@ def test_train_flops():
     assert ceilings.train_flops(QWEN, 10, 2048) == 10 * with_attention
 
 
+def test_an_adapter_spares_the_gradients_of_the_model():
+    full = dataclasses.replace(QWEN, remat="full")
+    params = ceilings.num_params(QWEN)
+    attention = 6 * WIDTH_OF_HEADS * 2048
+    assert ceilings.train_flops(QWEN, 10, 2048, frozen=True) == 10 * (4 * params + attention)
+    again = 2 * params + attention / 3
+    executed = ceilings.executed_flops(full, 10, 2048, frozen=True)
+    assert executed == 10 * (4 * params + attention + again)
+    mesh = {"data": 2, "fsdp": 4, "tensor": 1}
+    assert ceilings.state_bytes(QWEN, mesh, frozen=True) == 2 * params / 4
+    saved = ceilings.train_bytes(QWEN, mesh, 1) - ceilings.train_bytes(QWEN, mesh, 1, frozen=True)
+    assert saved == 28 * params / 4
+    slice = chips.topology("v5e-8")
+    sizes = {"slices": 1, "micro_batches": 1, "tokens": 2048}
+    network = ceilings.predicted_network(full, slice, mesh, **sizes, frozen=True)
+    gathered = 3 * 2 * params * (3 / 4) / slice.ici(4)  # bfloat16, in three passes
+    assert network == pytest.approx(gathered)
+
+
 def test_flops_with_a_window():
     banded = dataclasses.replace(QWEN, window=512)
     seen = (512 * 256 + 1536 * 512) / 2048  # the first 512 tokens see 256 on average, others 512

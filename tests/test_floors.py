@@ -26,7 +26,7 @@ FLOORS = [
     vocabularies vocabularies/fast vocabularies/byte_level vocabularies/pieces
     vocabularies/folder vocabularies/gguf_tokens pretrained_tokenizer tokenizer svg charts""",
     """model model/config model/rotary model/parameters model/sharding model/linear
-    model/attention model/transformer model/decoder model/presets model/logprobs""",
+    model/norms model/attention model/transformer model/decoder model/presets model/logprobs""",
     "sampling sampling/methods sampling/engine",
     """training training/rows training/packing training/losses training/data
     training/preferences training/conversations training/preference_files training/optim
@@ -39,7 +39,8 @@ FLOORS = [
     "tasks tasks/bbh_forms tasks/*/* tasks/* extraction prompts",
     "policy growing graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
-    """legacy default overrides config command_line estimators evaluation experiment data_checks
+    """legacy default overrides config command_line estimators evaluation named_model experiment
+    data_checks
     report_samples report_histories report run_record position run_state starting events assessment
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler

@@ -59,9 +59,9 @@ def init(key: Key[Array, ""], cfg: ModelConfig) -> Params:
     x = jnp.zeros((1, 1, cfg.width), cfg.dtype)
     position = jnp.ones((1, 1), jnp.int32)
     mask = DenseMask(jnp.ones((1, 1, 1), bool))
-    every, local = _views(mask, position, None, cfg)
+    view, local_view = _views(mask, position, None, cfg)
     model = Transformer(cfg, reads_cache=False)
-    return model.init(key, x, every, local, None, jnp.zeros((), jnp.int32))["params"]
+    return model.init(key, x, view, local_view, None, jnp.zeros((), jnp.int32))["params"]
 
 
 def embed(params: Params, tokens: Int[Array, "B S"], cfg: ModelConfig) -> Float[Array, "B S D"]:
@@ -114,7 +114,7 @@ def apply(
             segment_ids=jax.lax.dynamic_update_slice(cache.segment_ids, mask.segment_ids, at),
             length=slot + inputs.shape[1],
         )
-    every, local = _views(mask, positions, cache if reads_cache else None, cfg)
+    view, local_view = _views(mask, positions, cache if reads_cache else None, cfg)
     if cfg.max_positions:
         inputs = inputs + lookup(params["position_embedding"], positions, cfg.dtype)
     model = Transformer(cfg, reads_cache)
@@ -122,7 +122,7 @@ def apply(
     variables = {"params": params}
     if "lora" in params:
         variables["lora"] = {"layers": params["lora"]}
-    hidden, stored = model.apply(variables, inputs, every, local, stored, slot)
+    hidden, stored = model.apply(variables, inputs, view, local_view, stored, slot)
     if cache is not None:
         cache = cache.replace(keys=stored[0], values=stored[1])
     return hidden, cache
@@ -131,14 +131,14 @@ def apply(
 def _views(
     mask: Mask, positions: jax.Array, cache: Cache | None, cfg: ModelConfig
 ) -> tuple[View, View | None]:
-    """What the layers see: those without a window of their own, and the local ones.
+    """The view of the layers, or where some are local, of the others and of these.
 
     cache: what is attended to; None = the tokens of this call.
     """
     if not cfg.local_layers:
         return _view(mask, positions, cache, cfg, cfg.window, False), None
-    every = _view(mask, positions, cache, cfg, 0, False)
-    return every, _view(mask, positions, cache, cfg, cfg.window, True)
+    view = _view(mask, positions, cache, cfg, 0, False)
+    return view, _view(mask, positions, cache, cfg, cfg.window, True)
 
 
 def _view(

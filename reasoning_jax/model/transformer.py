@@ -1,7 +1,9 @@
-"""The layers of a decoder-only transformer, as Flax Linen modules; ModelConfig says which family.
+"""The layers of a decoder-only transformer, as Flax Linen modules.
+
+The fields of ModelConfig switch the parts on in which published families differ.
 
 Letters of shapes: B sequences, S tokens of this call, T cached tokens, D width, K key-value heads,
-G query heads of each, H head size, M MLP width, V vocabulary, L layers, P learned positions.
+G query heads of each, H head size, M MLP width, L layers.
 """
 
 from __future__ import annotations
@@ -12,18 +14,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from reasoning_jax.model import attention, rotary
 from reasoning_jax.model.attention import Mask
-from reasoning_jax.model.config import REMAT, ModelConfig
+from reasoning_jax.model.config import REMAT
 from reasoning_jax.model.linear import dot
+from reasoning_jax.model.norms import WithNorms
 from reasoning_jax.model.parameters import PARAMETERS, Names, num_inputs
 from reasoning_jax.model.sharding import shard
 
-KeysAndValues = tuple[jax.Array, jax.Array]  # of all layers, each [L, B, T, K, H]
+KeysAndValues = tuple[jax.Array, jax.Array]  # the cache of all layers, each [L, B, T, K, H]
 Carry = tuple[jax.Array, KeysAndValues | None, jax.Array]  # x [B, S, D], the cache, layer index
 
+# Names of the dimensions of activations, by which they are split over devices.
 HIDDEN: Names = ("batch", None, None)
 MLP: Names = ("batch", None, "mlp")
 ACTIVATIONS = {"silu": nn.silu, "gelu": partial(nn.gelu, approximate=True)}
@@ -31,67 +35,25 @@ ACTIVATIONS = {"silu": nn.silu, "gelu": partial(nn.gelu, approximate=True)}
 
 @struct.dataclass
 class View:
-    """What the layers of a kind, local or not, know of the tokens: their angles and who sees whom.
+    """What attention needs to know of the tokens.
 
-    The angles are None where positions are learned.
+    Local layers, those with a window (``ModelConfig.local_layers``), have a view of their own.
     """
 
-    angles: rotary.CosSin | None
+    angles: rotary.CosSin | None  # None where positions are learned
     mask: Mask
 
 
-def select(is_local: Bool[Array, ""], local: View, every: View) -> View:
-    """The view of a layer of which the program does not know the kind.
+def select(is_local: Bool[Array, ""], local_view: View, view: View) -> View:
+    """``local_view`` where ``is_local``, which is a traced value, else ``view``.
 
-    Of causal masks, which are equal, the kernel is chosen in attention.py.
+    Where attention is the TPU kernel, the masks of both are the same CausalMask, and the kernel's
+    window is chosen by is_local in ``attention.attend``.
     """
-    return jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local, every)
+    return jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local_view, view)
 
 
-def rms_norm(
-    x: Float[Array, "*B D"], scale: Float[Array, " D"], eps: float, offset: bool = False
-) -> Float[Array, "*B D"]:
-    """x / rms(x) * scale over the last dimension, in float32 (Zhang & Sennrich 2019, eq. 4).
-
-    offset: the factor is 1 + scale.
-    """
-    x32 = x.astype(jnp.float32)
-    normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    factor = 1.0 + scale.astype(jnp.float32) if offset else scale
-    return (normed * factor).astype(x.dtype)
-
-
-def layer_norm(
-    x: Float[Array, "*B D"], scale: Float[Array, " D"], bias: Float[Array, " D"], eps: float
-) -> Float[Array, "*B D"]:
-    """(x - mean) / std * scale + bias over the last dimension, in float32 (Ba et al. 2016)."""
-    x32 = x.astype(jnp.float32)
-    centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + eps) * scale + bias).astype(x.dtype)
-
-
-class Layer(nn.Module):
-    """What blocks and the whole model share: parameters by name, and norms."""
-
-    cfg: ModelConfig
-
-    @nn.nowrap
-    def vector(self, name: str, shape: tuple[int, ...], value: float) -> jax.Array:
-        return self.param(name, nn.initializers.constant(value), shape, jnp.float32)
-
-    @nn.nowrap
-    def norm(self, name: str, x: jax.Array) -> jax.Array:
-        """The norm of x [..., D] with the parameters of this name."""
-        cfg = self.cfg
-        shape = x.shape[-1:]
-        scale = self.vector(name, shape, 0.0 if cfg.norm_offset else 1.0)
-        if cfg.norm == "rms":
-            return rms_norm(x, scale, cfg.norm_eps, cfg.norm_offset)
-        return layer_norm(x, scale, self.vector(f"{name}_bias", shape, 0.0), cfg.norm_eps)
-
-
-class Block(Layer):
+class Block(WithNorms):
     """One layer: x + attention(norm(x)), then x + mlp(norm(x)); or both of the same norm."""
 
     reads_cache: bool  # attention is to the cache, not only among the tokens of this call
@@ -100,15 +62,20 @@ class Block(Layer):
     def __call__(
         self,
         carry: Carry,
-        every: View,
-        local: View | None,
-        slot: jax.Array,
-        is_local: jax.Array | None,
+        view: View,
+        local_view: View | None,
+        slot: Int[Array, ""],
+        is_local: Bool[Array, ""] | None,
     ) -> tuple[Carry, None]:
-        """every, local: what layers see that are not local, and that are; None = there are none."""
+        """The carry after this layer; nn.scan's second result, an output a layer, is not used.
+
+        view: of the layers that are not local; local_view: of those that are, None, as is_local
+        then is, where all layers are of one kind. slot: where these tokens begin in the cache.
+        """
         cfg = self.cfg
         x, cache, layer = carry
-        view = every if local is None else select(is_local, local, every)
+        if local_view is not None:
+            view = select(is_local, local_view, view)
         h = self.norm("attention_norm", x)
         attended, cache = self.attention(h, view, cache, layer, slot, is_local)
         if cfg.post_norms:
@@ -124,19 +91,20 @@ class Block(Layer):
     @nn.nowrap
     def attention(
         self,
-        h: jax.Array,
+        h: Float[Array, "B S D"],
         view: View,
         cache: KeysAndValues | None,
-        layer: jax.Array,
-        slot: jax.Array,
-        is_local: jax.Array | None,
-    ) -> tuple[jax.Array, KeysAndValues | None]:
-        """What the tokens take from those that they see, [B, S, D], and the cache with them."""
+        layer: Int[Array, ""],
+        slot: Int[Array, ""],
+        is_local: Bool[Array, ""] | None,
+    ) -> tuple[Float[Array, "B S D"], KeysAndValues | None]:
+        """Attention's result, and the cache with this layer's keys and values of these tokens."""
         cfg = self.cfg
         D, H = cfg.width, cfg.head_dim
         K, G = cfg.num_kv_heads, cfg.num_heads // cfg.num_kv_heads
         std = D**-0.5
         biased = cfg.qkv_bias
+        # q [B, S, K, G, H]; k and v [B, S, K, H]
         q = self.project(
             "query", "bsd,dkgh->bskgh", h, (D, K, G, H), std, attention.QUERIES, biased
         )
@@ -147,14 +115,15 @@ class Block(Layer):
         if view.angles is not None:
             q = rotary.rotate(q, *view.angles, cfg.rotary)
             k = rotary.rotate(k, *view.angles, cfg.rotary)
-        q = q * (cfg.query_scale or H) ** -0.5
+        scale = (cfg.query_scale or H) ** -0.5
+        q = q * scale
         if cache is not None:
-            cache = _write(cache, (k, v), layer, slot)
+            cache = _write(cache, k, v, layer, slot)
         cap = cfg.attention_softcap
-        if self.reads_cache:
+        if self.reads_cache:  # decoding, for which decoder.py has made the mask a matrix
             filled = slot + h.shape[1]
             mixed = attention.cached(q, *cache, layer, filled, view.mask.visible, cap)
-        else:
+        else:  # training or prefill: the tokens of this call see one another
             mixed = attention.attend(q, k, v, view.mask, cfg.window, is_local, cap)
         mixed = shard(mixed, *attention.QUERIES)
         # What is added to the residual stream starts small, as in GPT-2.
@@ -165,8 +134,8 @@ class Block(Layer):
         return out, cache
 
     @nn.nowrap
-    def mlp(self, h: jax.Array) -> jax.Array:
-        """What the MLP makes of each token by itself, [B, S, D]."""
+    def mlp(self, h: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """The MLP, of each token by itself."""
         cfg = self.cfg
         D, M = cfg.width, cfg.mlp_dim
         std = D**-0.5
@@ -188,48 +157,62 @@ class Block(Layer):
         x: jax.Array,
         shape: tuple[int, ...],
         std: float,
-        out: Names,
+        out_names: Names,
         biased: bool,
     ) -> jax.Array:
-        """x times the matrix of this name; with its LoRA and its bias, where there are any."""
+        """x times the matrix of this name, with its LoRA and its bias, where there are any.
+
+        equation: the product as einsum writes it; shape, std: of the matrix, and of what it begins
+        with; out_names: of the result's dimensions.
+        """
         w = self.param(name, nn.initializers.normal(std), shape, jnp.float32)
-        y = dot(equation, x, w, PARAMETERS[name], out)
+        y = dot(equation, x, w, PARAMETERS[name], out_names)
         if self.has_variable("lora", f"{name}_a"):
-            y = y + self.lora(name, equation, x, out)
+            y = y + self.lora(name, equation, x, out_names)
         if biased:
-            outputs = shape[num_inputs(name) :]
-            y = y + self.vector(f"{name}_bias", outputs, 0.0).astype(y.dtype)
+            bias_shape = shape[num_inputs(name) :]
+            y = y + self.vector(f"{name}_bias", bias_shape, 0.0).astype(y.dtype)
         return y
 
     @nn.nowrap
-    def lora(self, name: str, equation: str, x: jax.Array, out: Names) -> jax.Array:
-        """(alpha / rank) x A B, in place of a change of the matrix (arXiv:2106.09685, eq. 3)."""
+    def lora(self, name: str, equation: str, x: jax.Array, out_names: Names) -> jax.Array:
+        """``lora_scale * (x @ A) @ B``, which adds to x W (arXiv:2106.09685, eq. 3).
+
+        A has the inputs of W and then the rank, B the rank and then the outputs of W. Both are in
+        the collection "lora", of which ``decoder.apply`` gives each layer its own.
+        """
         operands, result = equation.split("->")
-        x_dims, w_dims = operands.split(",")
-        inputs, outputs = w_dims[: num_inputs(name)], w_dims[num_inputs(name) :]
-        down, up = f"{name}_a", f"{name}_b"
-        a, b = self.get_variable("lora", down), self.get_variable("lora", up)
-        inner = dot(f"{x_dims},{inputs}r->bsr", x, a, PARAMETERS[down], HIDDEN)
-        change = dot(f"bsr,r{outputs}->{result}", inner, b, PARAMETERS[up], out)
+        x_letters, w_letters = operands.split(",")
+        inputs, outputs = w_letters[: num_inputs(name)], w_letters[num_inputs(name) :]
+        a = self.get_variable("lora", f"{name}_a")
+        b = self.get_variable("lora", f"{name}_b")
+        inner = dot(f"{x_letters},{inputs}r->bsr", x, a, PARAMETERS[f"{name}_a"], HIDDEN)
+        change = dot(f"bsr,r{outputs}->{result}", inner, b, PARAMETERS[f"{name}_b"], out_names)
         return self.cfg.lora_scale * change
 
 
 def _write(
-    cache: KeysAndValues, new: KeysAndValues, layer: jax.Array, slot: jax.Array
+    cache: KeysAndValues,
+    keys: Float[Array, "B S K H"],
+    values: Float[Array, "B S K H"],
+    layer: Int[Array, ""],
+    slot: Int[Array, ""],
 ) -> KeysAndValues:
-    """The cache with a layer's keys and values of this call's tokens at their slots."""
-    at = (layer, 0, slot, 0, 0)
-    keys = jax.lax.dynamic_update_slice(cache[0], new[0][None].astype(cache[0].dtype), at)
-    values = jax.lax.dynamic_update_slice(cache[1], new[1][None].astype(cache[1].dtype), at)
-    return keys, values
+    """The cache with the keys and values of one layer in S slots, from ``slot`` on."""
+
+    def write(stack: Float[Array, "L B T K H"], new: Float[Array, "B S K H"]) -> jax.Array:
+        at = (layer, 0, slot, 0, 0)
+        return jax.lax.dynamic_update_slice(stack, new[None].astype(stack.dtype), at)
+
+    return write(cache[0], keys), write(cache[1], values)
 
 
-class Transformer(Layer):
+class Transformer(WithNorms):
     """Scanned layers and the final norm; returns hidden states [B, S, D], keys and values.
 
-    Layers of a pattern are scanned as all others: which of them are local is data, so that one
-    layer is compiled, whatever the pattern. What is used outside, by ``embed`` and ``logits``, is
-    declared here too, so that all parameters are made together.
+    Whether a layer is local is an input of the scan, so that one layer is compiled whatever the
+    pattern. The parameters that decoder.py uses itself (both tables of tokens, positions, the bias
+    of the logits) are declared here too, so that one ``init`` makes all.
     """
 
     reads_cache: bool
@@ -237,15 +220,16 @@ class Transformer(Layer):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        every: View,
-        local: View | None,
+        x: Float[Array, "B S D"],
+        view: View,
+        local_view: View | None,
         cache: KeysAndValues | None,
-        slot: jax.Array,
-    ) -> tuple[jax.Array, KeysAndValues | None]:
-        """x [B, S, D]; every, local: as ``Block`` takes them; slot: where the cache is written."""
+        slot: Int[Array, ""],
+    ) -> tuple[Float[Array, "B S D"], KeysAndValues | None]:
+        """Hidden states, and the cache with these tokens; the other arguments as of ``Block``."""
         cfg = self.cfg
-        # Linen counts the calls of ``param`` for each one's key: their order is part of a seed.
+        # Linen makes each parameter's random key from how many came before it: in another order a
+        # seed would give another model.
         normal = nn.initializers.normal(cfg.width**-0.5)
         self.param("embedding", normal, (cfg.vocab_size, cfg.width), jnp.float32)
         if not cfg.tied:
@@ -257,16 +241,17 @@ class Transformer(Layer):
             self.vector("output_bias", (cfg.vocab_size,), 0.0)
         block = Block
         if cfg.remat != "none":
+            # In a scan nothing can be merged with what is computed again.
             block = nn.remat(Block, policy=REMAT[cfg.remat], prevent_cse=False)
-        layers = nn.scan(
+        Layers = nn.scan(
             block,
             length=cfg.num_layers,
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),  # both views, slot; is_local
         )
-        is_local = None if local is None else jnp.array(cfg.local_layers)
+        layers = Layers(cfg, self.reads_cache, name="layers")
+        is_local = None if local_view is None else jnp.array(cfg.local_layers)  # [L]
         carry = x, cache, jnp.zeros((), jnp.int32)
-        scanned = layers(cfg, self.reads_cache, name="layers")
-        (x, cache, _), _ = scanned(carry, every, local, slot, is_local)
+        (x, cache, _), _ = layers(carry, view, local_view, slot, is_local)
         return self.norm("final_norm", x), cache

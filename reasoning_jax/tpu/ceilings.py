@@ -3,7 +3,8 @@
 Letters of the formulas: N parameters that a token is multiplied with (a tied embedding counts once,
 as the head; an untied one, which is only looked up, does not), L layers, H query heads, K key-value
 heads, h head size, S tokens a sequence, B sequences, c cached tokens a sequence, R replicas of the
-parameters.
+parameters. ``frozen``: an adapter is trained and the model is not; what the adapter itself adds,
+usually below a hundredth, is left out.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from reasoning_jax.tpu.collectives import Collective
 FORMULAS = """
 Ceilings: the slowest of three times, as if they overlapped perfectly. N = parameters that a token
 is multiplied with.
-  compute   FLOPs / (chips x peak in bfloat16). An update: 6 N + 6 layers x heads x head size x
-            sequence length a token (causal attention); a third more is executed with remat=full.
-            Forward passes: a third of it. Decoding: 2 N + 4 layers x heads x head size x context
-            a token.
-  memory    bytes a chip / bandwidth. An update: 28 bytes a parameter and the gathered weights once
-            a pass, no activations. Decoding: the weights once for each of data x fsdp replicas, and
-            every sequence's cache at the middle of the completion.
+  compute   FLOPs / (chips x peak in bfloat16). A forward pass: 2 N + 2 layers x heads x head size
+            x sequence length a token (causal attention). An update: three times that, less 2 N
+            where an adapter is trained; with remat=full a forward pass more is executed.
+            Decoding: 2 N + 4 layers x heads x head size x context a token.
+  memory    bytes a chip / bandwidth. An update: 28 bytes a trained parameter and the gathered
+            weights once a pass, no activations. Decoding: the weights once for each of data x fsdp
+            replicas, and every sequence's cache at the middle of the completion.
   network   the collectives above, one after another, as rings over as many axes of the torus as
             their group fills; between slices 6.25e9 bytes/s a chip (assumed).
 MFU: FLOPs without recomputation over peak. MBU: bytes that must be read over bandwidth."""
@@ -65,34 +66,36 @@ def _forward_passes(cfg: ModelConfig) -> int:
 # ---- FLOPs ---------------------------------------------------------------------------------------
 
 
-def train_flops(cfg: ModelConfig, tokens: int, length: int) -> float:
-    """6 N + 6 L H h S a token: forward and backward.
+def forward_flops(
+    cfg: ModelConfig, tokens: int, length: int, with_logits: int | None = None
+) -> float:
+    """2 N + 2 L H h S a token.
 
-    Attention is causal: half of the full square, or with a window a band of it.
+    Attention is causal: half of the full square, or with a window a band of it. with_logits: how
+    many tokens get logits; None = all.
     """
     window = min(cfg.window or length, length)
     # Tokens that a token sees on average: S / 2 without a window.
     seen = window - window * window / (2 * length) if length else 0.0
-    attention = 12.0 * cfg.num_layers * cfg.num_heads * cfg.head_dim * seen
-    return tokens * (6.0 * multiplied_params(cfg) + attention)
-
-
-def executed(cfg: ModelConfig, flops: float) -> float:
-    """What the hardware computes for training FLOPs.
-
-    It is a third more where each layer's forward pass is made again.
-    """
-    return flops * (4 / 3 if cfg.remat == "full" else 1.0)
-
-
-def forward_flops(
-    cfg: ModelConfig, tokens: int, length: int, with_logits: int | None = None
-) -> float:
-    """A third of the training's; ``with_logits``: how many tokens get logits; None = all."""
-    flops = train_flops(cfg, tokens, length) / 3
+    attention = 4.0 * cfg.num_layers * cfg.num_heads * cfg.head_dim * seen
+    flops = tokens * (2.0 * multiplied_params(cfg) + attention)
     if with_logits is not None:
         flops -= (tokens - with_logits) * 2.0 * cfg.vocab_size * cfg.width
     return flops
+
+
+def train_flops(cfg: ModelConfig, tokens: int, length: int, frozen: bool = False) -> float:
+    """6 N + 6 L H h S a token: forward and backward; 4 N where no parameter has a gradient."""
+    flops = 3 * forward_flops(cfg, tokens, length)
+    if frozen:
+        flops -= tokens * 2.0 * multiplied_params(cfg)
+    return flops
+
+
+def executed_flops(cfg: ModelConfig, tokens: int, length: int, frozen: bool = False) -> float:
+    """What the hardware computes for them: with remat=full each forward pass is made twice."""
+    again = forward_flops(cfg, tokens, length) if cfg.remat == "full" else 0.0
+    return train_flops(cfg, tokens, length, frozen) + again
 
 
 def decode_flops(cfg: ModelConfig, batch: int, context: float) -> float:
@@ -116,21 +119,28 @@ def decode_bytes(
     return weights + batch * context * kv_bytes(cfg, itemsize)
 
 
-def train_bytes(cfg: ModelConfig, mesh: Mapping[str, int], micro_batches: int) -> float:
+def train_bytes(
+    cfg: ModelConfig, mesh: Mapping[str, int], micro_batches: int, frozen: bool = False
+) -> float:
     """Bytes that one chip reads and writes in an update; activations are left out: a lower bound.
 
     Its shard of float32 parameters, gradient and two moments is read, and parameters and moments
-    are written (28 bytes a parameter). The gathered weights are read in the computation's type, in
-    every forward pass, recomputation and backward pass.
+    are written (28 bytes a parameter that is trained). The gathered weights are read in the
+    computation's type, in every forward pass, recomputation and backward pass.
     """
     passes = (_forward_passes(cfg) + 1) * micro_batches
     gathered = multiplied_params(cfg) / mesh["tensor"] * itemsize(cfg) * passes
-    return 28.0 * num_params(cfg) / (mesh["fsdp"] * mesh["tensor"]) + gathered
+    trained = 0 if frozen else num_params(cfg)
+    return 28.0 * trained / (mesh["fsdp"] * mesh["tensor"]) + gathered
 
 
-def state_bytes(cfg: ModelConfig, mesh: Mapping[str, int]) -> float:
-    """Bytes that one chip holds of float32 parameters, gradients and two moments."""
-    return 16 * num_params(cfg) / mesh["fsdp"] / mesh["tensor"]
+def state_bytes(cfg: ModelConfig, mesh: Mapping[str, int], frozen: bool = False) -> float:
+    """Bytes that one chip holds of float32 parameters, gradients and two moments.
+
+    Of a frozen model: of parameters in the computation's type.
+    """
+    bytes_a_param = itemsize(cfg) if frozen else 16
+    return bytes_a_param * num_params(cfg) / mesh["fsdp"] / mesh["tensor"]
 
 
 # ---- seconds on the network ----------------------------------------------------------------------
@@ -161,12 +171,13 @@ def predicted_network(
     slices: int,
     micro_batches: int,
     tokens: int,
+    frozen: bool = False,
 ) -> float:
     """Seconds of an update's collectives, for choosing a mesh before anything is compiled.
 
     In every micro-batch weights are gathered over fsdp (forward, backward, recomputation) and
-    gradients reduce-scattered in float32, then all-reduced over data; over tensor two all-reduces
-    of the activations a layer in each of these passes.
+    gradients, unless frozen, reduce-scattered in float32, then all-reduced over data; over tensor
+    two all-reduces of the activations a layer in each of these passes.
     """
 
     def seconds_a_byte(group: int) -> float:
@@ -176,14 +187,16 @@ def predicted_network(
     shards = mesh["fsdp"] * mesh["tensor"]
     data_inside = mesh["data"] // slices  # the part of the data axis that lies within a slice
 
-    sent_over_fsdp = num_params(cfg) / mesh["tensor"] * (passes * itemsize(cfg) + 4)
+    gradient = 0 if frozen else 4  # bytes a parameter
+
+    sent_over_fsdp = num_params(cfg) / mesh["tensor"] * (passes * itemsize(cfg) + gradient)
     total = sent_over_fsdp * seconds_a_byte(mesh["fsdp"])
 
-    total += 2 * 4 * num_params(cfg) / shards * seconds_a_byte(data_inside)
+    total += 2 * gradient * num_params(cfg) / shards * seconds_a_byte(data_inside)
 
     local_tokens = tokens / micro_batches / (mesh["data"] * mesh["fsdp"])
     activations = local_tokens * cfg.width * itemsize(cfg)
     total += 2 * cfg.num_layers * passes * activations * 2 * seconds_a_byte(mesh["tensor"])
 
-    between_slices = 2 * 4 * num_params(cfg) / shards / data_inside * (slices - 1) / slices
+    between_slices = 2 * gradient * num_params(cfg) / shards / data_inside * (slices - 1) / slices
     return micro_batches * (total + between_slices / topology.chip.dcn)

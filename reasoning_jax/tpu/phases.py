@@ -6,6 +6,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from reasoning_jax import tune
 from reasoning_jax.model.decoder import ModelConfig
 from reasoning_jax.tpu import ceilings, collectives
 from reasoning_jax.tpu.chips import Topology
@@ -40,15 +41,15 @@ def phases(
     weights = ceilings.multiplied_params(model_cfg) * ceilings.itemsize(model_cfg) / mesh["tensor"]
     once = [collective for collective in compiled.collectives if not collective.repeated]
     if step.kind == "update":
-        flops = ceilings.train_flops(model_cfg, tokens, step.length)
+        frozen = tune.get(cfg.tune.name).FREEZES
         update = _phase(
             "update",
             step,
             topology,
             tokens=tokens,
-            flops=flops,
-            executed=ceilings.executed(model_cfg, flops),
-            bytes_a_chip=ceilings.train_bytes(model_cfg, mesh, cfg.micro_batches),
+            flops=ceilings.train_flops(model_cfg, tokens, step.length, frozen),
+            executed=ceilings.executed_flops(model_cfg, tokens, step.length, frozen),
+            bytes_a_chip=ceilings.train_bytes(model_cfg, mesh, cfg.micro_batches, frozen),
             sent=once,
         )
         return [update]

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import default, tasks, tokenizer
+from reasoning_jax import default, named_model, tasks, tune
 from reasoning_jax.errors import UserError
-from reasoning_jax.model import presets
 from reasoning_jax.model.decoder import ModelConfig
 from reasoning_jax.tpu import ceilings, chips
 from reasoning_jax.tpu.compiler import Compiled, Results
@@ -155,10 +154,7 @@ def _divisors(number: int) -> list[int]:
 
 def ranked_meshes(cfg: ConfigDict, topology: chips.Topology, slices: int) -> list[RankedMesh]:
     """The meshes by predicted seconds of an update; UserError where none divides the batches."""
-    task = tasks.get(cfg.task.name)
-    source = cfg.model.get("source", "")
-    own_tokenizer = tokenizer.make(cfg.tokenizer, task.ALPHABET, task.name, source)
-    model_cfg = presets.model_config(cfg.model, own_tokenizer.vocab_size)
+    model_cfg = named_model.of(cfg, tasks.get(cfg.task.name)).config
     num_chips = topology.chips * slices
     ranked = []
     for mesh in meshes(cfg, num_chips, slices):
@@ -181,10 +177,10 @@ def _predict(
 ) -> RankedMesh:
     chip = topology.chip
     tokens = cfg.batch_size * cfg.sequence_length
-    flops = ceilings.train_flops(model_cfg, tokens, cfg.sequence_length)
-    executed = ceilings.executed(model_cfg, flops)
+    frozen = tune.get(cfg.tune.name).FREEZES
+    executed = ceilings.executed_flops(model_cfg, tokens, cfg.sequence_length, frozen)
     compute = executed / (topology.chips * slices) / chip.flops
-    memory = ceilings.train_bytes(model_cfg, mesh, cfg.micro_batches) / chip.bandwidth
+    memory = ceilings.train_bytes(model_cfg, mesh, cfg.micro_batches, frozen) / chip.bandwidth
     network = ceilings.predicted_network(
         model_cfg,
         topology,
@@ -192,12 +188,13 @@ def _predict(
         slices=slices,
         micro_batches=cfg.micro_batches,
         tokens=tokens,
+        frozen=frozen,
     )
     return RankedMesh(
         mesh=mesh,
         seconds=max(compute, memory, network),
         network=network,
-        state_bytes=ceilings.state_bytes(model_cfg, mesh),
+        state_bytes=ceilings.state_bytes(model_cfg, mesh, frozen),
     )
 
 
