@@ -33,7 +33,7 @@ from reasoning_jax.loaded import (
     LoadedModel,
     Records,
     evaluation_path,
-    mesh_put_back,
+    mesh_restored,
     write_evaluation,
 )
 from reasoning_jax.model.decoder import Params
@@ -109,7 +109,7 @@ class SavedRun(LoadedModel):
             raise MissingFileError(f"{path}: the samples of round {round} are not written.")
         return workdir.read_lines(path)
 
-    @mesh_put_back()
+    @mesh_restored()
     def export(self, destination: str | os.PathLike[str], merge: bool = False) -> str:
         """Writes the best round for other programs, as ``convert`` does; returns what it is.
 

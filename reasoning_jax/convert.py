@@ -8,7 +8,7 @@ SOURCE decides what DEST becomes:
     the work directory of a run that trained an adapter    a PEFT folder; with --merge the model
     a PEFT folder, with --base=MODEL                       the Hugging Face folder of both
 
-Of a work directory the best round is taken, else the newest checkpoint. DEST must be new.
+Of a work directory the best round is taken, else the newest checkpoint. DEST must be new or empty.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ def _import(opened: Source, destination: Path) -> None:
 
     cfg = opened.model_config()
     params = opened.load(cfg)
-    destination.mkdir(parents=True, exist_ok=True)
     tokenizer = opened.tokenizer_files()
-    if tokenizer is not None:
-        export.copy_tokenizer(tokenizer, destination)
-    converted.save(destination, params, cfg, opened.family, opened.config)
+    with export.new_folder(destination) as folder:
+        if tokenizer is not None:
+            export.copy_tokenizer(tokenizer, folder)
+        converted.save(folder, params, cfg, opened.family, opened.config)
 
 
 def _export_source(opened: Source, destination: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model that is not trained: how good it is on a task, what it answers, and how it goes on."""
+"""A trained or a published model to work with: its accuracy, its answers, its texts and chats."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Records = list[workdir.Line]  # pandas.DataFrame(records) reads them
 
 
 @contextlib.contextmanager
-def mesh_put_back() -> Iterator[None]:
-    """Leaves the mesh of the process as it was: a run that it trains goes on with its own."""
+def mesh_restored() -> Iterator[None]:
+    """Puts the process's mesh back afterwards: a run in this process goes on with its own."""
     before = jax.sharding.get_mesh()
     try:
         yield
@@ -45,18 +45,17 @@ class LoadedModel:
     def __init__(self, cfg: ConfigDict, has_task: bool = True):
         self.config = cfg
         self.has_task = has_task
-        self._asked = 0
 
     def __repr__(self) -> str:
         return f"LoadedModel({self.config.model.source!r})"
 
     def _load(self, exp: Experiment) -> tuple[Params, int]:
-        """The parameters, and the round that they are of."""
+        """The parameters, and the round that they are of: 0 of a published model."""
         return experiment.load_source(exp), 0
 
     # ---- evaluating ------------------------------------------------------------------------------
 
-    @mesh_put_back()
+    @mesh_restored()
     def evaluate(
         self, split: str = "test", samples: int = 0, temperature: float = 0.7
     ) -> workdir.Line:
@@ -71,7 +70,7 @@ class LoadedModel:
         if samples and not temperature:
             raise UserError("temperature: several samples of a question need one above 0.")
         self._check_task()
-        exp, params, round = self._whole
+        exp, params, round = self._on_all_devices
         jax.set_mesh(exp.mesh)
         examples = exp.load_eval(split)
         label = f"evaluate {split}"
@@ -92,7 +91,7 @@ class LoadedModel:
         return about | values
 
     @functools.cached_property
-    def _whole(self) -> tuple[Experiment, Params, int]:
+    def _on_all_devices(self) -> tuple[Experiment, Params, int]:
         """The experiment on all devices, the parameters, and their round."""
         exp = experiment.make(self.config)
         params, round = self._load(exp)
@@ -104,20 +103,20 @@ class LoadedModel:
 
     # ---- asking ----------------------------------------------------------------------------------
 
-    @mesh_put_back()
+    @mesh_restored()
     def sample(self, questions: Sequence[str], temperature: float = 0.0) -> Records:
         """The model's rationale and answer to each question.
 
         Records with question, rationale, answer (None where there is none) and finished (False
-        where the length limit cut it off). At a temperature a question that is asked again gets
-        another sample. UserError for a question that cannot be asked.
+        where the length limit cut it off). At a temperature above 0 a question that is asked again
+        gets another sample. UserError for a question that cannot be asked.
         """
         if isinstance(questions, str):
             raise UserError("sample: the questions are a list, not one text.")
         self._check_task()
         return [self._asker.answer(question, temperature) for question in questions]
 
-    @mesh_put_back()
+    @mesh_restored()
     def stream(self, question: str, temperature: float = 0.0) -> Iterator[str]:
         """What ``ask`` prints, in pieces, as it grows: the rationale, and then the answer.
 
@@ -127,7 +126,7 @@ class LoadedModel:
         begin = asker.answer_as_it_grows if self.has_task else asker.continuation
         return self._pieces(begin(question, temperature))
 
-    @mesh_put_back()
+    @mesh_restored()
     def chat(self, messages: Sequence[Message], temperature: float = 0.0) -> Iterator[str]:
         """The assistant's next words in a conversation, in pieces, as they grow.
 
@@ -136,7 +135,7 @@ class LoadedModel:
         """
         return self._pieces(self._asker.reply(messages, temperature))
 
-    @mesh_put_back()
+    @mesh_restored()
     def check_chat(self, messages: Sequence[Message]) -> None:
         """UserError where the model has no template for this; does not wait for its weights."""
         self._asker.check_chat(messages)
@@ -146,10 +145,13 @@ class LoadedModel:
             raise UserError("This model was loaded without a task; it continues texts and chats.")
 
     def _pieces(self, texts: Iterator[str]) -> Iterator[str]:
-        """What each adds to the one before, made on the model's mesh, not on its taker's."""
+        """What each text adds to the one before it.
+
+        A generator runs wherever its values are taken: the model's mesh is set for each of them.
+        """
         pieces = growing.additions(texts)
         while True:
-            with mesh_put_back():
+            with mesh_restored():
                 jax.set_mesh(self._asker.exp.mesh)
                 piece = next(pieces, None)
             if piece is None:
@@ -158,7 +160,10 @@ class LoadedModel:
 
     @functools.cached_property
     def _asker(self) -> Asker:
-        """One question at a time, on as few devices as the model needs."""
+        """One question at a time, on as many devices as the config splits a model over.
+
+        Where it leaves that to the number of devices, on one.
+        """
         cfg = self.config.copy_and_resolve_references()
         fsdp = max(1, cfg.mesh.fsdp)
         tensor = max(1, cfg.mesh.tensor)

@@ -126,7 +126,7 @@ def test_a_method_runs_two_rounds_from_it(algorithm, base, config, tuned, tmp_pa
     if algorithm == "dpo":
         assert trained[0] == pytest.approx(np.log(2), abs=1e-4)
     run = api.open(tmp_path)
-    exp, params, _ = run._whole
+    exp, params, _ = run._on_all_devices
     assert set(params) == {"lora" if tuned == "lora" else "soft_prompt"}
     assert exp.base_fingerprint == experiment.make(cfg).base_fingerprint
     [record] = run.sample(["Tim saw a big car. Who saw it?"])

@@ -70,7 +70,7 @@ class Converted:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             own = self.dtypes.get(name, "float32")
             if dtype is not None:
-                own = dtype if load.is_matrix(path[-1].key) else "float32"
+                own = dtype if load.is_cast(path[-1].key) else "float32"
             return jax.ShapeDtypeStruct(x.shape, own, sharding=x.sharding)
 
         target = jax.tree_util.tree_map_with_path(leaf, abstract)

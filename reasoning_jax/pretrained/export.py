@@ -23,7 +23,7 @@ from reasoning_jax.json_object import Json
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.decoder import Params
 from reasoning_jax.pretrained import folder, hf_tokenizer, hf_write, tables
-from reasoning_jax.pretrained.tables import Row, Table
+from reasoning_jax.pretrained.tables import Place, Table
 
 SHARD_BYTES = 5 * 10**9
 # What is copied from the model's own folder.
@@ -83,8 +83,7 @@ def new_folder(destination: Path) -> Iterator[Path]:
     if not workdir.is_local(destination):
         raise UserError(f"{destination}: such a folder is written on this machine; copy it then.")
     check_free(destination)
-    temporary = destination.with_name(destination.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = destination.with_name(f"{destination.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -153,45 +152,45 @@ def tensors(params: Params, cfg: ModelConfig, table: Table) -> Iterator[tuple[st
     fused: dict[str, dict[str, jax.Array]] = {}
     for path, _ in tables.leaves(tables.shapes(cfg)):
         name = path[-1]
-        row = table[name]
+        place = table[name]
         value = params[name] if len(path) == 1 else params["layers"][name]  # type: ignore[index]
-        if row.part[1] > 1:
-            parts = fused.setdefault(row.name, {})
+        if place.part[1] > 1:
+            parts = fused.setdefault(place.name, {})
             parts[name] = value
-            if len(parts) == row.part[1]:
-                yield from _layers(row, _joined(parts, table))
+            if len(parts) == place.part[1]:
+                yield from _layers(place, _joined(parts, table))
             continue
         stored = np.asarray(value)
         if len(path) == 1:
-            yield row.name, _matrix(name, row, stored)
+            yield place.name, _matrix(name, place, stored)
         else:
-            yield from _layers(row, (_matrix(name, row, layer) for layer in stored))
+            yield from _layers(place, (_matrix(name, place, layer) for layer in stored))
 
 
-def _layers(row: Row, values: Iterator[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def _layers(place: Place, values: Iterator[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     for n, value in enumerate(values):
-        yield row.name.format(n=n), value
+        yield place.name.format(n=n), value
 
 
 def _joined(parts: Mapping[str, jax.Array], table: Table) -> Iterator[np.ndarray]:
     """The layers of a tensor that holds several parameters."""
     names = sorted(parts, key=lambda name: table[name].part)
     arrays = [np.asarray(parts[name]) for name in names]
-    row = table[names[0]]
-    is_columns = arrays[0].ndim > 2 and names[0] in tables.INPUTS and not row.out_first
+    place = table[names[0]]
+    is_columns = arrays[0].ndim > 2 and names[0] in tables.INPUTS and not place.out_first
     for layers in zip(*arrays, strict=True):
-        matrices = [_matrix(name, row, x) for name, x in zip(names, layers, strict=True)]
+        matrices = [_matrix(name, place, x) for name, x in zip(names, layers, strict=True)]
         yield np.concatenate(matrices, axis=1 if is_columns else 0)
 
 
-def _matrix(name: str, row: Row, value: np.ndarray) -> np.ndarray:
+def _matrix(name: str, place: Place, value: np.ndarray) -> np.ndarray:
     """A parameter [of one layer] as the file has it."""
     inputs = tables.INPUTS.get(name)
     if inputs is None:
-        return value.reshape(tables.stored_shape(name, Row(name=row.name), value.shape))
+        return value.reshape(tables.stored_shape(name, Place(name=place.name), value.shape))
     rows = int(np.prod(value.shape[:inputs]))
     matrix = value.reshape(rows, -1)
-    return tables.transposed(matrix) if row.out_first else matrix
+    return tables.transposed(matrix) if place.out_first else matrix
 
 
 def save(named: Mapping[str, np.ndarray], path: Path) -> None:

@@ -12,7 +12,7 @@ from reasoning_jax.errors import UserError
 from reasoning_jax.json_object import Json
 from reasoning_jax.pretrained.names import GGUF, GGUF_GPT2
 from reasoning_jax.pretrained.stored import Stored
-from reasoning_jax.pretrained.tables import Row, Table
+from reasoning_jax.pretrained.tables import Table
 
 # Keys of config.json by those of the metadata, less the name of the architecture.
 KEYS = {
@@ -54,10 +54,12 @@ def _turned(table: Table) -> Table:
 def _less_one(table: Table) -> Table:
     """llama.cpp stores Gemma's norms as 1 + w."""
 
-    def row(name: str, row: Row) -> Row:
-        return dataclasses.replace(row, plus=-1.0) if name.endswith("_norm") else row
-
-    return {name: row(name, value) for name, value in table.items()}
+    less_one = {}
+    for name, place in table.items():
+        if name.endswith("_norm"):
+            place = dataclasses.replace(place, plus=-1.0)
+        less_one[name] = place
+    return less_one
 
 
 TABLES: dict[str, Table] = {

@@ -1,21 +1,23 @@
 """Tensors of files onto the devices, one parameter (a stack of layers) after another.
 
-Each device's shard is read by itself: of a tensor that is split over its rows no other rows are
-read. The host holds the shards of one parameter at a time.
+Every different shard is read once. Of a tensor in a file, a shard that is some of its rows reads
+these alone; one that is some of its columns reads all rows. The host holds the shards of one
+parameter at a time; on a single CPU device these become the parameter, without a copy.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+from jaxtyping import PyTree
 
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import sharding
@@ -24,11 +26,22 @@ from reasoning_jax.model.decoder import Params
 from reasoning_jax.model.parameters import MATRICES
 from reasoning_jax.pretrained import tables
 from reasoning_jax.pretrained.stored import Tensor
-from reasoning_jax.pretrained.tables import Index, Row, Shape, Table
+from reasoning_jax.pretrained.tables import Index, Place, Shape, Table
 
-ALIGNMENT = 64  # bytes
+ALIGNMENT = 64  # bytes; of numpy arrays at multiples of it jax makes no copy on the CPU
 THREADS = 4  # layers that are read at a time
 BLOCK = 1 << 24  # numbers that are compared at a time
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Parameter:
+    """A parameter and the tensors that hold it."""
+
+    name: str
+    place: Place
+    shape: Shape
+    tensors: list[Tensor]  # of the layers, or one
+    is_stack: bool  # of layers, along the first dimension
 
 
 def load(
@@ -39,150 +52,144 @@ def load(
     dtype: str | None,
     where: str,
 ) -> Params:
-    """The parameters, laid out by ``sharding.parameter_specs``.
+    """The parameters, split by ``sharding.parameter_specs``.
 
-    dtype: None = as stored; else matrices are in this one and the rest in float32. UserError naming
-    a tensor that is missing, left over or of another shape.
+    tensors: by their names in the file. table: where the file has each parameter. mesh: None = the
+    first device alone. dtype: None = as stored (where layers differ, the type that holds all); else
+    matrices are in this one and the rest in float32. where: what errors call the file. UserError
+    for a parameter that such files do not have, a tensor that is missing, left over or of another
+    shape, and an output matrix other than the embedding that it is tied to.
     """
     want = tables.wanted(cfg, table, where)
-    have = _without_copy(tensors, table, cfg, where)
+    have = _without_tied_output(tensors, table, cfg, where)
     tables.check(have, want, where)
     shapes = tables.shapes(cfg)
-    layouts = _layouts(shapes, mesh)
+    shardings = _shardings(shapes, mesh)
     params: Params = {}
-    for path, shape in tables.leaves(shapes):
+    layers: dict[str, jax.Array] = {}
+    for path, shape in tables.leaves(shapes):  # ("layers", name), or (name,)
         name = path[-1]
-        row = table[name]
-        if len(path) == 1:
-            sources = [have[row.name]]
-        else:
-            sources = [have[row.name.format(n=n)] for n in range(cfg.num_layers)]
-        layout = layouts[path]
-        array = _array(
-            name, row, shape, sources, len(path) > 1, _dtype(name, sources, dtype), layout
+        is_stack = len(path) > 1
+        place = table[name]
+        count = cfg.num_layers if is_stack else 1
+        parameter = _Parameter(
+            name=name,
+            place=place,
+            shape=shape,
+            tensors=[have[place.name.format(n=n)] for n in range(count)],
+            is_stack=is_stack,
         )
-        holder = params.setdefault(path[0], {}) if len(path) > 1 else params
-        holder[name] = array  # type: ignore[index]
-    return params
+        array = _read(parameter, _dtype(parameter, dtype), shardings[path])
+        (layers if is_stack else params)[name] = array
+    return params | {"layers": layers}
 
 
-def _layouts(shapes: tables.Tree, mesh: Mesh | None) -> dict[tuple[str, ...], Sharding]:
+def _shardings(shapes: tables.Tree, mesh: Mesh | None) -> dict[tuple[str, ...], Sharding]:
     """The sharding of every parameter by its path."""
-    paths = dict(tables.leaves(shapes))
     if mesh is None:
-        return dict.fromkeys(paths, SingleDeviceSharding(jax.devices()[0]))
-    abstract = abstract_params(shapes, "float32", mesh)
-    return {path: _at(abstract, path).sharding for path in paths}
+        only = SingleDeviceSharding(jax.devices()[0])
+        return {path: only for path, _ in tables.leaves(shapes)}
+    abstract = abstract_params(shapes, "float32", mesh)  # any type would do
+    found = {}
+    for path, x in jax.tree_util.tree_flatten_with_path(abstract)[0]:
+        found[tuple(key.key for key in path)] = x.sharding
+    return found
 
 
-def abstract_params(shapes: tables.Tree, dtype: str, mesh: Mesh) -> Params:
+def abstract_params(
+    shapes: tables.Tree, dtype: str, mesh: Mesh
+) -> dict[str, PyTree[jax.ShapeDtypeStruct]]:
     """Shape, dtype and sharding of every parameter."""
 
     def leaf(shape: Shape) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
 
+    # A shape is a tuple, which jax would take apart.
     tree = jax.tree.map(leaf, shapes, is_leaf=lambda x: isinstance(x, tuple))
-    specs = sharding.parameter_specs(tree, mesh)
+    shardings = sharding.parameter_specs(tree, mesh)
     return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, specs
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
     )
 
 
-def _at(tree: Params, path: tuple[str, ...]) -> jax.Array:
-    for name in path:
-        tree = tree[name]  # type: ignore[assignment]
-    return tree  # type: ignore[return-value]
-
-
-def _dtype(name: str, sources: list[Tensor], dtype: str | None) -> np.dtype:
+def _dtype(parameter: _Parameter, dtype: str | None) -> np.dtype:
     if dtype is None:
-        return jnp.result_type(*{tensor.dtype for tensor in sources})
-    return jnp.dtype(dtype if is_matrix(name) else "float32")
+        return jnp.result_type(*{tensor.dtype for tensor in parameter.tensors})
+    return jnp.dtype(dtype if is_cast(parameter.name) else "float32")
 
 
-def is_matrix(name: str) -> bool:
-    """Whether a parameter is multiplied with, and so in the dtype of the computation."""
+def is_cast(name: str) -> bool:
+    """Whether a parameter is kept in the dtype of the computation; norms and biases are not."""
     return name in MATRICES
 
 
-def _array(
-    name: str,
-    row: Row,
-    shape: Shape,
-    sources: list[Tensor],
-    is_stack: bool,
-    dtype: np.dtype,
-    layout: Sharding,
-) -> jax.Array:
-    """One parameter from the tensors of its layers."""
+def _read(parameter: _Parameter, dtype: np.dtype, target: Sharding) -> jax.Array:
+    """A parameter on its devices."""
+    shape = parameter.shape
     shards: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
-    empty = partial(_aligned if len(layout.device_set) == 1 else np.empty, dtype=dtype)
+    on_one_device = len(target.device_set) == 1
 
     def read(index: Index) -> np.ndarray:
         ranges = tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True))
         if ranges not in shards:  # devices that hold copies share one
-            shards[ranges] = empty([stop - start for start, stop in ranges])
-            _fill(name, row, shape, sources, is_stack, index, shards[ranges])
+            sizes = [stop - start for start, stop in ranges]
+            # Two devices must not share memory, and would without a copy.
+            shard = _aligned(sizes, dtype) if on_one_device else np.empty(sizes, dtype)
+            _fill(parameter, index, shard)
+            shards[ranges] = shard
         return shards[ranges]
 
-    return jax.make_array_from_callback(shape, layout, read, dtype=dtype)
+    return jax.make_array_from_callback(shape, target, read, dtype=dtype)
 
 
 def _aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """An array that a CPU device takes as it is, without a copy; for one device alone."""
+    """An empty array whose memory a CPU device takes over: it begins at a multiple of ALIGNMENT."""
     size = math.prod(shape) * dtype.itemsize
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _fill(
-    name: str,
-    row: Row,
-    shape: Shape,
-    sources: list[Tensor],
-    is_stack: bool,
-    index: Index,
-    target: np.ndarray,
-) -> None:
-    """Reads a shard, several layers at a time."""
-    if not is_stack:
-        tables.read_slice(name, row, shape, index, sources[0], target)
+def _fill(parameter: _Parameter, index: Index, shard: np.ndarray) -> None:
+    """Reads a shard, the slice ``index`` of the parameter, several layers at a time."""
+    name, place, shape = parameter.name, parameter.place, parameter.shape
+    if not parameter.is_stack:
+        tables.read_slice(name, place, shape, index, parameter.tensors[0], shard)
         return
-    layers = sources[index[0]]
+    layers = parameter.tensors[index[0]]
 
-    def fill(n: int) -> None:
-        tables.read_slice(name, row, shape[1:], index[1:], layers[n], target[n])
+    def fill(i: int) -> None:
+        tables.read_slice(name, place, shape[1:], index[1:], layers[i], shard[i])
 
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(fill, range(len(layers))))
+        list(pool.map(fill, range(len(layers))))  # a list, so that an error in a thread is raised
 
 
-def _without_copy(
+def _without_tied_output(
     tensors: Mapping[str, Tensor], table: Table, cfg: ModelConfig, where: str
 ) -> Mapping[str, Tensor]:
-    """The tensors less an output matrix that only repeats the embedding, which it is tied to.
+    """The tensors without the output matrix that files of a tied model may hold too.
 
-    UserError where it does not repeat it.
+    UserError where it differs from the embedding.
     """
     name = table["unembedding"].name
     if not cfg.tied or name not in tensors or table["embedding"].name not in tensors:
         return tensors
     output, embedding = tensors[name], tensors[table["embedding"].name]
-    problem = (
+    differs = UserError(
         f"{where}: the output matrix {name} is not the embedding, which it is by "
         "tie_word_embeddings; set this to false in config.json."
     )
     others = {key: tensor for key, tensor in tensors.items() if key != name}
     if tuple(embedding.shape) != (cfg.vocab_size, cfg.width):
-        return others  # which is the mistake that is told
+        return others  # tables.check says that the embedding has a wrong shape
     if tuple(output.shape) != tuple(embedding.shape):
-        raise UserError(problem)
+        raise differs
     step = max(1, BLOCK // max(1, output.shape[-1]))
     for start in range(0, output.shape[0], step):
         stop = min(start + step, output.shape[0])
         if not np.array_equal(output.read(start, stop), embedding.read(start, stop)):
-            raise UserError(problem)
+            raise differs
     return others
 
 
@@ -192,8 +199,8 @@ def _without_copy(
 def fingerprint(params: Params) -> str:
     """16 hexadecimal digits of the names, shapes, dtypes and contents of parameters.
 
-    However they are laid out over devices: each array gives two sums of its bits, weighted by
-    position, modulo 2^32, which are computed where the array is.
+    The same however the arrays are split over devices: of each array two checksums modulo 2^32 are
+    computed where it is.
     """
     lines = []
     for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
@@ -210,7 +217,9 @@ def _sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     for axis, size in enumerate(x.shape):
         own = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
         place = place * jnp.uint32(size) + own
-    # Odd factors, so that no bit is lost; mixed, so that neighbours do not change places unseen.
+    # The factors of the first sum are odd, so that a change of any one number changes it. The
+    # second is not linear in the bits: changes that cancel in the first, such as two numbers that
+    # are swapped, do not in both.
     first = (place * jnp.uint32(2654435761) + jnp.uint32(1)) | jnp.uint32(1)
     second = ((place ^ (place >> 15)) * jnp.uint32(2246822519) + bits * jnp.uint32(40503)) | 1
     mixed = bits ^ (bits >> 13)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from reasoning_jax.pretrained.tables import Row, Table
+from reasoning_jax.pretrained.tables import Place, Table
 
 L = "model.layers.{n}."
 H = "transformer.h.{n}."
 
 
-def _rows(**names: str) -> dict[str, Row]:
-    return {name: Row(name=stored) for name, stored in names.items()}
+def _places(**names: str) -> dict[str, Place]:
+    return {name: Place(name=stored) for name, stored in names.items()}
 
 
-def _fused(weight: str, bias: str, *, out_first: bool) -> dict[str, Row]:
+def _fused(weight: str, bias: str, *, out_first: bool) -> dict[str, Place]:
     """Queries, keys and values as three parts of one tensor."""
-    rows = {}
+    places = {}
     for i, name in enumerate(("query", "key", "value")):
-        rows[name] = Row(name=weight, out_first=out_first, part=(i, 3))
-        rows[f"{name}_bias"] = Row(name=bias, part=(i, 3))
-    return rows
+        places[name] = Place(name=weight, out_first=out_first, part=(i, 3))
+        places[f"{name}_bias"] = Place(name=bias, part=(i, 3))
+    return places
 
 
-LLAMA: Table = _rows(
+LLAMA: Table = _places(
     embedding="model.embed_tokens.weight",
     unembedding="lm_head.weight",
     final_norm="model.norm.weight",
@@ -44,12 +44,12 @@ LLAMA: Table = _rows(
     up_bias=L + "mlp.up_proj.bias",
     down_bias=L + "mlp.down_proj.bias",
 )
-GEMMA: Table = LLAMA | _rows(
+GEMMA: Table = LLAMA | _places(
     post_attention_norm=L + "post_attention_layernorm.weight",
     mlp_norm=L + "pre_feedforward_layernorm.weight",
     post_mlp_norm=L + "post_feedforward_layernorm.weight",
 )
-GPTJ: Table = _rows(
+GPTJ: Table = _places(
     embedding="transformer.wte.weight",
     unembedding="lm_head.weight",
     output_bias="lm_head.bias",
@@ -67,7 +67,7 @@ GPTJ: Table = _rows(
     down_bias=H + "mlp.fc_out.bias",
 )
 GPT2: Table = {
-    **_rows(
+    **_places(
         embedding="transformer.wte.weight",
         unembedding="lm_head.weight",
         position_embedding="transformer.wpe.weight",
@@ -82,16 +82,16 @@ GPT2: Table = {
         down_bias=H + "mlp.c_proj.bias",
     ),
     **_fused(H + "attn.c_attn.weight", H + "attn.c_attn.bias", out_first=False),
-    "attention_out": Row(name=H + "attn.c_proj.weight", out_first=False),
-    "up": Row(name=H + "mlp.c_fc.weight", out_first=False),
-    "down": Row(name=H + "mlp.c_proj.weight", out_first=False),
+    "attention_out": Place(name=H + "attn.c_proj.weight", out_first=False),
+    "up": Place(name=H + "mlp.c_fc.weight", out_first=False),
+    "down": Place(name=H + "mlp.c_proj.weight", out_first=False),
 }
 
 # ---- GGUF files: the same names for all families -------------------------------------------------
 
 B = "blk.{n}."
 GGUF: Table = {
-    **_rows(
+    **_places(
         embedding="token_embd.weight",
         unembedding="output.weight",
         position_embedding="position_embd.weight",

@@ -138,13 +138,13 @@ def _save(destination: Path, named: Mapping[str, np.ndarray], config: Mapping[st
 
 def _module(name: str, family: Family, where: str) -> str:
     """The module of an adapted matrix, with "{n}" for its layer."""
-    row = family.table.get(name)
-    if row is None or row.part[1] > 1:
+    place = family.table.get(name)
+    if place is None or place.part[1] > 1:
         raise UserError(
             f"{where}: {family.architecture} has no matrix of its own for {name}, "
             "so PEFT has no such adapter; merge it instead."
         )
-    return row.name.removesuffix(".weight")
+    return place.name.removesuffix(".weight")
 
 
 def _target(module: str) -> str:
@@ -184,25 +184,25 @@ def read(place: Path, cfg: ModelConfig, family: Family) -> Adapter:
     lora: Lora = {}
     want: dict[str, Shape] = {}
     for name in ADAPTED:
-        row = family.table.get(name)
-        if row is None:
+        place = family.table.get(name)
+        if place is None:
             continue
-        start = PREFIX + row.name.removesuffix(".weight")
+        start = PREFIX + place.name.removesuffix(".weight")
         if f"{start.format(n=0)}.lora_A.weight" not in have:
             continue
         _, outputs = _flat(name, _shape(name, cfg))
         inputs = _flat(name, _shape(name, cfg))[0]
         for n in range(cfg.num_layers):
             want[f"{start.format(n=n)}.lora_A.weight"] = (rank, inputs)
-            want[f"{start.format(n=n)}.lora_B.weight"] = (outputs * row.part[1], rank)
+            want[f"{start.format(n=n)}.lora_B.weight"] = (outputs * place.part[1], rank)
     tables.check(have, want, str(path))
     if not want:
         raise UserError(f"{path}: there is no adapter of a matrix of this model in it.")
     for name in ADAPTED:
-        row = family.table.get(name)
-        start = PREFIX + row.name.removesuffix(".weight") if row else ""
-        if row and f"{start.format(n=0)}.lora_A.weight" in have:
-            lora |= _stacks(name, start, row.part, have, cfg, rank)
+        place = family.table.get(name)
+        start = PREFIX + place.name.removesuffix(".weight") if place else ""
+        if place and f"{start.format(n=0)}.lora_A.weight" in have:
+            lora |= _stacks(name, start, place.part, have, cfg, rank)
     base = values.values.get("base_model_name_or_path")
     return Adapter(lora=lora, rank=rank, scale=scale, base=base if isinstance(base, str) else "")
 

@@ -38,8 +38,8 @@ ADAPTED = ("query", "key", "value", "attention_out", "gate", "up", "down")  # Lo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """Another model's tensor that holds one of our parameters."""
+class Place:
+    """Where a file has one of our parameters: in which tensor, and how."""
 
     name: str  # "{n}" in it is the number of the layer
     out_first: bool = True  # a matrix is stored [out, in], as torch's Linear; else [in, out]
@@ -48,7 +48,7 @@ class Row:
     plus: float = 0.0  # what is added to the stored numbers
 
 
-Table = Mapping[str, Row]
+Table = Mapping[str, Place]
 
 
 def shapes(cfg: ModelConfig) -> Tree:
@@ -116,18 +116,18 @@ def leaves(tree: Tree) -> Iterator[tuple[tuple[str, ...], Shape]]:
 # ---- one tensor ----------------------------------------------------------------------------------
 
 
-def stored_shape(name: str, row: Row, shape: Shape) -> Shape:
+def stored_shape(name: str, place: Place, shape: Shape) -> Shape:
     """The shape of the tensor in the file for a parameter [of one layer] of this shape."""
-    parts = row.part[1]
+    parts = place.part[1]
     inputs = INPUTS.get(name)
     if inputs is None:
         return (math.prod(shape) * parts,) if name.endswith(("_bias", "_norm")) else shape
     rows, columns = math.prod(shape[:inputs]), math.prod(shape[inputs:]) * parts
-    return (columns, rows) if row.out_first else (rows, columns)
+    return (columns, rows) if place.out_first else (rows, columns)
 
 
 def read_slice(
-    name: str, row: Row, shape: Shape, index: Index, tensor: Tensor, target: np.ndarray
+    name: str, place: Place, shape: Shape, index: Index, tensor: Tensor, target: np.ndarray
 ) -> None:
     """Fills ``target`` with the slice ``index`` of a parameter [of one layer].
 
@@ -135,23 +135,23 @@ def read_slice(
     """
     ranges = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
     if name in INPUTS:
-        _read_matrix(name, row, shape, ranges, tensor, target)
+        _read_matrix(name, place, shape, ranges, tensor, target)
         return
-    is_flat = len(stored_shape(name, row, shape)) < len(shape) or row.part[1] > 1
+    is_flat = len(stored_shape(name, place, shape)) < len(shape) or place.part[1] > 1
     if is_flat:
-        start = row.part[0] * math.prod(shape)
+        start = place.part[0] * math.prod(shape)
         values = tensor.read(start, start + math.prod(shape)).reshape(shape)[index]
-        target[...] = _finish(values, row)
+        target[...] = _finish(values, place)
         return
     start, stop = ranges[0]
     for i, j in _chunks(start, stop, tensor):
         values = tensor.read(i, j)[(slice(None), *index[1:])]
-        target[i - start : j - start] = _finish(values, row)
+        target[i - start : j - start] = _finish(values, place)
 
 
 def _read_matrix(
     name: str,
-    row: Row,
+    place: Place,
     shape: Shape,
     ranges: list[tuple[int, int]],
     tensor: Tensor,
@@ -160,12 +160,12 @@ def _read_matrix(
     split = INPUTS[name]
     rows = _span(shape[:split], ranges[:split])
     columns = _span(shape[split:], ranges[split:])
-    first = row.part[0] * math.prod(shape[split:])
+    first = place.part[0] * math.prod(shape[split:])
     # The slice with all of its later dimensions, as a matrix [in, out].
     size = (rows[1] - rows[0], columns[1] - columns[0])
-    is_whole = size[0] * size[1] == target.size and not row.interleaved
+    is_whole = size[0] * size[1] == target.size and not place.interleaved
     matrix = target.reshape(size) if is_whole else np.empty(size, tensor.dtype)
-    if row.out_first:
+    if place.out_first:
         for i, j in _chunks(*columns, tensor):
             values = tensor.read(first + i, first + j)[:, slice(*rows)]
             _copy_transposed(values, matrix[:, i - columns[0] : j - columns[0]])
@@ -179,7 +179,7 @@ def _read_matrix(
         full = matrix.reshape(sizes[0], *shape[1:split], sizes[1], *shape[split + 1 :])
         rest = [slice(*r) for r in ranges]
         rest[0] = rest[split] = slice(None)
-        target[...] = _finish(full[tuple(rest)], row)
+        target[...] = _finish(full[tuple(rest)], place)
 
 
 def _chunks(start: int, stop: int, tensor: Tensor) -> Iterator[tuple[int, int]]:
@@ -196,11 +196,11 @@ def _span(shape: Shape, ranges: list[tuple[int, int]]) -> tuple[int, int]:
     return ranges[0][0] * size, ranges[0][1] * size
 
 
-def _finish(values: np.ndarray, row: Row) -> np.ndarray:
-    if row.interleaved:  # heads' numbers are never split over devices: all are here
+def _finish(values: np.ndarray, place: Place) -> np.ndarray:
+    if place.interleaved:  # heads' numbers are never split over devices: all are here
         values = np.concatenate([values[..., 0::2], values[..., 1::2]], axis=-1)
-    if row.plus:
-        values = values + values.dtype.type(row.plus)
+    if place.plus:
+        values = values + values.dtype.type(place.plus)
     return values
 
 
@@ -230,12 +230,12 @@ def wanted(cfg: ModelConfig, table: Table, where: str) -> dict[str, Shape]:
         name = path[-1]
         if name not in table:
             raise UserError(f"{where}: the parameter {name} has no place in such a file.")
-        row = table[name]
+        place = table[name]
         if len(path) == 1:
-            found[row.name] = stored_shape(name, row, shape)
+            found[place.name] = stored_shape(name, place, shape)
             continue
         for n in range(cfg.num_layers):
-            found[row.name.format(n=n)] = stored_shape(name, row, shape[1:])
+            found[place.name.format(n=n)] = stored_shape(name, place, shape[1:])
     return found
 
 

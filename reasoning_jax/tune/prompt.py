@@ -1,7 +1,7 @@
 """Vectors before every prompt of a frozen model (Lester et al. 2021, arXiv:2104.08691).
 
-TRICE tunes such a soft prompt. Its vectors stand for the token ids after the model's vocabulary, so
-that rows, caches and masks know them as tokens like all others.
+The experiments of the TRICE paper tune one. Its vectors stand for the token ids after the model's
+vocabulary, so that rows, caches and masks know them as tokens like all others.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ def prompt_length(cfg: ConfigDict) -> int:
 class WithSoftPrompt:
     """A tokenizer whose prompts begin with the ids of a soft prompt's vectors.
 
-    These are the ``length`` ids from ``first`` on, the size of the model's vocabulary.
+    These are first, first + 1 ... first + length - 1, with ``first`` the size of the model's
+    vocabulary: no word has them.
     """
 
     def __init__(self, words: Tokenizer, first: int, length: int):
         self.words = words
-        self._vectors = [*range(first, first + length)]
+        self._prompt_ids = [*range(first, first + length)]
 
     @property
     def vocab_size(self) -> int:
@@ -70,13 +71,13 @@ class WithSoftPrompt:
         return self.words.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self.words.decode(i for i in ids if i < self._vectors[0])
+        return self.words.decode(i for i in ids if i < self._prompt_ids[0])
 
     def prompt(self, text: str) -> list[int]:
-        return [*self._vectors, *self.words.prompt(text)]
+        return [*self._prompt_ids, *self.words.prompt(text)]
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
-        return [*self._vectors, *self.words.chat(messages)]
+        return [*self._prompt_ids, *self.words.chat(messages)]
 
 
 def tokenizer(cfg: ConfigDict, words: Tokenizer, model_cfg: ModelConfig) -> Tokenizer:
@@ -87,6 +88,6 @@ def tokenizer(cfg: ConfigDict, words: Tokenizer, model_cfg: ModelConfig) -> Toke
 def init(
     key: jax.Array, frozen: Params, words: jax.Array, *, cfg: ConfigDict, model_cfg: ModelConfig
 ) -> Params:
-    """The vectors of the tokens ``words`` [P], in float32."""
+    """{"soft_prompt": [P, D]}: the vectors of the tokens ``words`` [P], in float32."""
     vectors = decoder.embed(frozen, words[None], model_cfg)[0]
     return {"soft_prompt": vectors.astype(jnp.float32)}
