@@ -52,6 +52,20 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(scope="module")
+def tpu_compiler():
+    """Skips where TPU's compiler is absent; the mesh of what was compiled is unset afterwards."""
+    reason = 'libtpu is not installed (pip install "jax[tpu]"): nothing is compiled for TPU'
+    pytest.importorskip("libtpu", reason=reason)
+    from reasoning_jax import plan
+
+    plan.environment()
+    import jax
+
+    yield
+    jax.set_mesh(None)
+
+
 @pytest.fixture
 def case(tmp_path):
     """Writes a folder of a published family: case(name, **changes of config.json) -> its path."""

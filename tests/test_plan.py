@@ -129,18 +129,6 @@ def test_without_libtpu_it_says_what_to_install(tmp_path):
 
 # ---- with the compiler ---------------------------------------------------------------------------
 
-NO_LIBTPU = 'libtpu is not installed (pip install "jax[tpu]"): nothing is compiled for TPU'
-
-
-@pytest.fixture(scope="module")
-def compiler():
-    pytest.importorskip("libtpu", reason=NO_LIBTPU)
-    plan.environment()
-    import jax
-
-    yield
-    jax.set_mesh(None)
-
 
 @pytest.mark.parametrize(
     "argument, sentence",
@@ -153,12 +141,12 @@ def compiler():
         ("--topology=v5e:3x3", "not divisible"),
     ],
 )
-def test_a_shape_that_does_not_divide(compiler, argument, sentence):
+def test_a_shape_that_does_not_divide(tpu_compiler, argument, sentence):
     done = command(STAR, "--topology=v5e-8", argument)
     assert_one_sentence(done, sentence)
 
 
-def test_what_it_says(compiler):
+def test_what_it_says(tpu_compiler):
     done = command(
         STAR,
         "--topology=v5e-8",
@@ -184,7 +172,7 @@ def test_what_it_says(compiler):
     assert formulas.startswith("Ceilings")
 
 
-def test_what_does_not_fit_ends_with_3_and_advice(compiler):
+def test_what_does_not_fit_ends_with_3_and_advice(tpu_compiler):
     done = command(
         "--config=configs/sft_addition.py",
         "--topology=v5e-4",
@@ -261,16 +249,16 @@ def measured(compiled) -> tuple[int, int]:
     return compiled.temporaries, len(layers)
 
 
-def test_one_chip_is_a_slice(compiler):
-    from reasoning_jax.tpu import compiler as tpu_compiler
+def test_one_chip_is_a_slice(tpu_compiler):
+    from reasoning_jax.tpu import compiler
 
     for name in ("v5e-1", "v6e-1"):
-        assert len(tpu_compiler.devices(chips.topology(name))) == 1
+        assert len(compiler.devices(chips.topology(name))) == 1
 
 
 @pytest.mark.parametrize("name", ["star_addition", "dpo_jsonl"])
 @pytest.mark.parametrize("topology", SLICES)
-def test_the_steps_compile_for_tpu(compiler, topology, name):
+def test_the_steps_compile_for_tpu(tpu_compiler, topology, name):
     for step, compiled in results(topology, name).values():
         assert compiled.fits
         assert compiled.arguments > 0
