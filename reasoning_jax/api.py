@@ -24,7 +24,16 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import config, loop, metrics, overrides, published, run_export, workdir
+from reasoning_jax import (
+    config,
+    default,
+    loop,
+    metrics,
+    overrides,
+    published,
+    run_export,
+    workdir,
+)
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.events import Event
 from reasoning_jax.experiment import Experiment
@@ -81,6 +90,7 @@ def load_model(source: str | os.PathLike[str], task: str = "", **options: object
     cfg = published.config(os.fspath(source), task, named)
     overrides.change(cfg, {key: value for key, value in options.items() if key not in named})
     published.check(cfg, named)
+    default.check(cfg)
     return LoadedModel(cfg, has_task=bool(task))
 
 

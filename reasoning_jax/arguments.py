@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
@@ -32,3 +33,11 @@ def parse_into(
         raise
     except ValueError as error:  # absl's, of a value for a --no... flag
         raise UserError(f"{error}.") from None
+
+
+def check_used(arguments: Sequence[str], unused: Mapping[str, str]) -> None:
+    """UserError for a key that is changed and would have no effect."""
+    for argument in arguments:
+        match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
+        if match and match[1] in unused:
+            raise UserError(f"--config.{match[1]} has no effect here: {unused[match[1]]}.")

@@ -24,6 +24,11 @@ from reasoning_jax import command_line
 from reasoning_jax.errors import UserError
 
 Ask = Callable[[str], Iterator[str]]  # what is written on a question, in pieces
+UNUSED = {
+    "sampling.temperature": "--temperature says it",
+    "sampling.top_k": "nothing is truncated",
+    "sampling.top_p": "nothing is truncated",
+}
 
 
 def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
@@ -149,4 +154,4 @@ def _define(values: flags.FlagValues) -> None:
 if __name__ == "__main__":
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (arrow keys at the prompt)
-    command_line.run(main, _define, words="question", new_config=_new_config)
+    command_line.run(main, _define, words="question", new_config=_new_config, unused=UNUSED)

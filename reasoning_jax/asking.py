@@ -68,10 +68,10 @@ class Asker:
 
     def _example(self, roll: Rollout, question: str) -> Example:
         """The question as an example; UserError where it cannot be asked."""
+        check_encoding(question, "question")
         question = _without_decoration(question, getattr(roll.tokenizer, "alphabet", None))
         if not question.strip():
             raise UserError("The question is empty.")
-        check_encoding(question, "question")
         example = Example(id=0, question=question, answer="")
         try:
             ids = roll.prompt_ids(example)
@@ -151,6 +151,8 @@ class Asker:
 
 def check_temperature(temperature: float) -> None:
     """UserError unless it is 0, or logits divided by it are numbers that differ."""
+    if not isinstance(temperature, int | float):
+        raise UserError(f"temperature={temperature!r}: this must be a number.")
     if temperature != 0 and not 1e-4 <= temperature <= 1e4:
         raise UserError(f"temperature={temperature}: this must be 0, or from 0.0001 to 10000.")
 
@@ -161,7 +163,9 @@ def _stated(roll: Rollout, sample: Sample) -> str | None:
 
 
 def check_encoding(text: str, what: str) -> None:
-    """UserError for a text that holds halves of characters; what: what it is called."""
+    """UserError for what is no text, or holds halves of characters; what: what it is called."""
+    if not isinstance(text, str):
+        raise UserError(f"The {what} is of the type {type(text).__name__}, not text.")
     if any("\ud800" <= c <= "\udfff" for c in text):  # bytes that are no UTF-8
         raise UserError(f"The {what} is not valid UTF-8: {ascii(text)}.")
 

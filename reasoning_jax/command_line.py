@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from reasoning_jax import discovery, interrupts, streams, workdir
-from reasoning_jax.arguments import parse_into
+from reasoning_jax.arguments import check_used, parse_into
 from reasoning_jax.errors import UserError
 
 Main = Callable[[ConfigDict, Path, flags.FlagValues], None]
@@ -40,6 +40,7 @@ MACHINE_ERRORS = {
 HELP_FLAGS = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
 
 
+NO_KEYS: Mapping[str, str] = {}
 NewConfig = Callable[[flags.FlagValues], ConfigDict | None]
 
 
@@ -60,6 +61,7 @@ def run(
     needs_run: bool = True,
     needs_config: bool = True,
     new_config: NewConfig = _no_config,
+    unused: Mapping[str, str] = NO_KEYS,
     argv: Sequence[str] | None = None,
 ) -> None:
     """Calls ``main(cfg, workdir, flags)``. A user's mistake is one sentence and exit code 1.
@@ -68,13 +70,14 @@ def run(
     flag. interrupted: what Ctrl-C prints, with exit code 130. needs_run: False lets --workdir be
     left out, and where --config is left out too, ``cfg`` is empty. needs_config: False for a
     command that reads none and has no --config. new_config: the config that other flags make, to be
-    changed by --config.KEY=VALUE; None = that of --config or of the run. A user's mistake is a
+    changed by --config.KEY=VALUE; None = that of --config or of the run. unused: keys of the config
+    that the command does not read, each with the reason: they are refused. A user's mistake is a
     UserError, an error of absl's flags, or an OSError of the machine; every other error keeps its
     traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = flags.FlagValues()
-    _define_common(values, needs_config)
+    _define_common(values, needs_config, needs_run)
     define(values)
     try:
         streams.open_closed()
@@ -82,6 +85,7 @@ def run(
             print(_usage(sys.modules[main.__module__].__doc__ or "", values))
         else:
             _prepare()
+            check_used(arguments, unused)
             cfg, folder = _parse(arguments, values, words, needs_run, needs_config, new_config)
             main(cfg, folder, values)
         sys.stdout.flush()  # what cannot be written is an error of the command
@@ -101,7 +105,7 @@ def run(
         raise
 
 
-def _define_common(values: flags.FlagValues, needs_config: bool) -> None:
+def _define_common(values: flags.FlagValues, needs_config: bool, needs_run: bool) -> None:
     if needs_config:
         flags.DEFINE_string(
             "config",
@@ -110,7 +114,8 @@ def _define_common(values: flags.FlagValues, needs_config: bool) -> None:
             "the run in --workdir. --config.KEY=VALUE replaces one value.",
             values,
         )
-    flags.DEFINE_string("workdir", None, "The run's folder.", values)
+    if needs_config or needs_run:
+        flags.DEFINE_string("workdir", None, "The run's folder.", values)
 
 
 def define_shared(values: flags.FlagValues) -> None:
@@ -234,8 +239,9 @@ def _parse(
     """
     rest = parse_into(values, arguments, known_only=needs_config)
     made = new_config(values)
-    if not values.workdir and needs_run and made is None:
-        raise UserError("--workdir is missing: it names the run's folder.")
+    if needs_run and made is None and not values.workdir:
+        or_model = "" if new_config is _no_config else " (or --model: a published model)"
+        raise UserError(f"--workdir is missing: it names the run's folder{or_model}.")
     if needs_config:
         folder = _folder(values.workdir or ".")
         cfg = _config(values.config, folder, needs_run) if made is None else made
@@ -277,6 +283,8 @@ def _config(argument: str | None, folder: Path, needs_run: bool) -> ConfigDict:
         from reasoning_jax import config
 
         return config.load(argument) if argument else config.rebuild(folder)
+    if (folder / "model.json").exists():
+        raise UserError(f"{folder}: {workdir.PUBLISHED}")
     if needs_run:
         raise UserError(
             f"{folder} holds no run (there is no config.json); "

@@ -8,6 +8,8 @@ SOURCE decides what DEST becomes:
     the work directory of a run that trained an adapter    a PEFT folder; with --merge the model
     a PEFT folder, with --base=MODEL                       the Hugging Face folder of both
 
+A run's model is read from where the run read it; --base=MODEL says where it is now.
+
 Of a work directory the best round is taken, else the newest checkpoint. DEST must be new or empty.
 """
 
@@ -30,7 +32,9 @@ def define(values: flags.FlagValues) -> None:
     """The command's own flags."""
     flags.DEFINE_multi_string("paths", [], "SOURCE and DEST, which may stand alone.", values)
     flags.DEFINE_boolean("merge", False, "Adds a trained adapter to the model's matrices.", values)
-    flags.DEFINE_string("base", None, "The model that a PEFT folder belongs to.", values)
+    flags.DEFINE_string(
+        "base", None, "The model that a PEFT folder, or a run's adapter, belongs to.", values
+    )
 
 
 def main(cfg: ConfigDict, folder: Path, values: flags.FlagValues) -> None:
@@ -48,10 +52,10 @@ def main(cfg: ConfigDict, folder: Path, values: flags.FlagValues) -> None:
     export.check_free(destination)
     if (source / "adapter_config.json").exists():
         made = _merge_peft(source, destination, values.base)
-    elif values.base:
-        raise UserError(f"--base={values.base}: {source} is no PEFT folder.")
     elif _is_run(source):
-        made = run_export.write(source, destination, values.merge)
+        made = run_export.write(source, destination, values.merge, values.base or "")
+    elif values.base:
+        raise UserError(f"--base={values.base}: {source} is neither a PEFT folder nor a run.")
     elif values.merge:
         raise UserError(f"--merge: {source} is no run that trained an adapter.")
     else:
@@ -118,6 +122,8 @@ def _merge_peft(source: Path, destination: Path, base: str | None) -> str:
     opened = pretrained.open(base)
     cfg = opened.model_config()
     adapter = peft.read(source, cfg, opened.family)
+    if Path(adapter.base).name != Path(base).name:
+        print(f"The adapter names the model {adapter.base!r}; it is merged into {base}.")
     params = peft.merge(opened.load(cfg), adapter.lora, adapter.scale)
     export.write(
         destination,

@@ -8,7 +8,8 @@
 Evaluates the best round of the run in DIR, prints a table and writes DIR/evaluation_SPLIT.json.
 With --samples=k also pass@j, maj@j and, where the run has trained a verifier, best-of-j for j = 1,
 2, 4 ... k, all from the same samples and without bias. With --model it evaluates a published model
-without any run, and writes what it found only where --output or --workdir is given.
+without any run, and writes what it found only where --output or --workdir is given: to that file,
+or to DIR/evaluation_TASK_SPLIT.json.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ from reasoning_jax.estimators import MOST_SAMPLES
 
 # Flags that go with --model, as published.OPTIONS names them.
 OPTIONS = ("shots", "chat", "prompting", "num_examples", "max_new_tokens")
+TEMPERATURE = 0.7
+MANY_CUT_OFF = 0.2  # of the completions: more are told of
+UNUSED = {
+    "sampling.temperature": "it is 0, and of --samples --temperature",
+    "sampling.top_k": "nothing is truncated",
+    "sampling.top_p": "nothing is truncated",
+    "eval.split": "--split says which examples",
+}
 
 
 def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
@@ -33,36 +42,46 @@ def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
     from reasoning_jax import api, metrics, multihost, published
 
     path = _path_of_figures(directory, values)
+    temperature = TEMPERATURE if values.temperature is None else values.temperature
     if values.model:
         published.check(cfg, _options(values))
-        found = api.LoadedModel(cfg).evaluate(values.split, values.samples, values.temperature)
+        found = api.LoadedModel(cfg).evaluate(values.split, values.samples, temperature)
         del found["round"]
-        found = {"model": values.model, "task": cfg.task.name} | found
+        asked = {"model": values.model, "task": cfg.task.name, "config": published.changed(cfg)}
         if path is not None:
-            api.write_evaluation(path, found)
+            api.write_evaluation(path, asked | found)
         of = values.model
     else:
         run = api.SavedRun(directory, cfg)
-        found = run.evaluate(values.split, values.samples, values.temperature)
+        found = run.evaluate(values.split, values.samples, temperature)
         of = f"round {found['round']}"
     multihost.print_once(metrics.accuracy_table(table_rows(found)))
     where = "" if path is None else f": {path}"
     count = found["eval/count"]
     multihost.print_once(f"{values.split} split, {count} examples, {of}{where}")
+    cut_off = float(found.get("eval/truncated", 0.0))
+    if cut_off > MANY_CUT_OFF:
+        limit = f"sampling.max_new_tokens={cfg.sampling.max_new_tokens}"
+        multihost.print_once(f"{cut_off:.0%} of the completions were cut off at {limit}.")
 
 
 def _path_of_figures(directory: Path, values: flags.FlagValues) -> Path | None:
-    """Where the figures are written; None = nowhere. UserError for a folder that is no place."""
+    """Where the figures are written; None = nowhere. UserError for a place that cannot be."""
     from reasoning_jax import api, workdir
 
     if values.output:
-        return workdir.path(values.output)
+        path = workdir.path(values.output)
+        if workdir.is_local(path) and (path.is_dir() or not path.parent.is_dir()):
+            what = "this is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+            raise UserError(f"--output={values.output}: {what}.")
+        return path
     if not values.workdir:
         return None
     if values.model and (directory / "config.json").exists():
         raise UserError(f"--workdir={values.workdir} holds a run, of which --model is no part.")
     if values.model:
         directory.mkdir(parents=True, exist_ok=True)
+        return api.evaluation_path(directory, f"{values.task}_{values.split}")
     return api.evaluation_path(directory, values.split)
 
 
@@ -77,6 +96,8 @@ def _options(values: flags.FlagValues) -> dict[str, object]:
 
 def _new_config(values: flags.FlagValues) -> ConfigDict | None:
     """The config of a published model; None where a run is evaluated."""
+    if values.temperature is not None and not values.samples:
+        raise UserError("--temperature goes with --samples: without it the model is asked at 0.")
     if not values.model:
         for name in ("task", "output", *OPTIONS):
             if values[name].value is not None:
@@ -133,7 +154,9 @@ def _define(values: flags.FlagValues) -> None:
         upper_bound=MOST_SAMPLES,
         flag_values=values,
     )
-    flags.DEFINE_float("temperature", 0.7, "That of these samples.", flag_values=values)
+    flags.DEFINE_float(
+        "temperature", None, f"That of these samples; else {TEMPERATURE}.", flag_values=values
+    )
     define_text = functools.partial(flags.DEFINE_string, default=None, flag_values=values)
     define_text("model", help="A published model, in place of a run: a folder or a file.")
     define_text("task", help="With --model: what it is asked.")
@@ -151,4 +174,4 @@ def _define(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, _define, new_config=_new_config)
+    command_line.run(main, _define, new_config=_new_config, unused=UNUSED)

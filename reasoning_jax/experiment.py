@@ -38,7 +38,9 @@ from reasoning_jax.tasks import Example
 from reasoning_jax.training import optim, state
 from reasoning_jax.training.checkpoint import Meta
 
-BASE_MODEL = "base_model"  # the fingerprint of the frozen model, in what is saved with an adapter
+# In what is saved with an adapter: the fingerprint of the frozen model, and the scale of a LoRA.
+BASE_MODEL = "base_model"
+SCALE = "lora_scale"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ class Experiment:
         """What is saved with an adapter: also which model it changes."""
         if self.base_fingerprint is None:
             return meta
-        return meta | {BASE_MODEL: self.base_fingerprint}
+        return meta | {BASE_MODEL: self.base_fingerprint, SCALE: self.model_cfg.lora_scale}
 
     def check_stamp(self, meta: Meta, folder: Path) -> Meta:
         """What was saved, without the stamp; UserError where it is an adapter of another model."""
@@ -107,9 +109,16 @@ class Experiment:
         if saved != self.base_fingerprint:
             raise UserError(
                 f"{folder}: this was trained beside a frozen model with the fingerprint {saved}, "
-                f"but config.model.source {self.cfg.model.source!r} has {self.base_fingerprint}."
+                f"but config.model.source {self.cfg.model.source!r} has {self.base_fingerprint}, "
+                f"read as {self.cfg.model.dtype}: model.dtype must be the run's too."
             )
-        return {name: value for name, value in meta.items() if name != BASE_MODEL}
+        scale, own_scale = meta.get(SCALE), self.model_cfg.lora_scale
+        if scale is not None and scale != own_scale:
+            raise UserError(
+                f"{folder}: this LoRA was trained at the scale {scale:g}, and config.tune.alpha / "
+                f"rank is {own_scale:g}."
+            )
+        return {name: value for name, value in meta.items() if name not in (BASE_MODEL, SCALE)}
 
     def initial_params(self) -> decoder.Params:
         """What is trained, before any update."""

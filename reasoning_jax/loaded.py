@@ -64,8 +64,8 @@ class LoadedModel:
         samples: also so many samples an example at ``temperature``, for pass@k, maj@k and, where
         there is a verifier, best-of-k, for k = 1, 2, 4 ... samples.
         """
-        if not 0 <= samples <= MOST_SAMPLES:
-            raise UserError(f"samples={samples}: this must be a number from 0 to {MOST_SAMPLES}.")
+        if not isinstance(samples, int) or not 0 <= samples <= MOST_SAMPLES:
+            raise UserError(f"samples={samples!r}: this must be a number from 0 to {MOST_SAMPLES}.")
         check_temperature(temperature)
         if samples and not temperature:
             raise UserError("temperature: several samples of a question need one above 0.")

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from reasoning_jax import interrupts, multihost
+from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.sampling import engine
 from reasoning_jax.sampling.methods import Method
@@ -245,12 +246,22 @@ def _readable_by_all(samples: engine.Samples) -> tuple[engine.Samples, np.ndarra
     return sharding.whole(samples), is_local
 
 
+def _numbers(logprobs: np.ndarray) -> np.ndarray:
+    """Log-probabilities of samples; UserError where some are no numbers."""
+    if np.isnan(logprobs).any():
+        raise UserError(
+            "The model computes NaN: its parameters are not all finite, or too large for "
+            "config.model.dtype."
+        )
+    return logprobs
+
+
 def _on_host(batch: list[int], samples: engine.Samples, is_local: np.ndarray) -> Generated:
     host = jax.device_get(samples)
     return Generated(
         requests=batch,
         tokens=host.tokens,
-        logprobs=host.logprobs,
+        logprobs=_numbers(host.logprobs),
         lengths=host.lengths,
         finished=host.finished,
         is_local=is_local,

@@ -66,12 +66,21 @@ def _longest(source: pretrained.Source) -> int:
 
 
 def check(cfg: ConfigDict, options: Mapping[str, object]) -> None:
-    """UserError for an option that a key of its own says otherwise."""
+    """UserError for an option that a key of its own says otherwise, and for an adapter."""
+    if cfg.tune.name != "full":
+        raise UserError(f"config.tune: {cfg.tune.name} is for training; here nothing is trained.")
     values = workdir.flat(cfg.to_dict())
     for name, value in options.items():
         for key in OPTIONS[name]:
             if values.get(key) != value:
                 raise UserError(f"{name}={value} and config.{key}={values.get(key)} contradict.")
+
+
+def changed(cfg: ConfigDict) -> dict[str, object]:
+    """What differs from the task's default config, by dotted key."""
+    plain = workdir.flat(default.get_config(task=cfg.task.name).to_dict())
+    values = workdir.flat(cfg.to_dict())
+    return {key: value for key, value in values.items() if plain.get(key) != value}
 
 
 def _changes(options: Mapping[str, object]) -> dict[str, object]:

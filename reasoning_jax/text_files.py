@@ -142,7 +142,9 @@ def kind_of(value: object) -> str:
         return "an object"
     if isinstance(value, bytes):
         return "bytes"
-    return "a list"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return f"of the type {type(value).__name__}"
 
 
 def check_texts(record: dict[str, Json], keys: Sequence[str], where: str) -> list[str]:

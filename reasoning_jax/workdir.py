@@ -137,6 +137,9 @@ def _compare(old: Mapping[str, Json], new: Mapping[str, Json], workdir: Path) ->
             )
 
 
+PUBLISHED = "this is a published model, not the work directory of a run; --model=PATH asks it."
+
+
 def read_config(workdir: Path) -> dict[str, Json]:
     """The config of a run; MissingFileError or UserError naming the file."""
     path = workdir / "config.json"
@@ -144,9 +147,12 @@ def read_config(workdir: Path) -> dict[str, Json]:
         reason = "this is not the work directory of a run (it has no config.json)"
         raise MissingFileError(f"{workdir}: {reason}.")
     try:
-        return parse_object(path.read_bytes())
+        values = parse_object(path.read_bytes())
     except (ValueError, RecursionError):
         raise UserError(f"{path}: this is not the config of a run.") from None
+    if not {"model_type", "architectures"}.isdisjoint(values):
+        raise UserError(f"{workdir}: {PUBLISHED}")
+    return values
 
 
 def config_fingerprint(config: Mapping[str, Json]) -> str:

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import itertools
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import published
 import pytest
 from golden import make_models
+from safetensors.numpy import load_file, save_file
 from test_second_prompt import Speaking, make
 from tokenizers import Tokenizer, decoders, models
 
@@ -322,7 +324,7 @@ def test_a_reply_that_was_not_heard_is_not_remembered():
 
 
 def run(*arguments: object) -> None:
-    options = {"words": "question", "new_config": ask._new_config}
+    options = {"words": "question", "new_config": ask._new_config, "unused": ask.UNUSED}
     command_line.run(ask.main, ask._define, argv=[*map(str, arguments)], **options)
 
 
@@ -352,6 +354,8 @@ def said(capsys, *arguments: object) -> str:
         (["a\udcffb"], "The text is not valid UTF-8"),
         (["--temperature=nan", "Hi"], "temperature=nan"),
         ([""], "The text is empty"),
+        (["--config.sampling.temperature=1", "Hi"], "no effect here: --temperature says it"),
+        (["--config.tune=prompt", "Hi"], "config.tune: prompt is for training"),
     ],
 )
 def test_what_is_refused(folder, capsys, arguments, words):
@@ -364,6 +368,16 @@ def test_what_a_run_refuses(folder, capsys, tmp_path):
     )
     assert "holds no run" in said(capsys, f"--workdir={tmp_path}", "--chat", "Hi")
     assert "no such file" in said(capsys, f"--model={tmp_path / 'none'}", "Hi")
+    assert "this is a published model" in said(capsys, f"--workdir={folder}", "Hi")
+    assert "--workdir is missing" in said(capsys, "Hi")
+
+
+def test_a_model_that_computes_nan_says_so(folder, capsys, tmp_path):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"][:] = np.nan
+    save_file(tensors, broken / "model.safetensors")
+    assert "The model computes NaN" in said(capsys, f"--model={broken}", "Hi")
 
 
 def test_a_run_is_talked_to_too(folder, capsys, tmp_path):

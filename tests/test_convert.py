@@ -10,6 +10,7 @@ import gguf
 import jax
 import ml_dtypes
 import numpy as np
+import published
 import pytest
 import tokenizers
 from conftest import random_params
@@ -199,6 +200,54 @@ def test_a_runs_adapter_becomes_a_peft_folder_or_is_merged(tmp_path, capsys):
     merged = pretrained.open(tmp_path / "merged").load(own)
     jax.tree.map(np.testing.assert_array_equal, merged, wanted)
     assert "name its model by --base" in refused(capsys, tmp_path / "adapter", tmp_path / "x")
+    with pytest.raises(UserError, match="at the scale 2, and config.tune.alpha / rank is 6.25"):
+        other = cfg.copy_and_resolve_references()
+        other.tune.alpha = 100.0
+        experiment.make(other, jax.devices()[:1]).check_stamp(meta, tmp_path)
+
+
+def test_a_run_whose_model_has_moved(tmp_path, capsys):
+    make_models.write("llama3", tmp_path / "base", 20)
+    cfg = default.get_config(tuned="lora")
+    cfg.model.source = str(tmp_path / "base")
+    cfg.tokenizer.name = "characters"
+    exp = experiment.make(cfg, jax.devices()[:1])
+    workdir.claim(cfg, tmp_path / "run", dict)
+    meta = exp.stamped({"round": 1})
+    checkpoint.save(tmp_path / "run" / "best", 1, exp.initial_params(), None, meta, keep=1)
+    jax.set_mesh(None)
+    (tmp_path / "base").rename(tmp_path / "moved")
+    problem = refused(capsys, tmp_path / "run", tmp_path / "adapter")
+    assert f"The model of {tmp_path / 'run'}: " in problem and "--base=PATH says" in problem
+    run(tmp_path / "run", tmp_path / "adapter", f"--base={tmp_path / 'moved'}")
+    about = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert about["base_model_name_or_path"] == str(tmp_path / "moved")
+    make_models.write("llama3", tmp_path / "other", 20)
+    tensors = load_file(tmp_path / "other" / "model.safetensors")
+    tensors["model.norm.weight"] += 1
+    save_file(tensors, tmp_path / "other" / "model.safetensors")
+    jax.set_mesh(None)
+    problem = refused(capsys, tmp_path / "run", tmp_path / "x", f"--base={tmp_path / 'other'}")
+    assert "was trained beside a frozen model" in problem
+
+
+def test_a_run_is_exported_with_the_tokenizer_that_it_was_trained_with(tmp_path):
+    base = published.chat_model(tmp_path / "base")
+    own = published.write(tmp_path / "own", ["<s>", "</s>"], eos_token="</s>")
+    cfg = default.get_config()
+    cfg.model.source = str(base)
+    cfg.tokenizer.name = "pretrained"
+    cfg.tokenizer.path = str(own)
+    exp = experiment.make(cfg, jax.devices()[:1])
+    workdir.claim(cfg, tmp_path / "run", dict)
+    params = exp.initial_params()
+    checkpoint.save(tmp_path / "run" / "best", 1, params, None, {"round": 1}, keep=1)
+    jax.set_mesh(None)
+    run(tmp_path / "run", tmp_path / "hf")
+    about = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text())
+    assert about == json.loads((own / "tokenizer_config.json").read_text())
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["eos_token_id"] == exp.tokenizer.eos_id == 257
 
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -215,7 +264,8 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
     assert "there is something already" in refused(capsys, hf, tmp_path / "full")
     assert "this is inside of" in refused(capsys, hf, hf / "new")
     assert "is no run that trained an adapter" in refused(capsys, hf, new, "--merge")
-    assert "is no PEFT folder" in refused(capsys, hf, new, f"--base={hf}")
+    assert "is neither a PEFT folder nor a run" in refused(capsys, hf, new, f"--base={hf}")
+    assert "flag 'workdir'" in refused(capsys, hf, new, "--workdir=x")
     (hf / "config.json").write_text("{}")
     assert "model_type is None" in refused(capsys, hf, new)
     (hf / "config.json").write_text('{"rounds": {}, "algorithm": {}}')

@@ -180,6 +180,8 @@ BAD = [
     ({"alpha_pattern": {"q_proj": 4}}, "'alpha_pattern' is"),
     ({"layers_to_transform": [0]}, "'layers_to_transform' is [0]"),
     ({"bias": "all"}, "'bias' is 'all'"),
+    ({"init_lora_weights": "pissa"}, "'init_lora_weights' is 'pissa'"),
+    ({"alora_invocation_tokens": [1]}, "'alora_invocation_tokens' is [1]"),
     ({"r": 4}, "has the shape [3, 32], but by the config it has [4, 32]"),
     ({"r": "3"}, "'r' is text, not a whole number"),
     ({"r": 0}, "'r' is 0, not from 1"),

@@ -64,6 +64,7 @@ def command(*arguments, small=SMALL):
         evaluate.main,
         evaluate._define,
         new_config=evaluate._new_config,
+        unused=evaluate.UNUSED,
         argv=["--model=some/model", *arguments, *keys],
     )
 
@@ -84,7 +85,10 @@ def test_a_table_and_nothing_written(folder, capsys, monkeypatch):
     command("--task=gsm8k", "--samples=2", "--num_examples=4")
     out = capsys.readouterr().out
     assert "greedy" in out and "maj@2" in out and "pass@2" in out
-    assert out.splitlines()[-1] == "test split, 4 examples, some/model"
+    assert out.splitlines()[-2:] == [
+        "test split, 4 examples, some/model",
+        "100% of the completions were cut off at sampling.max_new_tokens=4.",
+    ]
     assert sorted(folder.rglob("*")) == before
 
 
@@ -92,11 +96,12 @@ def test_the_figures_are_written_where_they_are_asked_for(folder, capsys):
     path = folder / "figures.json"
     command("--task=gsm8k", f"--output={path}")
     values = json.loads(path.read_text())
+    assert values["config"]["model.preset"] == "tiny" and "task.name" not in values["config"]
     assert values["model"] == "some/model" and values["task"] == "gsm8k"
     assert values["eval/count"] == 6 and "round" not in values
     assert str(path) in capsys.readouterr().out
     command("--task=gsm8k", f"--workdir={folder / 'new'}", "--split=test")
-    assert json.loads((folder / "new" / "evaluation_test.json").read_text()) == values
+    assert json.loads((folder / "new" / "evaluation_gsm8k_test.json").read_text()) == values
 
 
 def test_what_is_asked(folder):
@@ -134,6 +139,12 @@ def test_the_prompt_has_the_first_shots(folder, monkeypatch):
         (["--task=gsm9k"], "there is no task 'gsm9k'"),
         (["--task=gsm8k", "--config=configs/star_gsm8k.py"], "--config and --model"),
         (["--task=gsm8k", "--output=a.json", "--workdir=b"], "--output and --workdir both"),
+        (["--task=gsm8k", "--output=none/a.json"], "--output=none/a.json: there is no folder none"),
+        (["--task=gsm8k", "--output=/"], "--output=/: this is a folder"),
+        (["--task=gsm8k", "--temperature=1"], "--temperature goes with --samples"),
+        (["--task=gsm8k", "--config.sampling.top_k=1"], "top_k has no effect here: nothing"),
+        (["--task=gsm8k", "--config.eval.split=x"], "split has no effect here: --split says"),
+        (["--task=gsm8k", "--config.tune=lora"], "config.tune: lora is for training"),
         (["--task=gsm8k", "--shots=9"], "num_shots: .* has 3 examples, not 9"),
         (["--task=gsm8k", "--shots=0"], "--shots=0: this must be"),
         (["--task=gsm8k", "--shots=2", "--prompting=zero_shot"], "task.shots=wei.* no effect"),
@@ -162,6 +173,7 @@ def test_a_run_has_none_of_these_flags(folder, capsys):
                 evaluate.main,
                 evaluate._define,
                 new_config=evaluate._new_config,
+                unused=evaluate.UNUSED,
                 argv=[f"--workdir={folder}", flag],
             )
         name = flag.partition("=")[0]

@@ -44,6 +44,11 @@ PLAIN: dict[str, tuple[Json, ...]] = {
     "layer_replication": (None, []),
     "trainable_token_indices": (None, [], {}),
     "target_parameters": (None, []),
+    # Of others (pissa, olora, corda, loftq) PEFT changes the model's matrices too.
+    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),
+    "alora_invocation_tokens": (None, []),
+    "arrow_config": (None,),
+    "use_bdlora": (None, False),
 }
 
 Lora = dict[str, jax.Array]
