@@ -128,8 +128,8 @@ def method_charts(config: dict[str, Json]) -> tuple[Chart, ...]:
 
 def header(history: History, config: dict[str, Json], total: int) -> str:
     """What ran and when, the most important numbers, and the whole config, folded away."""
-    names = ("algorithm.name", "task.name", "model.name", "model.preset")
-    about = [str(config[key]) for key in names if config.get(key)]
+    about = [str(config[key]) for key in ("algorithm.name", "task.name") if config.get(key)]
+    about += model_name(config)
     tiles = []
     accuracies = [
         line["eval/accuracy"] for line in evaluations(history.evals) if "eval/accuracy" in line
@@ -149,6 +149,16 @@ def header(history: History, config: dict[str, Json], total: int) -> str:
     boxes = [f"<div class=tile><b>{value}</b><span>{name}</span></div>" for name, value in tiles]
     summary = f"<p class=muted>{html.escape(' · '.join(about))}</p>"
     return f"{summary}<div class=tiles>{''.join(boxes)}</div>{folded_config(config)}"
+
+
+def model_name(config: dict[str, Json]) -> list[str]:
+    """The published model's file or folder with what of it is trained, or the preset."""
+    if config.get("model.source"):
+        tuned = str(config.get("tune.name", "full"))
+        own = [] if tuned == "full" else [tuned]
+        return [Path(str(config["model.source"])).name, *own]
+    keys = ("model.name", "model.preset")
+    return [str(config[key]) for key in keys if config.get(key)]
 
 
 def folded_config(config: dict[str, Json]) -> str:

@@ -663,3 +663,11 @@ def test_a_mistake_is_one_sentence(capsys, arguments, words):
     assert command(*arguments) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and words in err
+
+
+def test_the_model_is_named_by_what_it_is():
+    preset = {"model.preset": "0.4m", "model.source": "", "tune.name": "full"}
+    assert report.model_name(preset) == ["0.4m"]
+    published = preset | {"model.source": "/models/Qwen2.5-0.5B/", "tune.name": "lora"}
+    assert report.model_name(published) == ["Qwen2.5-0.5B", "lora"]
+    assert report.model_name({}) == []
