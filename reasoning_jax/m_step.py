@@ -86,8 +86,14 @@ def _batches(run: Run, stage: Stage, rows: workdir.Rows) -> _Stream:
     seed = cfg.seed * 4096 + run.position.round  # 4096: more rounds than a run has
     stream = batches(rows, batch_size=cfg.batch_size, length=length, seed=seed)
     iterator = iter(stream)
-    if run.position.iterator is not None:
-        iterator.set_state(run.position.iterator)
+    saved = run.position.iterator
+    if saved is not None and saved.keys() == iterator.get_state().keys():
+        iterator.set_state(saved)
+    elif saved is not None:
+        multihost.print_once(
+            f"{run.dir}: an older version packed the batches of round {run.position.round}; the "
+            "round goes on with its rows in another order."
+        )
     return _Stream(iterator, None)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from reasoning_jax import (
     e_step,
     experiment,
     loop,
+    m_step,
     metrics,
     overrides,
     position,
@@ -176,6 +178,26 @@ def test_any_number_of_devices_collects_the_same_and_learns_the_same(run, device
         train_state, measured = step(train_state, batch, rate)
         expected = updates[update]["update/loss"]
         assert float(measured["loss"]) == pytest.approx(expected, rel=2e-5)
+
+
+def test_the_batches_of_an_older_version_begin_anew(capsys):
+    rows = [{"tokens": np.arange(1, n), "weights": np.ones(n - 1)} for n in (5, 9, 12)]
+    stage = SimpleNamespace(cfg=small())
+
+    def stream(state):
+        where = SimpleNamespace(round=1, iterator=state)
+        run = SimpleNamespace(cfg=small(), position=where, dir="runs/a")
+        return m_step._batches(run, stage, rows)
+
+    fresh = stream(None)
+    fresh.next()
+    state, second = fresh.state(), fresh.next()
+    resumed = stream(state)
+    np.testing.assert_array_equal(resumed.next()["tokens"], second["tokens"])
+    assert capsys.readouterr().out == ""
+    first = stream({"parent_state": {}, "packed": 3}).next()
+    np.testing.assert_array_equal(first["tokens"], stream(None).next()["tokens"])
+    assert "runs/a: an older version packed the batches of round 1" in capsys.readouterr().out
 
 
 def test_finished_runs_say_so_and_go_on_when_given_more_rounds(run, capsys):

@@ -99,7 +99,7 @@ def test_fewer_rows_than_a_batch(count, n):
     for batch in take(iter(packing.batches(rows, batch_size=4, length=16, seed=0)), 5):
         assert batch["tokens"].shape == (4, 16)
         assert np.all(batch["segment_ids"][:, 0] == 1)  # no sequence is empty
-        assert np.all(np.count_nonzero(batch["segment_ids"], axis=1) == 16 // n * n)
+        assert np.count_nonzero(batch["segment_ids"]) >= 0.7 * 4 * (16 // n * n)
 
 
 def test_few_rows_are_not_slow():
@@ -164,7 +164,18 @@ def test_an_emitted_batch_is_not_changed_later():
 def test_packing_is_dense():
     iterator = iter(packing.batches(many_rows(2000), batch_size=32, length=256, seed=0))
     filled = np.mean([np.mean(batch["segment_ids"] > 0) for batch in take(iterator, 30)])
-    assert filled >= 0.90
+    assert filled >= 0.97
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_best_fit_is_near_the_best_there_can_be(seed):
+    rng = np.random.default_rng(seed)
+    lengths = -np.sort(-rng.integers(1, 40, 200))
+    bins = packing.best_fit(lengths, 64)
+    assert sorted(n for numbers in bins for n in numbers) == list(range(200))
+    assert all(lengths[numbers].sum() <= 64 for numbers in bins)
+    assert len(bins) <= -(-lengths.sum() // 64) + 1
+    assert packing.best_fit([6, 5, 4, 3, 2], 10) == [[0, 2], [1, 3, 4]]  # full, both
 
 
 # ---- one batch of all rows -----------------------------------------------------------------------

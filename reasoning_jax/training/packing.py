@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,29 +13,70 @@ import numpy as np
 from reasoning_jax.training.rows import Row
 
 Batch = dict[str, np.ndarray]
+LEAST_BATCHES = 2  # in an epoch
 
 
-class _Reshuffled(Sequence):
-    """The records again and again, in another order each epoch.
+class _Stream(Sequence[Batch]):
+    """Batch i of an endless stream, in which each epoch packs all rows anew.
 
-    Grain's own shuffle takes 26 ms / len(records) for every record: 5 ms for one of five, when few
-    rows were kept.
+    An epoch is as many sequences each time: which rows of a length are packed with which others
+    changes, and the order of the sequences.
     """
 
-    def __init__(self, records: Sequence[dict[str, np.ndarray]], seed: int):
-        self.records = records
+    def __init__(self, rows: Sequence[Row], batch_size: int, length: int, seed: int):
+        self.batch_size = batch_size
+        self.length = length
         self.seed = seed
-        self.order = functools.lru_cache(2)(self._order)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.records))
+        tokens = sum(len(row["tokens"]) for row in rows)
+        # Of few rows several copies are packed together, or many sequences would not be full.
+        self.rows = [*rows] * -(-LEAST_BATCHES * batch_size * length // tokens)
+        self.lengths = np.array([len(row["tokens"]) for row in self.rows])
+        self.sequences = best_fit(-np.sort(-self.lengths), length)
+        self.epoch = functools.lru_cache(2)(self._epoch)
 
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        epoch, i = divmod(i, len(self.records))
-        return self.records[self.order(epoch)[i]]
+    def __getitem__(self, i: int) -> Batch:
+        sequences = []
+        for number in range(i * self.batch_size, (i + 1) * self.batch_size):
+            epoch, n = divmod(number, len(self.sequences))
+            sequences.append([self.rows[k] for k in self.epoch(epoch)[n]])
+        return fill(sequences, self.batch_size, self.length)
+
+    def _epoch(self, number: int) -> list[list[int]]:
+        """The rows of each sequence."""
+        random = np.random.default_rng([self.seed, number])
+        shuffled = random.permutation(len(self.rows))
+        longest_first = shuffled[np.argsort(-self.lengths[shuffled], kind="stable")]
+        order = random.permutation(len(self.sequences))
+        return [[int(longest_first[k]) for k in self.sequences[n]] for n in order]
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Packs items, given longest first, into bins: each into the bin that it fills the most.
+
+    Returns the numbers of each bin's items.
+    """
+    bins: list[list[int]] = []
+    rooms: list[int] = []  # that some bins have left, in order
+    by_room: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        at = bisect.bisect_left(rooms, length)
+        if at == len(rooms):
+            room, chosen = capacity, len(bins)
+            bins.append([])
+        else:
+            room = rooms[at]
+            chosen = by_room[room].pop()
+            if not by_room[room]:
+                del rooms[at], by_room[room]
+        bins[chosen].append(number)
+        left = room - int(length)
+        if left not in by_room:
+            bisect.insort(rooms, left)
+        by_room.setdefault(left, []).append(chosen)
+    return bins
 
 
 def batches(
@@ -49,62 +91,38 @@ def batches(
     """
     if not rows:
         raise ValueError("There are no rows to train on.")
-    dtype = np.dtype([(key, np.asarray(value).dtype) for key, value in rows[0].items()])
-    records = [{"row": _record(i, row, dtype, length)} for i, row in enumerate(rows)]
-
-    def unpack(packed: Batch) -> Batch:
-        batch = {key: np.ascontiguousarray(packed["row"][key]) for key in dtype.names}
-        batch["segment_ids"] = packed["row_segment_ids"]
-        batch["positions"] = packed["row_positions"]
-        return _sides_to_segments(batch)
-
-    stream = grain.MapDataset.source(_Reshuffled(records, seed))
+    for number, row in enumerate(rows):
+        _check(number, row, rows[0], length)
+    stream = grain.MapDataset.source(_Stream(rows, batch_size, length, seed))
     # No threads: the rows are in memory, and there is nothing to wait for.
-    stream = stream.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    stream = grain.experimental.FirstFitPackIterDataset(
-        stream, length_struct={"row": length}, num_packing_bins=batch_size, shuffle_bins=False
-    )
-    return stream.batch(batch_size, drop_remainder=True).map(unpack)
+    return stream.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
 
 
-def _record(number: int, row: Row, dtype: np.dtype, length: int) -> np.ndarray:
-    """A row as one structured array: Grain then packs one feature, not one for every key."""
+def _check(number: int, row: Row, first: Row, length: int) -> None:
     shapes = {np.shape(value) for value in row.values()}
-    names = dtype.names or ()
     ragged = len(shapes) != 1 or len(next(iter(shapes))) != 1
-    if set(row) != set(names) or ragged:
-        keys = ", ".join(names)
+    if set(row) != set(first) or ragged:
+        keys = ", ".join(first)
         raise ValueError(f"Row {number} must have the 1-D arrays {keys}, all of one length.")
-    shape = shapes.pop()
-    if not 0 < shape[0] <= length:
+    (count,) = shapes.pop()
+    if not 0 < count <= length:
         raise ValueError(
-            f"Row {number} has {shape[0]} tokens, but a packed sequence holds 1 to {length}."
+            f"Row {number} has {count} tokens, but a packed sequence holds 1 to {length}."
         )
-    record = np.empty(shape, dtype)
-    for key in names:
-        record[key] = row[key]
-    return record
 
 
 def pack(rows: Sequence[Row], *, multiple: int, length: int) -> Batch:
     """All rows, once, in one batch of packed sequences.
 
-    It has as few sequences as "first fit, longest first" needs, rounded up to ``multiple``: few
+    It has as few sequences as "best fit, longest first" needs, rounded up to ``multiple``: few
     sizes occur, so few shapes are compiled. Keys and errors are those of ``batches``.
     """
-    sequences: list[list[Row]] = []
-    free: list[int] = []
     longest_first = sorted(rows, key=lambda row: -len(row["tokens"]))  # a stable sort
-    for row in longest_first:
-        n = len(row["tokens"])
+    for n in (len(row["tokens"]) for row in longest_first):
         if not 0 < n <= length:
             raise ValueError(f"A row has {n} tokens, but a packed sequence holds 1 to {length}.")
-        i = next((i for i, room in enumerate(free) if room >= n), len(sequences))
-        if i == len(sequences):
-            sequences.append([])
-            free.append(length)
-        sequences[i].append(row)
-        free[i] -= n
+    bins = best_fit([len(row["tokens"]) for row in longest_first], length)
+    sequences = [[longest_first[n] for n in numbers] for numbers in bins]
     batch_size = -(-len(sequences) // multiple) * multiple
     return fill(sequences, batch_size, length)
 
