@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -151,7 +152,7 @@ class Asker:
 
 def check_temperature(temperature: float) -> None:
     """UserError unless it is 0, or logits divided by it are numbers that differ."""
-    if not isinstance(temperature, int | float):
+    if not isinstance(temperature, numbers.Real):
         raise UserError(f"temperature={temperature!r}: this must be a number.")
     if temperature != 0 and not 1e-4 <= temperature <= 1e4:
         raise UserError(f"temperature={temperature}: this must be 0, or from 0.0001 to 10000.")

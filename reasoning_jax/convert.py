@@ -122,7 +122,7 @@ def _merge_peft(source: Path, destination: Path, base: str | None) -> str:
     opened = pretrained.open(base)
     cfg = opened.model_config()
     adapter = peft.read(source, cfg, opened.family)
-    if Path(adapter.base).name != Path(base).name:
+    if adapter.base and Path(adapter.base).name != Path(base).name:
         print(f"The adapter names the model {adapter.base!r}; it is merged into {base}.")
     params = peft.merge(opened.load(cfg), adapter.lora, adapter.scale)
     export.write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import numbers
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ class LoadedModel:
         samples: also so many samples an example at ``temperature``, for pass@k, maj@k and, where
         there is a verifier, best-of-k, for k = 1, 2, 4 ... samples.
         """
-        if not isinstance(samples, int) or not 0 <= samples <= MOST_SAMPLES:
+        if not isinstance(samples, numbers.Integral) or not 0 <= samples <= MOST_SAMPLES:
             raise UserError(f"samples={samples!r}: this must be a number from 0 to {MOST_SAMPLES}.")
         check_temperature(temperature)
         if samples and not temperature:

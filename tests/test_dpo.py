@@ -176,8 +176,8 @@ def test_tfds(tmp_path):
         def _split_generators(self, manager):
             return {"train": enumerate(self.rows)}
 
-        def _generate_examples(self):
-            raise NotImplementedError
+        def _generate_examples(self):  # abstract there; _split_generators has them already
+            return iter(())
 
     for name, rows in (("hh", PAIRS), ("verdicts", VERDICTS)):
         made = type(name, (Pairs,), {"name": name, "rows": rows})

@@ -172,16 +172,16 @@ def _flat(name: str, shape: Shape) -> tuple[int, int]:
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def read(place: Path, cfg: ModelConfig, family: Family) -> Adapter:
+def read(source: Path, cfg: ModelConfig, family: Family) -> Adapter:
     """A PEFT folder's adapter for a model of this config, in float32, on the host.
 
     UserError naming what is missing, left over, of another shape, or of a kind that is refused.
     """
-    values = Values(stored.read_json(place / CONFIG), str(place / CONFIG))
+    values = Values(stored.read_json(source / CONFIG), str(source / CONFIG))
     rank, scale = _rank_and_scale(values)
-    path = place / WEIGHTS
-    if not path.exists() and (place / "adapter_model.bin").exists():
-        raise UserError(folder.pickle_problem(place / "adapter_model.bin"))
+    path = source / WEIGHTS
+    if not path.exists() and (source / "adapter_model.bin").exists():
+        raise UserError(folder.pickle_problem(source / "adapter_model.bin"))
     have = {
         re.sub(r"\.default(?=\.weight$)", "", name): tensor
         for name, tensor in folder.read_header(path).items()
