@@ -10,6 +10,8 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.json_object import Json
 
@@ -142,7 +144,7 @@ def kind_of(value: object) -> str:
         return "an object"
     if isinstance(value, bytes):
         return "bytes"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | np.ndarray):  # TFDS holds lists as arrays
         return "a list"
     return f"of the type {type(value).__name__}"
 
