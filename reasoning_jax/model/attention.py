@@ -1,4 +1,7 @@
-"""Masks, and softmax(q k) v in two ways that agree: as products, and as a TPU kernel.
+"""Masks, and softmax(q k) v in three ways that agree.
+
+By the splash kernel on TPU, by FlashAttention in products elsewhere, and by one product over all,
+of a matrix of what is visible or of a cache.
 
 Queries come scaled. Logits may be capped: c tanh(logits / c), with c = ``softcap``; 0 = none.
 
@@ -16,14 +19,14 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from reasoning_jax.model.flash_attention import MASKED, flash_attention
 from reasoning_jax.model.parameters import Names
-from reasoning_jax.model.sharding import spec
+from reasoning_jax.model.sharding import platform, spec
 
 QUERIES: Names = ("batch", None, "kv_heads", "q_groups", None)
 KEYS: Names = ("batch", None, "kv_heads", None)
 BLOCKS = (512, 256, 128)  # sizes of the kernel's blocks; the first that divides the length is taken
 CACHE_BLOCK = 64  # slots of a cache that are read together, at least
-MASKED = -1e30  # a finite floor: padding sees nothing and must give numbers, not NaN
 
 
 @struct.dataclass
@@ -74,39 +77,26 @@ def attend(
     window: int = 0,
     is_local: Bool[Array, ""] | None = None,
     softcap: float = 0.0,
+    choice: str = "auto",
 ) -> Float[Array, "B S K G H"]:
-    """Attention of tokens to one another: of a causal mask by the kernel, of a matrix by products.
+    """Attention of tokens to one another: of a causal mask in blocks, of a matrix by one product.
 
     window: for a causal mask; a matrix says itself what is seen. is_local: whether this layer has
-    the window; None = it has.
+    the window; None = it has. choice: ``ModelConfig.attention``.
     """
     if not isinstance(mask, CausalMask):
         return plain(q, k, v, mask.visible, softcap)
-    segment_ids = mask.segment_ids
+    kernel = splash if fits_splash(choice, q.shape[1]) else flash
+    causal = partial(kernel, q, k, v, mask.segment_ids, softcap=softcap)
     if is_local is None:
-        return splash(q, k, v, segment_ids, window, softcap)
-    return jax.lax.cond(
-        is_local,
-        lambda: splash(q, k, v, segment_ids, window, softcap),
-        lambda: splash(q, k, v, segment_ids, 0, softcap),
-    )
-
-
-def platform() -> str:
-    """The platform that the program is compiled for: the mesh's, or without one this process's.
-
-    The devices of a mesh need not be attached to this machine.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return jax.default_backend()
-    return mesh.abstract_device.platform
+        return causal(window=window)
+    return jax.lax.cond(is_local, lambda: causal(window=window), lambda: causal(window=0))
 
 
 def fits_splash(choice: str, length: int) -> bool:
     """Whether sequences of this length attend to themselves by the kernel.
 
-    choice: ``ModelConfig.attention``: "auto" (the kernel on TPU), "splash" or "plain".
+    choice: ``ModelConfig.attention``: "auto" (the kernel on TPU), "splash" or "flash".
     """
     if length % BLOCKS[-1]:
         return False
@@ -167,6 +157,25 @@ def cached(
     return jax.lax.switch((filled - 1) // size, branches)
 
 
+def flash(
+    q: Float[Array, "B S K G H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    segment_ids: Int[Array, "B S"],
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Float[Array, "B S K G H"]:
+    """``splash`` as products: on a CPU a sequence at a time, so that its logits stay in cache."""
+
+    def on_one_device(
+        q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array
+    ) -> jax.Array:
+        together = 1 if platform() == "cpu" else len(q)
+        return flash_attention(q, k, v, segment_ids, window, softcap, together)
+
+    return _on_each_device(on_one_device, q, k, v, segment_ids)
+
+
 def splash(
     q: Float[Array, "B S K G H"],
     k: Float[Array, "B S K H"],
@@ -212,13 +221,24 @@ def splash(
         out = jax.vmap(run)(q, k.swapaxes(1, 2), v.swapaxes(1, 2), segments)
         return out.swapaxes(1, 2).reshape(b, length, heads, g, h)
 
+    return _on_each_device(on_one_device, q, k, v, segment_ids)
+
+
+def _on_each_device(
+    function: Callable[..., jax.Array],
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+) -> jax.Array:
+    """``function`` of these, each device on its own sequences and heads."""
     if jax.sharding.get_abstract_mesh().empty:
-        return on_one_device(q, k, v, segment_ids)
+        return function(q, k, v, segment_ids)
     queries = spec(q.shape, QUERIES)
     keys = spec(k.shape, KEYS)
     sequences = spec(segment_ids.shape, ("batch", None))
     sharded = jax.shard_map(
-        on_one_device,
+        function,
         in_specs=(queries, keys, keys, sequences),
         out_specs=queries,
         check_vma=False,

@@ -13,7 +13,7 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-ATTENTION = ("auto", "plain", "splash")
+ATTENTION = ("auto", "flash", "splash")
 DTYPES = ("float32", "bfloat16")
 ROTARY = ("half", "interleaved", "none")
 NORMS = ("rms", "layer")
@@ -87,7 +87,7 @@ class ModelConfig:
     # How it is computed.
     dtype: str = "float32"  # of the computation; what is trained is always float32
     remat: str = "none"  # "none", "full" (recompute each layer) or "dots" (keep matrix products)
-    attention: str = "auto"  # "plain", "splash" (a TPU kernel, for lengths of 128 n) or "auto"
+    attention: str = "auto"  # "flash", "splash" (a TPU kernel, for lengths of 128 n) or "auto"
     lora_scale: float = 1.0  # LoRA's products are multiplied with it: alpha / rank
 
     def __post_init__(self) -> None:

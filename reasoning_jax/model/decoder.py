@@ -149,7 +149,7 @@ def _view(
     window: int,
     local: bool,
 ) -> View:
-    """The angles, and the mask as attention takes it: causal for the kernel, else one matrix."""
+    """The angles, and the mask as attention takes it: of a cache it is a matrix."""
     angles = None if cfg.rotary == "none" else rotary.angles(positions, cfg, local)
     if isinstance(mask, DenseMask):
         distance = positions[:, :, None] - positions[:, None]
@@ -158,9 +158,7 @@ def _view(
     if cache is not None:
         keys = cache.positions, cache.segment_ids
         return View(angles, attention.to_dense(mask, positions, *keys, window))
-    if attention.fits_splash(cfg.attention, positions.shape[1]):
-        return View(angles, mask)
-    return View(angles, attention.to_dense(mask, positions, positions, mask.segment_ids, window))
+    return View(angles, mask)
 
 
 def for_decoding(params: Params, cfg: ModelConfig) -> Params:

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from reasoning_jax.model.parameters import Names
-from reasoning_jax.model.sharding import shard, spec
+from reasoning_jax.model.sharding import platform, shard, spec
 
 
 def dot(
@@ -85,14 +85,33 @@ def _dot_backward(
         x_spec = jax.typeof(x).sharding.spec
         w_spec = jax.typeof(w).sharding.spec
     dx = _dot(f"{g_dims},{w_dims}->{x_dims}", gathered, x_spec, None, g, w)
-    # The order of the operands matters: with g first, as autodiff has it, XLA's CPU compiler
-    # transposes the larger one.
-    product = f"{x_dims},{g_dims}->{w_dims}"
-    dw = jnp.einsum(product, x, g, out_sharding=w_spec, preferred_element_type=jnp.float32)
+    dw = _of_weight(x_dims, g_dims, w_dims, x, g, w_spec)
     return dx, dw.astype(w.dtype)
 
 
 _dot.defvjp(_dot_forward, _dot_backward)
+
+
+def _of_weight(
+    x_dims: str, g_dims: str, w_dims: str, x: jax.Array, g: jax.Array, w_spec: P | None
+) -> jax.Array:
+    """The float32 gradient of a weight, by a product whose first operand is x; g on a CPU where
+    that is smaller.
+
+    XLA's CPU compiler transposes the first operand, with what made it fused into a slow loop, and
+    exchanges operands to save a transposition of the result: hence the barrier.
+    """
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+    if platform() != "cpu" or x.size <= g.size:
+        return product(f"{x_dims},{g_dims}->{w_dims}", x, g, out_sharding=w_spec)
+    outputs = "".join(letter for letter in w_dims if letter in g_dims)
+    inputs = "".join(letter for letter in w_dims if letter not in g_dims)
+    transposed = None
+    if w_spec is not None:
+        split = dict(zip(w_dims, w_spec, strict=True))
+        transposed = P(*(split[letter] for letter in outputs + inputs))
+    dw = product(f"{g_dims},{x_dims}->{outputs}{inputs}", g, x, out_sharding=transposed)
+    return jnp.einsum(f"{outputs}{inputs}->{w_dims}", jax.lax.optimization_barrier(dw))
 
 
 def weight_gradient(

@@ -79,6 +79,17 @@ def _mesh_sizes(sizes: tuple[int, ...], num_devices: int) -> tuple[int, ...]:
     return sizes
 
 
+def platform() -> str:
+    """The platform that the program is compiled for: the mesh's, or without one this process's.
+
+    The devices of a mesh need not be attached to this machine.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.default_backend()
+    return mesh.abstract_device.platform
+
+
 def spec(
     shape: tuple[int, ...],
     names: Names,

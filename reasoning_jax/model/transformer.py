@@ -47,8 +47,7 @@ class View:
 def select(is_local: Bool[Array, ""], local_view: View, view: View) -> View:
     """``local_view`` where ``is_local``, which is a traced value, else ``view``.
 
-    Where attention is the TPU kernel, the masks of both are the same CausalMask, and the kernel's
-    window is chosen by is_local in ``attention.attend``.
+    A CausalMask is the same in both: its window is chosen by is_local in ``attention.attend``.
     """
     return jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local_view, view)
 
@@ -124,7 +123,8 @@ class Block(WithNorms):
             filled = slot + h.shape[1]
             mixed = attention.cached(q, *cache, layer, filled, view.mask.visible, cap)
         else:  # training or prefill: the tokens of this call see one another
-            mixed = attention.attend(q, k, v, view.mask, cfg.window, is_local, cap)
+            choice = cfg.attention
+            mixed = attention.attend(q, k, v, view.mask, cfg.window, is_local, cap, choice)
         mixed = shard(mixed, *attention.QUERIES)
         # What is added to the residual stream starts small, as in GPT-2.
         std = (K * G * H * 2 * cfg.num_layers) ** -0.5
@@ -140,12 +140,13 @@ class Block(WithNorms):
         D, M = cfg.width, cfg.mlp_dim
         std = D**-0.5
         biased = cfg.mlp_bias
-        activation = ACTIVATIONS[cfg.activation]
         if cfg.gated:
             gate = self.project("gate", "bsd,dm->bsm", h, (D, M), std, MLP, biased)
-            h = activation(gate) * self.project("up", "bsd,dm->bsm", h, (D, M), std, MLP, biased)
+            up = self.project("up", "bsd,dm->bsm", h, (D, M), std, MLP, biased)
+            h = gated(gate, up, cfg.activation)
         else:
-            h = activation(self.project("up", "bsd,dm->bsm", h, (D, M), std, MLP, biased))
+            up = self.project("up", "bsd,dm->bsm", h, (D, M), std, MLP, biased)
+            h = ACTIVATIONS[cfg.activation](up)
         std = (M * 2 * cfg.num_layers) ** -0.5
         return self.project("down", "bsm,md->bsd", h, (M, D), std, HIDDEN, biased)
 
@@ -189,6 +190,15 @@ class Block(WithNorms):
         inner = dot(f"{x_letters},{inputs}r->bsr", x, a, PARAMETERS[f"{name}_a"], HIDDEN)
         change = dot(f"bsr,r{outputs}->{result}", inner, b, PARAMETERS[f"{name}_b"], out_names)
         return self.cfg.lora_scale * change
+
+
+# Of the six arrays that autodiff would keep for the backward pass, two are enough.
+@partial(jax.checkpoint, static_argnums=2)
+def gated(
+    gate: Float[Array, "B S M"], up: Float[Array, "B S M"], activation: str
+) -> Float[Array, "B S M"]:
+    """activation(gate) * up (GLU variants, arXiv:2002.05202)."""
+    return ACTIVATIONS[activation](gate) * up
 
 
 def _write(
