@@ -12,7 +12,9 @@ import numpy as np
 
 from reasoning_jax import algorithms, experiment, prng
 from reasoning_jax.model import decoder, sharding
-from reasoning_jax.sampling import engine, methods
+from reasoning_jax.sampling import methods
+from reasoning_jax.sampling.sequences import Request
+from reasoning_jax.tpu import programs
 from reasoning_jax.training import optim, packing, state, train_step
 
 Run = Callable[[int], object]  # what is timed: a function of the repeat's number
@@ -96,25 +98,24 @@ def sample_case(
     rollout, train = exp.rollout(params, "benchmark", 0), exp.load("train")
     size = exp.cfg.sampling.batch_size
     examples = [train[int(i)] for i in np.linspace(0, len(train) - 1, size)]
-    prompts = [rollout.prompt_ids(e) for e in examples]
-    lengths = np.asarray([len(ids) for ids in prompts], np.int32)
-    tokens = np.zeros((size, engine.bucket(int(lengths.max()))), np.int32)
-    for sequence, ids in zip(tokens, prompts, strict=True):
-        sequence[: len(ids)] = ids
-    ids = np.asarray([e.id for e in examples], np.int32)
-    arrays = sharding.put((tokens, lengths, ids, np.zeros_like(ids)), exp.mesh, "batch", None)
-    stop_ids = np.asarray([exp.tokenizer.eos_id if ends else -1], np.int32)
-    settings = (jax.tree.map(np.float32, method), stop_ids)
-    on_device, stop = sharding.put(settings, exp.mesh)
-    static = {"cfg": exp.model_cfg, "max_new_tokens": max_new_tokens}
+    requests = [Request(e.id, 0, rollout.prompt_ids(e)) for e in examples]
+    stop_ids = [exp.tokenizer.eos_id if ends else -1]
+    policy = exp.policy(params)
 
-    def run(i: int) -> engine.Samples:
-        key = prng.key(i, "benchmark", 0)
-        return engine.sample(params, *arrays, key, on_device, stop, **static)
+    def run(i: int) -> np.ndarray:
+        """The completions' lengths."""
+        drawn = policy.generate(
+            requests,
+            key=prng.key(i, "benchmark", 0),
+            method=method,
+            stop_ids=stop_ids,
+            max_new_tokens=max_new_tokens,
+        )
+        return np.concatenate([batch.lengths for batch in drawn])
 
     def lower() -> jax.stages.Lowered:
-        key = prng.key(0, "benchmark", 0)
-        return engine.sample.lower(params, *arrays, key, on_device, stop, **static)
+        [step] = [step for step in programs.steps(exp.cfg, exp) if step.kind == "decode"]
+        return step.lower()
 
     return Compiled(run=run, lower=lower)
 

@@ -86,25 +86,26 @@ def ours(case: str, steps: int) -> Figures:
 def sampling(
     params: decoder.Params, model_cfg: decoder.ModelConfig, mesh: jax.sharding.Mesh, steps: int
 ) -> Figures:
-    import jax
-
     from reasoning_jax import prng
-    from reasoning_jax.model import sharding
-    from reasoning_jax.sampling import engine, methods
+    from reasoning_jax.policy import Policy, Request
+    from reasoning_jax.sampling import methods
 
     prompts = ragged(np.random.default_rng(0), PROMPTS, PROMPT, PROMPT // 2)
     lengths = np.asarray([len(p) for p in prompts], np.int32)
-    tokens = np.stack([np.pad(p, (0, PROMPT - len(p))) for p in prompts])
-    ids = np.arange(PROMPTS, dtype=np.int32)
-    arrays = sharding.put((tokens, lengths, ids, np.zeros_like(ids)), mesh, "batch", None)
-    temperature = jax.tree.map(np.float32, methods.Temperature(1.0))
-    method, stop = sharding.put((temperature, np.asarray([-1], np.int32)), mesh)
+    requests = [Request(i, 0, prompt) for i, prompt in enumerate(prompts)]
+    policy = Policy(
+        params=params,
+        model_cfg=model_cfg,
+        mesh=mesh,
+        batch_size=PROMPTS,
+        max_length=PROMPT + NEW,
+    )
 
     def call(i: int, new: int) -> float:
         began = time.perf_counter()
-        key = prng.key(i, "benchmark", 0)
-        done = engine.sample(params, *arrays, key, method, stop, cfg=model_cfg, max_new_tokens=new)
-        assert np.all(np.asarray(done.lengths) == new)
+        options = {"method": methods.Temperature(1.0), "stop_ids": [-1], "max_new_tokens": new}
+        drawn = policy.generate(requests, key=prng.key(i, "benchmark", 0), **options)
+        assert sum(batch.lengths.sum() for batch in drawn) == PROMPTS * new
         return time.perf_counter() - began
 
     first, *seconds = [call(i, NEW) for i in range(steps + 1)]

@@ -29,7 +29,6 @@ sys.path.insert(0, str(ROOT))
 import jax
 import jax.numpy as jnp
 import machine  # beside this file
-import numpy as np
 import profiling  # beside this file
 from cases import Compiled, Run, Timed, UpdateCase, sample_case, timed, update_case
 from ml_collections import ConfigDict
@@ -149,7 +148,7 @@ def update_figures(update: UpdateCase, results: Timed, peak: float, slots: int) 
 
 
 def sampling_figures(name: str, results: Timed) -> Figures:
-    lengths = np.asarray(results.last[name].lengths)
+    lengths = results.last[name]
     seconds = statistics.median(results.seconds[name])
     decoding = seconds - statistics.median(results.seconds["prefill"])
     return {

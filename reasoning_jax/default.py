@@ -105,7 +105,9 @@ class Sampling:
     top_k: int = key(0, at_least(0))  # 0 = all tokens
     top_p: float = key(1.0, between(0, 1, above=True))
     max_new_tokens: int = key(128, between(1, 2**20))
-    batch_size: int = key(256, between(1, MOST_SEQUENCES))
+    batch_size: int = key(256, between(1, MOST_SEQUENCES))  # completions in progress at once
+    # Tokens that the cache has room for; 0 = for the longest sequences in all places.
+    cache_tokens: int = key(0, at_least(0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

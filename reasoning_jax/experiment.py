@@ -155,6 +155,7 @@ class Experiment:
             sampling_mesh=self.sampling_mesh,
             batch_size=self.cfg.sampling.batch_size,
             max_length=self.cfg.sequence_length,
+            cache_tokens=self.cfg.sampling.cache_tokens,
         )
 
     def rollout(

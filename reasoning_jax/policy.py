@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from reasoning_jax import interrupts, multihost
+from reasoning_jax import interrupts
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.sampling import engine
 from reasoning_jax.sampling.methods import Method
+from reasoning_jax.sampling.scheduler import Scheduler
+from reasoning_jax.sampling.sequences import Request, Running
 from reasoning_jax.training import train_step
 from reasoning_jax.training.packing import fill
 from reasoning_jax.training.rows import Row
 
 RowsFunction = Callable[[decoder.Params, dict[str, jax.Array], decoder.ModelConfig], jax.Array]
-
-
-class Request(NamedTuple):
-    """A prompt to complete; with the draw's key, the id and index name its random stream."""
-
-    example_id: int
-    sample_index: int
-    prompt_ids: np.ndarray  # [P] int32
 
 
 class DrawOptions(TypedDict):
@@ -43,17 +36,14 @@ class DrawOptions(TypedDict):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generated:
-    """A batch of completions on the host: N requests in arrays of the compiled size B >= N.
-
-    Sequence i < N completes request requests[i]; later ones are empty.
-    """
+    """N completions on the host, of which the longest has T tokens."""
 
     requests: list[int]  # [N]: which requests they complete
-    tokens: np.ndarray  # [B, T] int32, the end token included
-    logprobs: np.ndarray  # [B, T] float32
-    lengths: np.ndarray  # [B] int32
-    finished: np.ndarray  # [B] bool: ended with a stop token
-    is_local: np.ndarray  # [B] bool: whether this process is the one that grades them
+    tokens: np.ndarray  # [N, T] int32, the end token included
+    logprobs: np.ndarray  # [N, T] float32
+    lengths: np.ndarray  # [N] int32
+    finished: np.ndarray  # [N] bool: ended with a stop token
+    is_local: np.ndarray  # [N] bool: whether this process is the one that grades them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +56,7 @@ class Policy:
     batch_size: int  # sequences of a compiled call
     max_length: int  # tokens of a sequence, prompt and completion together
     sampling_mesh: Mesh | None = None  # another mesh of the same devices; None = ``mesh``
+    cache_tokens: int = 0  # of the sampler's cache; 0 = as many as its sequences can have
 
     # ---- sampling --------------------------------------------------------------------------------
 
@@ -74,117 +65,50 @@ class Policy:
         requests: Sequence[Request],
         **options: Unpack[DrawOptions],
     ) -> Iterator[Generated]:
-        """Completes every prompt, a batch at a time; the next batch runs while one is looked at.
+        """Completes every prompt; yields completions as they end.
 
-        Prompts of alike lengths share a batch: little padding, and sequences that end at about the
-        same time. A completion depends on its request alone, not on the batch.
+        A completion depends on its request alone, not on what else is drawn.
         """
-        pending: tuple[list[int], engine.Samples, np.ndarray] | None = None
-        for batch in self._batches(requests):
-            interrupts.check()
-            samples = self.sample_batch([requests[n] for n in batch], **options)
-            started = (batch, *_readable_by_all(samples))
-            if pending is not None:
-                yield _on_host(*pending)
-            pending = started
-        if pending is not None:
-            interrupts.check()
-            yield _on_host(*pending)
-
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
-        """Numbers of requests, shortest prompts first, each batch within one bucket of lengths."""
-        lengths = [len(request.prompt_ids) for request in requests]
-        order = sorted(range(len(requests)), key=lambda n: (lengths[n], n))
-        start = 0
-        while start < len(order):
-            width = engine.bucket(lengths[order[start]])
-            end = start
-            while (
-                end < len(order) and end - start < self.batch_size and lengths[order[end]] <= width
-            ):
-                end += 1
-            yield order[start:end]
-            start = end
-
-    def sample_batch(
-        self,
-        requests: Sequence[Request],
-        **options: Unpack[DrawOptions],
-    ) -> engine.Samples:
-        """One compiled call for at most ``batch_size`` requests; the rest of it is empty."""
-        mesh = self.sampling_mesh or self.mesh
-        own_mesh = mesh is self.mesh
-        params = self._params_to_sample
-        with contextlib.nullcontext() if own_mesh else jax.set_mesh(mesh):
-            samples = engine.sample(
-                params,
-                *self._prompt_arrays(requests, mesh),
-                *self._draw_arrays(options, mesh),
-                cfg=self.model_cfg,
-                max_new_tokens=options["max_new_tokens"],
-            )
-        if own_mesh or self.mesh is None:
-            return samples
-        return sharding.batch_to_mesh(samples, self.mesh)
+        scheduler = self._scheduler(options)
+        for changed in scheduler.run(requests):
+            done = [one for one in changed if scheduler.is_done(one)]
+            if done:
+                yield _on_host(done)
 
     def stream(
         self, request: Request, chunk: int, **options: Unpack[DrawOptions]
     ) -> Iterator[Generated]:
         """One completion as it grows: after its first token, and after every ``chunk`` more.
 
-        It is that of ``generate``. On the policy's own mesh.
+        It is that of ``generate``.
         """
-        arrays = self._prompt_arrays([request], self.mesh)
-        key, *how = self._draw_arrays(options, self.mesh)
-        params, cfg = self._params_to_decode, self.model_cfg
-        limit = options["max_new_tokens"]
-        state = engine.start(params, *arrays, key, *how, cfg=cfg, max_new_tokens=limit)
-        while True:
-            interrupts.check()
-            yield _on_host([0], *_readable_by_all(state.samples))
-            step, done = jax.device_get((state.step, state.done))
-            if step >= limit or done[0]:
-                return
-            until = sharding.put(np.int32(min(step + chunk, limit)), self.mesh)
-            state = engine.advance(params, state, *how, until, cfg=cfg)
+        for changed in self._scheduler(options).run([request], chunk):
+            if changed:
+                yield _on_host(changed)
 
-    def _prompt_arrays(
-        self, requests: Sequence[Request], mesh: Mesh | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Prompts, their lengths, example ids and sample indices, in arrays of a compiled size."""
-        size = self._compiled_size(len(requests))
-        width = engine.bucket(max(len(request.prompt_ids) for request in requests))
-        tokens = np.zeros((size, width), np.int32)
-        lengths = np.zeros((size,), np.int32)
-        ids = np.zeros((size,), np.int32)
-        indices = np.zeros((size,), np.int32)
-        for n, request in enumerate(requests):
-            lengths[n] = len(request.prompt_ids)
-            tokens[n, : lengths[n]] = request.prompt_ids
-            ids[n] = request.example_id
-            indices[n] = request.sample_index
-        return sharding.put((tokens, lengths, ids, indices), mesh, "batch", None)
-
-    def _draw_arrays(
-        self, options: DrawOptions, mesh: Mesh | None
-    ) -> tuple[jax.Array, Method, jax.Array]:
-        """The draw's key, its method and its stop ids."""
-        return (
-            self._key_to_sample(options["key"]),
-            sharding.put(jax.tree.map(np.float32, options["method"]), mesh),
-            sharding.put(np.asarray(options["stop_ids"], np.int32), mesh),
+    def _scheduler(self, options: DrawOptions) -> Scheduler:
+        mesh = self.sampling_mesh or self.mesh
+        return Scheduler(
+            params=self._params_to_decode,
+            model_cfg=self.model_cfg,
+            mesh=mesh,
+            num_slots=self.batch_size,
+            max_length=self.max_length,
+            cache_tokens=self.cache_tokens,
+            key=self._key_to_sample(options["key"]),
+            method=options["method"],
+            stop_ids=options["stop_ids"],
+            max_new_tokens=options["max_new_tokens"],
         )
 
     @functools.cached_property
     def _params_to_decode(self) -> decoder.Params:
-        return engine.prepare(self.params, self.model_cfg)
-
-    @functools.cached_property
-    def _params_to_sample(self) -> decoder.Params:
-        """The parameters, or a copy of them, on the mesh that samples."""
+        """The parameters cast and laid out to sample with, once for all that this policy draws."""
         if self.sampling_mesh is None:
-            return self.params
-        return sharding.to_mesh(self.params, self.sampling_mesh, self.model_cfg.dtype)
+            return engine.prepare(self.params, self.model_cfg)
+        params = sharding.to_mesh(self.params, self.sampling_mesh, self.model_cfg.dtype)
+        with jax.set_mesh(self.sampling_mesh):
+            return engine.prepare(params, self.model_cfg)
 
     def _key_to_sample(self, key: jax.Array) -> jax.Array:
         if self.sampling_mesh is None:
@@ -238,14 +162,6 @@ class Policy:
         return quarter if count <= quarter and quarter % shards == 0 else self.batch_size
 
 
-def _readable_by_all(samples: engine.Samples) -> tuple[engine.Samples, np.ndarray]:
-    """A batch as every process can read it, and whether this process grades each sequence."""
-    if not multihost.is_distributed():
-        return samples, np.ones(len(samples.tokens), bool)
-    is_local = sharding.owners(samples.tokens) == jax.process_index()
-    return sharding.whole(samples), is_local
-
-
 def _numbers(logprobs: np.ndarray) -> np.ndarray:
     """Log-probabilities of samples; UserError where some are no numbers."""
     if np.isnan(logprobs).any():
@@ -256,13 +172,19 @@ def _numbers(logprobs: np.ndarray) -> np.ndarray:
     return logprobs
 
 
-def _on_host(batch: list[int], samples: engine.Samples, is_local: np.ndarray) -> Generated:
-    host = jax.device_get(samples)
+def _on_host(completions: Sequence[Running]) -> Generated:
+    numbers = [one.number for one in completions]
+    lengths = [len(one.tokens) for one in completions]
+    tokens = np.zeros((len(numbers), max(lengths)), np.int32)
+    logprobs = np.zeros(tokens.shape, np.float32)
+    for row, one in enumerate(completions):
+        tokens[row, : lengths[row]] = one.tokens
+        logprobs[row, : lengths[row]] = one.logprobs
     return Generated(
-        requests=batch,
-        tokens=host.tokens,
-        logprobs=_numbers(host.logprobs),
-        lengths=host.lengths,
-        finished=host.finished,
-        is_local=is_local,
+        requests=numbers,
+        tokens=tokens,
+        logprobs=_numbers(logprobs),
+        lengths=np.asarray(lengths, np.int32),
+        finished=np.asarray([one.finished for one in completions]),
+        is_local=np.asarray(numbers) % jax.process_count() == jax.process_index(),
     )

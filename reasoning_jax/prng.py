@@ -26,9 +26,6 @@ def sample_keys(key: jax.Array, ids: jax.Array, indices: jax.Array) -> jax.Array
     return jax.vmap(one)(ids, indices)
 
 
-def at_position(keys: jax.Array, position: jax.Array) -> jax.Array:
-    """The sequences' keys [B] for one position of their completions.
-
-    keys: [B]; position: scalar int32.
-    """
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+def at_positions(keys: jax.Array, positions: jax.Array) -> jax.Array:
+    """The sequences' keys [B], each for one position of its completion; positions: [B] int32."""
+    return jax.vmap(jax.random.fold_in)(keys, positions)

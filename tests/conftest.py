@@ -127,7 +127,7 @@ def hidden_states(params, tokens, positions, segment_ids, cfg):
 
     tokens, positions, segment_ids = (jnp.asarray(x) for x in (tokens, positions, segment_ids))
     inputs = decoder.embed(params, tokens, cfg)
-    return decoder.apply(params, inputs, positions, CausalMask(segment_ids), cfg=cfg)[0]
+    return decoder.apply(params, inputs, positions, CausalMask(segment_ids), cfg=cfg)
 
 
 def wait_for(condition, seconds: float = 60):

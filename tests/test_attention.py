@@ -1,7 +1,4 @@
-"""Attention in blocks, and by the TPU's kernel interpreted on a CPU, is one product over all.
-
-Of a cache only the filled blocks are read.
-"""
+"""Attention in blocks, and by the TPU's kernel interpreted on a CPU, is one product over all."""
 
 from __future__ import annotations
 
@@ -58,16 +55,11 @@ def test_attention_in_blocks_is_one_product(segments, heads, dims, window, softc
     shapes = (4, S, K, G, H), (4, S, K, H), (4, S, K, H), (4, S, K, G, H)
     q, k, v, weights = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     used = (segments > 0)[..., None, None, None]
-    positions = np.broadcast_to(np.arange(S, dtype=np.int32), segments.shape)
-    ids, positions = jnp.asarray(segments), jnp.asarray(positions)
-    causal = attention.CausalMask(ids)
-    dense = attention.to_dense(causal, positions, positions, ids, window)
-
     by_hand = segments[:, :, None] == segments[:, None]
     by_hand &= (segments[:, :, None] > 0) & np.tri(S, dtype=bool)
     if window:
         by_hand &= ~np.tri(S, k=-window, dtype=bool)
-    assert np.array_equal(dense.visible, by_hand)
+    dense = attention.DenseMask(jnp.asarray(by_hand))
     attend = functools.partial(attention.attend, softcap=softcap)
     expected, grads = value_and_gradients(attend, (q, k, v), dense, weights * used)
     assert np.abs(expected[1, 5]).max() > 0.1
@@ -134,23 +126,3 @@ def test_the_kernel_is_taken_on_tpu_where_its_blocks_divide_the_length(monkeypat
     assert attention.fits_splash("auto", 384)
     assert not attention.fits_splash("auto", 200)
     assert not attention.fits_splash("flash", 256)
-
-
-@pytest.mark.parametrize(("length", "size"), [(5, 64), (150, 64), (700, 88)])
-def test_only_the_filled_blocks_of_a_cache_are_read(length, size):
-    """Around each block's edge attention is to exactly the filled slots.
-
-    Blocks behind the last of these may hold NaN.
-    """
-    rng, B, K, G, H = np.random.default_rng(2), 2, 1, 2, 4
-    q = rng.normal(size=(B, 1, K, G, H)).astype(np.float32)
-    keys, values = rng.normal(size=(2, 3, B, length, K, H)).astype(np.float32)
-    cached, plain = jax.jit(attention.cached), jax.jit(attention.plain)
-    edges = [n for edge in range(0, length, size) for n in (edge, edge + 1) if n]
-    for filled in [*edges, length]:
-        mask = np.broadcast_to(np.arange(length) < filled, (B, 1, length))
-        read = -(-filled // size) * size
-        unread = np.arange(length)[:, None, None] >= read
-        dirty = [np.where(unread, np.nan, a) for a in (keys, values)]
-        out = cached(q, *dirty, 1, filled, mask)
-        np.testing.assert_allclose(out, plain(q, keys[1], values[1], mask), atol=1e-6)

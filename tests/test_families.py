@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,6 @@ from test_model import forward, ragged, some_sequences
 
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import attention, decoder, logprobs, rotary, sharding
-from reasoning_jax.model.attention import CausalMask
 from reasoning_jax.model.config import ModelConfig, RopeScaling
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -103,22 +103,9 @@ def test_packed_and_cached_equal_each_sequence_by_itself(family):
     np.testing.assert_allclose(together[0, :5], full[1, :5], atol=1e-5)
     np.testing.assert_allclose(together[0, 5:12], full[2, :7], atol=1e-5)
 
-    @jax.jit
-    def run(tokens, positions, segments, cache):
-        inputs = decoder.embed(params, tokens, cfg)
-        return decoder.apply(params, inputs, positions, CausalMask(segments), cache, cfg=cfg)
-
-    lengths = np.array([8, 3, 5])
-    prompts = [tokens[:n] for tokens, n in zip(sequences, lengths, strict=True)]
-    hidden, cache = run(*ragged(prompts, 8), decoder.init_cache(cfg, 3, 10))
-    for i, n in enumerate(lengths):
-        np.testing.assert_allclose(hidden[i, :n], full[i, :n], atol=1e-5)
-    for step in range(2):
-        positions = (lengths + step)[:, None].astype(np.int32)
-        tokens = np.array([[sequences[i][n]] for i, (n,) in enumerate(positions)], np.int32)
-        hidden, cache = run(tokens, positions, np.ones((3, 1), np.int32), cache)
-        for i, (n,) in enumerate(positions):
-            np.testing.assert_allclose(hidden[i, 0], full[i, n], atol=1e-5)
+    states = drawing.cached_states(params, sequences, (6, 1, 2), cfg)
+    for i, rows in enumerate(states):
+        np.testing.assert_allclose(rows, full[i, : len(rows)], atol=1e-5)
 
 
 def test_a_mesh_gives_the_same_logprobs_and_gradients(family):
@@ -172,7 +159,7 @@ def test_a_dense_mask_is_cut_to_the_window_of_local_layers():
     causal = hidden_states(params, tokens, positions, segments, cfg)
     matrix = attention.DenseMask(jnp.tri(S, dtype=bool)[None])
     inputs = decoder.embed(params, jnp.asarray(tokens), cfg)
-    dense, _ = decoder.apply(params, inputs, jnp.asarray(positions), matrix, cfg=cfg)
+    dense = decoder.apply(params, inputs, jnp.asarray(positions), matrix, cfg=cfg)
     np.testing.assert_allclose(dense, causal, atol=1e-5)
 
 

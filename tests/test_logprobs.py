@@ -12,6 +12,7 @@ from conftest import hidden_states, random_params
 
 from reasoning_jax import algorithms, default
 from reasoning_jax.model import decoder, logprobs, sharding
+from reasoning_jax.model.paged_attention import Places
 from reasoning_jax.sampling import engine, methods
 from reasoning_jax.training import optim, state, train_step
 
@@ -259,14 +260,27 @@ def test_no_program_of_several_devices_gathers_the_vocabulary_or_reduces_its_gra
             return jnp.sum(logprobs.token_logprobs(params, batch, cfg))
 
         gradient = jax.jit(jax.grad(total)).lower(params).compile().as_text()
-        prompts, ids = batch["tokens"][:, :16], batch["tokens"][:, 0]
+        tokens, ids = batch["tokens"][:, :16], batch["tokens"][:, 0]
         stop = sharding.put(np.zeros((1,), np.int32), mesh)
-        arrays = prompts, ids, ids, ids, key, methods.Greedy(), stop
-        sampler = engine.sample.lower(params, *arrays, cfg=cfg, max_new_tokens=4)
-        sampler = sampler.compile().as_text()
+        prepared = engine.prepare.lower(params, cfg).compile()
+        params = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            prepared.out_info,
+            prepared.output_shardings,
+        )
+        draw = engine.Draw(key=key, ids=ids, indices=ids, method=methods.Greedy(), stop_ids=stop)
+        cache = engine.new_cache(cfg, 2 * B)
+        places = Places(tables=tokens[:, :2], starts=ids, counts=ids)
+        lowered = engine.prefill.lower(params, cache, tokens, places, draw, cfg=cfg)
+        prefill = lowered.compile().as_text()
+        progress = engine.Progress(last=ids, starts=ids, steps=ids, live=ids > 0)
+        numbers = sharding.put((np.int32(1),) * 3, mesh)
+        arrays = params, cache, progress, tokens[:, :2], draw, *numbers
+        decode = engine.decode.lower(*arrays, cfg=cfg).compile().as_text()
     tile = V * D // 4  # four tiles
     per_device = V * D // 4  # four devices
     assert any("all-gather" in move for move in moved(gradient, tile))
     assert not moved(gradient, tile + 1)
-    assert moved(sampler, 1)
-    assert not moved(sampler, per_device + 1)
+    for program in (prefill, decode):
+        assert moved(program, 1)
+        assert not moved(program, per_device + 1)

@@ -7,6 +7,7 @@ import dataclasses
 import re
 from functools import partial
 
+import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import TypeCheckError
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder
 from reasoning_jax.model.attention import CausalMask, DenseMask
-from reasoning_jax.sampling import engine, methods
+from reasoning_jax.sampling import methods
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 S = 12
@@ -218,27 +219,11 @@ def test_cached_decoding_equals_the_full_pass(tiny, kv_heads, window):
     cfg, _ = tiny
     cfg = dataclasses.replace(cfg, num_kv_heads=kv_heads, num_layers=2, window=window)
     params = random_params(cfg, seed=3)
-    sequences, lengths = some_sequences((S, 9, 7), cfg.vocab_size, seed=3), np.array([8, 5, 3])
-    steps = 4
+    sequences = some_sequences((S, 9, 7), cfg.vocab_size, seed=3)
     full = np.asarray(forward(params, *ragged(sequences, S), cfg=cfg))
-
-    @jax.jit
-    def run(tokens, positions, segments, cache):
-        inputs = decoder.embed(params, tokens, cfg)
-        return decoder.apply(params, inputs, positions, CausalMask(segments), cache, cfg=cfg)
-
-    cache = decoder.init_cache(cfg, 3, 8 + steps)
-    prompts = [tokens[:n] for tokens, n in zip(sequences, lengths, strict=True)]
-    hidden, cache = run(*ragged(prompts, 8), cache)
-    for i, n in enumerate(lengths):
-        np.testing.assert_allclose(hidden[i, :n], full[i, :n], atol=1e-5)
-    for step in range(steps):
-        positions = (lengths + step)[:, None].astype(np.int32)
-        tokens = np.array([[sequences[i][n]] for i, (n,) in enumerate(positions)], np.int32)
-        hidden, cache = run(tokens, positions, np.ones((3, 1), np.int32), cache)
-        for i, (n,) in enumerate(positions):
-            np.testing.assert_allclose(hidden[i, 0], full[i, n], atol=1e-5)
-    assert int(cache.length) == 8 + steps
+    states = drawing.cached_states(params, sequences, (5, 1, 1, 1, 3, 1), cfg)
+    for i, sequence in enumerate(sequences):
+        np.testing.assert_allclose(states[i], full[i, : len(sequence)], atol=1e-5)
 
 
 apply = jax.jit(decoder.apply, static_argnames="cfg")
@@ -251,11 +236,10 @@ def test_any_vectors_can_be_inputs(tiny, sequences, plain):
     vectors = np.array(decoder.embed(params, jnp.asarray(tokens), cfg))
     np.testing.assert_array_equal(vectors, np.asarray(params["embedding"])[tokens])
     mask = CausalMask(segments)
-    hidden, cache = apply(params, vectors, positions, mask, cfg=cfg)
-    assert cache is None
+    hidden = apply(params, vectors, positions, mask, cfg=cfg)
     np.testing.assert_allclose(hidden, plain, atol=1e-5)
     vectors[0, 6] += 1.0  # no token has this vector
-    changed, _ = apply(params, vectors, positions, mask, cfg=cfg)
+    changed = apply(params, vectors, positions, mask, cfg=cfg)
     np.testing.assert_allclose(changed[0, :6], plain[0, :6], atol=1e-5)
     assert np.abs(changed[0, 6:] - plain[0, 6:]).max(-1).min() > 1e-3
 
@@ -267,20 +251,11 @@ def test_a_dense_mask_is_taken_as_given(tiny, sequences, plain):
     inputs = np.asarray(params["embedding"])[tokens]
     same_segment = segments[:, :, None] == segments[:, None]
     causal = same_segment & (segments[:, :, None] > 0) & np.tri(S, dtype=bool)
-    hidden, _ = apply(params, inputs, positions, DenseMask(causal), cfg=cfg)
+    hidden = apply(params, inputs, positions, DenseMask(causal), cfg=cfg)
     np.testing.assert_allclose(hidden, plain, atol=1e-5)
     everything = DenseMask(np.ones_like(causal))
-    hidden, _ = apply(params, inputs, positions, everything, cfg=cfg)
+    hidden = apply(params, inputs, positions, everything, cfg=cfg)
     assert np.abs(hidden[0, 0] - plain[0, 0]).max() > 1e-2
-
-
-def test_a_cache_needs_a_causal_mask(tiny):
-    cfg, params = tiny
-    inputs, positions = jnp.zeros((1, 2, cfg.width)), jnp.zeros((1, 2), jnp.int32)
-    cache = decoder.init_cache(cfg, 1, 4)
-    with pytest.raises(TypeError, match="a cache needs a CausalMask"):
-        mask = DenseMask(jnp.ones((1, 2, 2), bool))
-        decoder.apply(params, inputs, positions, mask, cache, cfg=cfg)
 
 
 def test_shapes_are_checked_while_the_tests_run(tiny):
@@ -393,7 +368,7 @@ def test_a_trained_model_gives_its_golden_logits_and_text(stories):
     np.testing.assert_allclose(decoder.logits(params, hidden, cfg)[0, 0, :8], logits, atol=1e-4)
 
     zero = np.zeros((1,), np.int32)
-    samples = engine.sample(
+    samples = drawing.sample(
         params,
         np.array([[1] + 15 * [0]], np.int32),
         zero + 1,
@@ -401,7 +376,7 @@ def test_a_trained_model_gives_its_golden_logits_and_text(stories):
         zero,
         jax.random.key(0),
         methods.Greedy(),
-        np.array([2], np.int32),
+        [2],
         cfg=cfg,
         max_new_tokens=200,
     )

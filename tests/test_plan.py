@@ -155,7 +155,7 @@ def test_what_it_says(tpu_compiler):
         "--config.mesh.fsdp=8",
     )
     assert done.returncode == 0, done.stderr
-    head, update, sample, formulas = done.stdout.split("\n\n")
+    head, update, prefill, decode, formulas = done.stdout.split("\n\n")
     assert head.startswith(
         "8 chips: v5e:2x4, 15.75 GiB each; mesh data 1, fsdp 8, tensor 1; "
         "0.0 million parameters; jax"
@@ -163,10 +163,12 @@ def test_what_it_says(tpu_compiler):
     assert update.startswith("update (star): 16 x 128 tokens, compiled in ")
     assert "all-gather" in update
     assert "MFU" in update
-    assert sample.startswith("sample: 64 x 128 tokens")
-    assert "a decode step" in sample
-    assert "MBU" in sample
-    assert sample.endswith(
+    assert prefill.startswith("prefill: 64 x 16 tokens")
+    assert "MFU" in prefill
+    assert decode.startswith("decode: 64 x 128 tokens")
+    assert "a decode step" in decode
+    assert "MBU" in decode
+    assert decode.endswith(
         "each step gathers every layer: config.mesh.sampling_tensor samples from copies instead"
     )
     assert formulas.startswith("Ceilings")
@@ -204,16 +206,20 @@ SLICES = {  # topology -> number of slices; data, fsdp, tensor
 }
 BOUNDS = {
     ("v5e:2x4", "update (star)"): (5963776, 15),
-    ("v5e:2x4", "sample"): (2823680, 14),
+    ("v5e:2x4", "prefill"): (1710080, 7),
+    ("v5e:2x4", "decode"): (1806848, 7),
     ("v5e:2x4", "update (dpo)"): (6092800, 15),
     ("v6e:2x4", "update (star)"): (5795808, 18),
-    ("v6e:2x4", "sample"): (2521504, 14),
+    ("v6e:2x4", "prefill"): (1431552, 7),
+    ("v6e:2x4", "decode"): (1595104, 7),
     ("v6e:2x4", "update (dpo)"): (6254048, 18),
-    ("v5p:2x2x1", "update (star)"): (24829664, 23),
-    ("v5p:2x2x1", "sample"): (10348672, 18),
-    ("v5p:2x2x1", "update (dpo)"): (25058304, 23),
+    ("v5p:2x2x1", "update (star)"): (16967616, 23),
+    ("v5p:2x2x1", "prefill"): (8837984, 9),
+    ("v5p:2x2x1", "decode"): (8484256, 9),
+    ("v5p:2x2x1", "update (dpo)"): (17691968, 23),
     ("v5e:2x2", "update (star)"): (7157248, 17),
-    ("v5e:2x2", "sample"): (2888192, 14),
+    ("v5e:2x2", "prefill"): (1645568, 7),
+    ("v5e:2x2", "decode"): (1968128, 7),
     ("v5e:2x2", "update (dpo)"): (7157248, 17),
 }
 
@@ -236,7 +242,7 @@ def results(topology: str, name: str) -> dict:
     cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor = mesh
     slice = chips.topology(topology)
     exp = experiment.make(cfg, compiler.devices(slice, slices))
-    kinds = ("update", "sample") if name == "star_addition" else ("update",)
+    kinds = ("update", "prefill", "decode") if name == "star_addition" else ("update",)
     found = {}
     for step in programs.steps(cfg, exp):
         if step.kind in kinds:

@@ -39,7 +39,7 @@ def test_no_table_is_gathered(tpu_compiler, name, tuned):
     exp = dataclasses.replace(exp, model_cfg=model_cfg)
     table = 2 * VOCAB * model_cfg.width  # bytes, in bfloat16
     for step in programs.steps(cfg, exp):
-        if step.kind == "sample" and tuned == "lora":
+        if step.kind in ("prefill", "decode") and tuned == "lora":
             continue  # the factors are matrices like others
         compiled = compiler.compile_step(step, slice.chip)
         assert compiled.fits

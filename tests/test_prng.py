@@ -46,6 +46,6 @@ def test_sample_keys_depend_on_their_own_id_and_index_only():
 
 def test_positions_have_keys_of_their_own():
     keys = prng.sample_keys(prng.key(0, "collect"), np.arange(3), np.arange(3))
-    by_position = [bits(prng.at_position(keys, p)) for p in range(4)]
+    by_position = [bits(prng.at_positions(keys, np.full(3, p))) for p in range(4)]
     assert len({tuple(k) for at_one in by_position for k in at_one}) == 12
     assert np.array_equal(by_position[2][1], bits(jax.random.fold_in(keys[1], 2)))

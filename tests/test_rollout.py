@@ -120,7 +120,7 @@ def test_sampling_on_another_mesh_gives_the_samples_of_the_training_mesh(
         sampling_mesh = sharding.sampling_mesh(mesh, tensor)
         other = make(params=params, key=key, mesh=mesh, sampling_mesh=sampling_mesh)
         with jax.transfer_guard("disallow"):
-            copies = other.policy._params_to_sample
+            copies = other.policy._params_to_decode
             with jax.set_mesh(sampling_mesh):
                 other.policy._key_to_sample(key)
         query = copies["layers"]["query"].sharding
@@ -134,37 +134,26 @@ def test_sampling_on_another_mesh_gives_the_samples_of_the_training_mesh(
     np.testing.assert_allclose(computed, drawn[0].logprobs, atol=1e-5)
 
 
-def test_part_filled_batches_are_padded_to_two_sizes_only(make, monkeypatch):
-    """Every size is a program to compile: the full batch and a quarter."""
-    sizes = []
+def test_calls_of_the_sampler_have_two_sizes_only(make, monkeypatch):
+    """Every size is a program to compile: all slots and a quarter."""
+    sizes = []  # (rows, of which are used)
+    prefill, decode = engine.prefill, engine.decode
 
-    def fake(params, prompts, lengths, *rest, max_new_tokens, **_):
-        sizes.append((len(prompts), int((np.asarray(lengths) > 0).sum())))
-        zeros = np.zeros((len(prompts), max_new_tokens), np.int32)
-        return engine.Samples(
-            tokens=zeros,
-            logprobs=zeros.astype(np.float32),
-            lengths=zeros[:, 0],
-            finished=zeros[:, 0] > 0,
-        )
+    def spied_prefill(params, cache, tokens, places, *rest, **fields):
+        sizes.append((len(tokens), int((np.asarray(places.counts) > 0).sum())))
+        return prefill(params, cache, tokens, places, *rest, **fields)
 
-    monkeypatch.setattr(engine, "sample", fake)
-    cases = (
-        (1, [(2, 1)]),
-        (2, [(2, 2)]),
-        (3, [(8, 3)]),
-        (8, [(8, 8)]),
-        (11, [(8, 8), (8, 3)]),
-    )
-    for count, expected in cases:
+    def spied_decode(params, cache, progress, *rest, **fields):
+        sizes.append((len(progress.live), int(np.asarray(progress.live).sum())))
+        return decode(params, cache, progress, *rest, **fields)
+
+    monkeypatch.setattr(engine, "prefill", spied_prefill)
+    monkeypatch.setattr(engine, "decode", spied_decode)
+    for count in (1, 2, 3, 8, 11):
         sizes.clear()
         make(batch_size=8)(EXAMPLES[1:2], num_samples=count)
-        assert sizes == expected
-    sizes.clear()
-    # 17 tokens: another bucket, another batch.
-    long = dataclasses.replace(EXAMPLES[0], question="1234567+7654321")
-    make(batch_size=8)([long, *EXAMPLES])
-    assert sorted(sizes) == [(2, 1), (8, 6)]
+        assert sizes[0] == (2 if count <= 2 else 8, min(count, 8))
+        assert all(rows == (2 if used <= 2 else 8) for rows, used in sizes)
 
 
 @pytest.mark.parametrize("shots", [(), (EXAMPLES[1],)])
@@ -341,9 +330,8 @@ def test_score_vectors_are_derivatives_by_a_shift_of_the_hidden_states(make, sam
         segment_ids = jnp.ones((1, n), jnp.int32)
         inputs = decoder.embed(policy.params, tokens, cfg)
         positions = jnp.arange(n)[None]
-        hidden, _ = decoder.apply(
-            policy.params, inputs, positions, CausalMask(segment_ids), cfg=cfg
-        )
+        mask = CausalMask(segment_ids)
+        hidden = decoder.apply(policy.params, inputs, positions, mask, cfg=cfg)
         batch = {"tokens": tokens, "segment_ids": segment_ids}
 
         def total(h, hidden=hidden, batch=batch, row=row):

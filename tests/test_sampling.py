@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import re
 
+import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,14 +51,11 @@ def draw(tiny, prompts):
         key=0,
         mesh=None,
         params=tiny_params,
+        **sizes,
     ):
         method = Temperature(0.7) if method is None else method
-        method = jax.tree.map(np.float32, method)
-        arrays = sharding.put((prompts, lengths, ids, indices), mesh, "batch", None)
-        method, stop_ids = sharding.put((method, np.array(stop, np.int32)), mesh)
-        key = jax.random.key(key)
-        samples = engine.sample(params, *arrays, key, method, stop_ids, cfg=cfg, max_new_tokens=N)
-        return jax.device_get(samples)
+        arrays = prompts, lengths, ids, indices, jax.random.key(key), method, stop
+        return drawing.sample(params, *arrays, cfg=cfg, max_new_tokens=N, mesh=mesh, **sizes)
 
     return draw
 
@@ -297,17 +295,18 @@ def test_samples_follow_the_exact_distribution(method):
     )
     params = random_params(cfg, seed=5)
     zeros = np.zeros((count,), np.int32)
-    samples = engine.sample(
+    samples = drawing.sample(
         params,
         np.full((count, 4), 3, np.int32),
         zeros + 2,
         zeros,
         np.arange(count, dtype=np.int32),
         jax.random.key(0),
-        jax.tree.map(np.float32, method),
-        np.array([-1], np.int32),
+        method,
+        [-1],
         cfg=cfg,
         max_new_tokens=2,
+        num_slots=256,
     )
     tokens = np.stack([[3, 3, first] for first in range(V)]).astype(np.int32)
     positions = np.broadcast_to(np.arange(3, dtype=np.int32), (V, 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
 from reasoning_jax.pretrained import peft
-from reasoning_jax.sampling import engine, methods
+from reasoning_jax.sampling import methods
 from reasoning_jax.training import optim, packing, state
 from reasoning_jax.training.train_step import make_train_step
 
@@ -105,12 +106,9 @@ def test_a_soft_prompt_of_words_is_those_words(tiny):
     np.testing.assert_allclose(scored[0][:, 3:], scored[1][:, 3:], atol=1e-6)
     draws = []
     for p, (tokens, _, segments) in ((params, soft), (base, hard)):
-        lengths = jnp.asarray(segments.sum(1), jnp.int32)
-        ids = jnp.arange(2, dtype=jnp.int32)
-        greedy = methods.Greedy()
-        stop = jnp.asarray([2], jnp.int32)
-        arrays = (jnp.asarray(tokens), lengths, ids, ids, jax.random.key(0), greedy, stop)
-        draws.append(engine.sample(p, *arrays, cfg=model_cfg, max_new_tokens=5))
+        ids = np.arange(2)
+        arrays = tokens, segments.sum(1), ids, ids, jax.random.key(0), methods.Greedy(), [2]
+        draws.append(drawing.sample(p, *arrays, cfg=model_cfg, max_new_tokens=5))
     assert np.array_equal(draws[0].tokens, draws[1].tokens)
 
 
@@ -232,7 +230,7 @@ def test_the_mask_knows_virtual_tokens_as_tokens(tiny):
         params = base | {"soft_prompt": prompt}
         inputs = decoder.embed(params, tokens, model_cfg)
         mask = CausalMask(jnp.ones((1, 4), jnp.int32))
-        return decoder.apply(params, inputs, jnp.arange(4)[None], mask, cfg=model_cfg)[0][0]
+        return decoder.apply(params, inputs, jnp.arange(4)[None], mask, cfg=model_cfg)[0]
 
     seen = np.abs(jax.jacrev(lambda p: last(p).sum(-1))(prompt)).max(-1)  # [token, vector]
     assert seen[0, 1] == 0 and (seen[[0, 1, 1, 2, 2, 3, 3], [0, 0, 1, 0, 1, 0, 1]] > 1e-4).all()

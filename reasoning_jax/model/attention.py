@@ -26,7 +26,6 @@ from reasoning_jax.model.sharding import platform, spec
 QUERIES: Names = ("batch", None, "kv_heads", "q_groups", None)
 KEYS: Names = ("batch", None, "kv_heads", None)
 BLOCKS = (512, 256, 128)  # sizes of the kernel's blocks; the first that divides the length is taken
-CACHE_BLOCK = 64  # slots of a cache that are read together, at least
 
 
 @struct.dataclass
@@ -47,26 +46,6 @@ class DenseMask:
 
 
 Mask = CausalMask | DenseMask
-
-
-def to_dense(
-    mask: CausalMask,
-    positions: Int[Array, "B S"],
-    key_positions: Int[Array, "B T"],
-    key_segment_ids: Int[Array, "B T"],
-    window: int = 0,
-) -> DenseMask:
-    """The causal mask as a matrix, for keys that may be more than the queries (a cache's).
-
-    window: how many tokens are seen at most, the query's own included; 0 = all.
-    """
-    segment_ids = mask.segment_ids
-    same_segment = segment_ids[:, :, None] == key_segment_ids[:, None]
-    visible = same_segment & (segment_ids[:, :, None] > 0)
-    distance = positions[:, :, None] - key_positions[:, None]
-    if window:
-        return DenseMask(visible & ((distance >= 0) & (distance < window)))
-    return DenseMask(visible & (distance >= 0))
 
 
 def attend(
@@ -127,34 +106,6 @@ def _plain(
     logits = jnp.where(visible[:, None, None], logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgst,btkh->bskgh", weights, v)
-
-
-def cached(
-    q: Float[Array, "B S K G H"],
-    keys: Float[Array, "L B T K H"],
-    values: Float[Array, "L B T K H"],
-    layer: Int[Array, ""],
-    filled: Int[Array, ""],
-    visible: Bool[Array, "B S T"],
-    softcap: float = 0.0,
-) -> Float[Array, "B S K G H"]:
-    """``plain`` attention to a layer of the cache, of which only the filled blocks are read.
-
-    There are at most eight blocks, of at least CACHE_BLOCK slots each: one product over a static
-    number of slots for each number of blocks.
-    """
-    length = keys.shape[2]
-    size = max(CACHE_BLOCK, -(-length // 8))
-
-    def attend_to_first(slots: int) -> Callable[[], jax.Array]:
-        def read(a: jax.Array) -> jax.Array:
-            shape = (1, a.shape[1], slots, *a.shape[3:])
-            return jax.lax.dynamic_slice(a, (layer, 0, 0, 0, 0), shape)[0]
-
-        return lambda: plain(q, read(keys), read(values), visible[..., :slots], softcap)
-
-    branches = [attend_to_first(slots) for slots in [*range(size, length, size), length]]
-    return jax.lax.switch((filled - 1) // size, branches)
 
 
 def flash(

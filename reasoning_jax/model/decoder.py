@@ -12,43 +12,18 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from reasoning_jax.model import attention, rotary
-from reasoning_jax.model.attention import CausalMask, DenseMask, Mask
+from reasoning_jax.model import paged_attention, rotary
+from reasoning_jax.model.attention import DenseMask, Mask
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.linear import dot, lookup
+from reasoning_jax.model.paged_attention import Cache, PagedMask, Places
 from reasoning_jax.model.parameters import PARAMETERS
 from reasoning_jax.model.sharding import cast_matrices, shard
 from reasoning_jax.model.transformer import HIDDEN, Transformer, View
 
 Params = dict[str, Array | dict[str, Array]]
-
-
-@struct.dataclass(kw_only=True)
-class Cache:
-    """Keys and values of the tokens so far; slots fill from the left, the same in all sequences."""
-
-    keys: Float[Array, "L B T K H"]
-    values: Float[Array, "L B T K H"]
-    positions: Int[Array, "B T"]
-    segment_ids: Int[Array, "B T"]  # 0 = an empty slot
-    length: Int[Array, ""]  # slots written
-
-
-def init_cache(cfg: ModelConfig, batch: int, length: int, dtype: str | None = None) -> Cache:
-    """An empty cache of ``length`` slots for ``batch`` sequences; dtype: default ``cfg.dtype``."""
-    shape = (cfg.num_layers, batch, length, cfg.num_kv_heads, cfg.head_dim)
-    zeros = shard(jnp.zeros(shape, dtype or cfg.dtype), None, "batch", None, "kv_heads", None)
-    slots = shard(jnp.zeros((batch, length), jnp.int32), "batch", None)
-    return Cache(
-        keys=zeros,
-        values=zeros,
-        positions=slots,
-        segment_ids=slots,
-        length=jnp.zeros((), jnp.int32),
-    )
 
 
 def init(key: Key[Array, ""], cfg: ModelConfig) -> Params:
@@ -59,9 +34,8 @@ def init(key: Key[Array, ""], cfg: ModelConfig) -> Params:
     x = jnp.zeros((1, 1, cfg.width), cfg.dtype)
     position = jnp.ones((1, 1), jnp.int32)
     mask = DenseMask(jnp.ones((1, 1, 1), bool))
-    view, local_view = _views(mask, position, None, cfg)
-    model = Transformer(cfg, reads_cache=False)
-    return model.init(key, x, view, local_view, None, jnp.zeros((), jnp.int32))["params"]
+    view, local_view = _views(mask, position, cfg)
+    return Transformer(cfg).init(key, x, view, local_view, None)["params"]
 
 
 def embed(params: Params, tokens: Int[Array, "B S"], cfg: ModelConfig) -> Float[Array, "B S D"]:
@@ -88,76 +62,69 @@ def apply(
     inputs: Float[Array, "B S D"],
     positions: Int[Array, "B S"],
     mask: Mask,
-    cache: Cache | None = None,
     *,
     cfg: ModelConfig,
-    prefill: bool = False,
-) -> tuple[Float[Array, "B S D"], Cache | None]:
-    """Hidden states [B, S, D] after the final norm, and the cache with these tokens added.
+) -> Float[Array, "B S D"]:
+    """Hidden states [B, S, D] after the final norm, of tokens that see one another.
 
     inputs: vectors, of tokens (``embed``) or of any other origin. positions: of the rotary
-    embedding. mask: what each sees; with a cache a CausalMask (else TypeError), whose segment ids
-    the cache keeps. With a cache the S inputs take its next S slots. prefill: the cache is empty,
-    and they see one another only.
+    embedding. mask: what each sees.
     """
-    if cache is not None and not isinstance(mask, CausalMask):
-        raise TypeError(
-            f"decoder.apply: a cache needs a CausalMask, whose segment ids it stores; "
-            f"got a {type(mask).__name__}."
-        )
-    reads_cache = cache is not None and not prefill
-    slot = cache.length if reads_cache else jnp.zeros((), jnp.int32)
-    if cache is not None:
-        at = (0, slot)
-        cache = cache.replace(
-            positions=jax.lax.dynamic_update_slice(cache.positions, positions, at),
-            segment_ids=jax.lax.dynamic_update_slice(cache.segment_ids, mask.segment_ids, at),
-            length=slot + inputs.shape[1],
-        )
-    view, local_view = _views(mask, positions, cache if reads_cache else None, cfg)
+    view, local_view = _views(mask, positions, cfg)
+    hidden, _ = _transformer(params, inputs, positions, view, local_view, None, cfg)
+    return hidden
+
+
+def apply_cached(
+    params: Params,
+    inputs: Float[Array, "B S D"],
+    places: Places,
+    cache: Cache,
+    *,
+    cfg: ModelConfig,
+) -> tuple[Float[Array, "B S D"], Cache]:
+    """``apply`` of each sequence's next tokens, which also see those in the cache.
+
+    Returns the cache with these tokens. places: where they are in it.
+    """
+    num_pages = cache.keys.shape[1]
+    mask = paged_attention.mask(places, inputs.shape[1], num_pages)
+    view, local_view = _views(mask, mask.positions, cfg)
+    return _transformer(params, inputs, mask.positions, view, local_view, cache, cfg)
+
+
+def _transformer(
+    params: Params,
+    inputs: jax.Array,
+    positions: jax.Array,
+    view: View,
+    local_view: View | None,
+    cache: Cache | None,
+    cfg: ModelConfig,
+) -> tuple[jax.Array, Cache | None]:
     if cfg.max_positions:
         inputs = inputs + lookup(params["position_embedding"], positions, cfg.dtype)
-    model = Transformer(cfg, reads_cache)
-    stored = None if cache is None else (cache.keys, cache.values)
     variables = {"params": params}
     if "lora" in params:
         variables["lora"] = {"layers": params["lora"]}
-    hidden, stored = model.apply(variables, inputs, view, local_view, stored, slot)
-    if cache is not None:
-        cache = cache.replace(keys=stored[0], values=stored[1])
-    return hidden, cache
+    return Transformer(cfg).apply(variables, inputs, view, local_view, cache)
 
 
 def _views(
-    mask: Mask, positions: jax.Array, cache: Cache | None, cfg: ModelConfig
+    mask: Mask | PagedMask, positions: jax.Array, cfg: ModelConfig
 ) -> tuple[View, View | None]:
-    """The view of the layers, or where some are local, of the others and of these.
-
-    cache: what is attended to; None = the tokens of this call.
-    """
+    """The view of the layers, or where some are local, of the others and of these."""
     if not cfg.local_layers:
-        return _view(mask, positions, cache, cfg, cfg.window, False), None
-    view = _view(mask, positions, cache, cfg, 0, False)
-    return view, _view(mask, positions, cache, cfg, cfg.window, True)
+        return _view(mask, positions, cfg, False), None
+    return _view(mask, positions, cfg, False), _view(mask, positions, cfg, True)
 
 
-def _view(
-    mask: Mask,
-    positions: jax.Array,
-    cache: Cache | None,
-    cfg: ModelConfig,
-    window: int,
-    local: bool,
-) -> View:
-    """The angles, and the mask as attention takes it: of a cache it is a matrix."""
+def _view(mask: Mask | PagedMask, positions: jax.Array, cfg: ModelConfig, local: bool) -> View:
+    """The angles, and the mask; a matrix does not know of the local layers' window."""
     angles = None if cfg.rotary == "none" else rotary.angles(positions, cfg, local)
-    if isinstance(mask, DenseMask):
+    if local and isinstance(mask, DenseMask):
         distance = positions[:, :, None] - positions[:, None]
-        near = mask.visible & (distance < window) if local else mask.visible
-        return View(angles, DenseMask(near))
-    if cache is not None:
-        keys = cache.positions, cache.segment_ids
-        return View(angles, attention.to_dense(mask, positions, *keys, window))
+        mask = DenseMask(mask.visible & (distance < cfg.window))
     return View(angles, mask)
 
 

@@ -38,7 +38,7 @@ def token_logprobs(
     """
     inputs = decoder.embed(params, batch["tokens"], cfg)
     mask = CausalMask(batch["segment_ids"])
-    hidden, _ = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
+    hidden = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
     return of_hidden(params, hidden, batch, cfg)
 
 

@@ -16,16 +16,16 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from reasoning_jax.model import attention, rotary
+from reasoning_jax.model import attention, paged_attention, rotary
 from reasoning_jax.model.attention import Mask
 from reasoning_jax.model.config import REMAT
 from reasoning_jax.model.linear import dot
 from reasoning_jax.model.norms import WithNorms
+from reasoning_jax.model.paged_attention import Cache, PagedMask
 from reasoning_jax.model.parameters import PARAMETERS, Names, num_inputs
 from reasoning_jax.model.sharding import shard
 
-KeysAndValues = tuple[jax.Array, jax.Array]  # the cache of all layers, each [L, B, T, K, H]
-Carry = tuple[jax.Array, KeysAndValues | None, jax.Array]  # x [B, S, D], the cache, layer index
+Carry = tuple[jax.Array, Cache | None, jax.Array]  # x [B, S, D], the cache, layer index
 
 # Names of the dimensions of activations, by which they are split over devices.
 HIDDEN: Names = ("batch", None, None)
@@ -41,13 +41,13 @@ class View:
     """
 
     angles: rotary.CosSin | None  # None where positions are learned
-    mask: Mask
+    mask: Mask | PagedMask
 
 
 def select(is_local: Bool[Array, ""], local_view: View, view: View) -> View:
     """``local_view`` where ``is_local``, which is a traced value, else ``view``.
 
-    A CausalMask is the same in both: its window is chosen by is_local in ``attention.attend``.
+    Masks that are no matrix are the same in both: attention is told is_local.
     """
     return jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local_view, view)
 
@@ -55,28 +55,25 @@ def select(is_local: Bool[Array, ""], local_view: View, view: View) -> View:
 class Block(WithNorms):
     """One layer: x + attention(norm(x)), then x + mlp(norm(x)); or both of the same norm."""
 
-    reads_cache: bool  # attention is to the cache, not only among the tokens of this call
-
     @nn.compact
     def __call__(
         self,
         carry: Carry,
         view: View,
         local_view: View | None,
-        slot: Int[Array, ""],
         is_local: Bool[Array, ""] | None,
     ) -> tuple[Carry, None]:
         """The carry after this layer; nn.scan's second result, an output a layer, is not used.
 
         view: of the layers that are not local; local_view: of those that are, None, as is_local
-        then is, where all layers are of one kind. slot: where these tokens begin in the cache.
+        then is, where all layers are of one kind.
         """
         cfg = self.cfg
         x, cache, layer = carry
         if local_view is not None:
             view = select(is_local, local_view, view)
         h = self.norm("attention_norm", x)
-        attended, cache = self.attention(h, view, cache, layer, slot, is_local)
+        attended, cache = self.attention(h, view, cache, layer, is_local)
         if cfg.post_norms:
             attended = self.norm("post_attention_norm", attended)
         if cfg.parallel:
@@ -92,11 +89,10 @@ class Block(WithNorms):
         self,
         h: Float[Array, "B S D"],
         view: View,
-        cache: KeysAndValues | None,
+        cache: Cache | None,
         layer: Int[Array, ""],
-        slot: Int[Array, ""],
         is_local: Bool[Array, ""] | None,
-    ) -> tuple[Float[Array, "B S D"], KeysAndValues | None]:
+    ) -> tuple[Float[Array, "B S D"], Cache | None]:
         """Attention's result, and the cache with this layer's keys and values of these tokens."""
         cfg = self.cfg
         D, H = cfg.width, cfg.head_dim
@@ -116,15 +112,14 @@ class Block(WithNorms):
             k = rotary.rotate(k, *view.angles, cfg.rotary)
         scale = (cfg.query_scale or H) ** -0.5
         q = q * scale
-        if cache is not None:
-            cache = _write(cache, k, v, layer, slot)
         cap = cfg.attention_softcap
-        if self.reads_cache:  # decoding, for which decoder.py has made the mask a matrix
-            filled = slot + h.shape[1]
-            mixed = attention.cached(q, *cache, layer, filled, view.mask.visible, cap)
-        else:  # training or prefill: the tokens of this call see one another
+        if cache is None:
             choice = cfg.attention
             mixed = attention.attend(q, k, v, view.mask, cfg.window, is_local, cap, choice)
+        else:
+            mixed, cache = paged_attention.write_and_attend(
+                q, k, v, cache, layer, view.mask, cfg.window, is_local, cap
+            )
         mixed = shard(mixed, *attention.QUERIES)
         # What is added to the residual stream starts small, as in GPT-2.
         std = (K * G * H * 2 * cfg.num_layers) ** -0.5
@@ -201,22 +196,6 @@ def gated(
     return ACTIVATIONS[activation](gate) * up
 
 
-def _write(
-    cache: KeysAndValues,
-    keys: Float[Array, "B S K H"],
-    values: Float[Array, "B S K H"],
-    layer: Int[Array, ""],
-    slot: Int[Array, ""],
-) -> KeysAndValues:
-    """The cache with the keys and values of one layer in S slots, from ``slot`` on."""
-
-    def write(stack: Float[Array, "L B T K H"], new: Float[Array, "B S K H"]) -> jax.Array:
-        at = (layer, 0, slot, 0, 0)
-        return jax.lax.dynamic_update_slice(stack, new[None].astype(stack.dtype), at)
-
-    return write(cache[0], keys), write(cache[1], values)
-
-
 class Transformer(WithNorms):
     """Scanned layers and the final norm; returns hidden states [B, S, D], keys and values.
 
@@ -225,17 +204,14 @@ class Transformer(WithNorms):
     of the logits) are declared here too, so that one ``init`` makes all.
     """
 
-    reads_cache: bool
-
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B S D"],
         view: View,
         local_view: View | None,
-        cache: KeysAndValues | None,
-        slot: Int[Array, ""],
-    ) -> tuple[Float[Array, "B S D"], KeysAndValues | None]:
+        cache: Cache | None,
+    ) -> tuple[Float[Array, "B S D"], Cache | None]:
         """Hidden states, and the cache with these tokens; the other arguments as of ``Block``."""
         cfg = self.cfg
         # Linen makes each parameter's random key from how many came before it: in another order a
@@ -258,10 +234,10 @@ class Transformer(WithNorms):
             length=cfg.num_layers,
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),  # both views, slot; is_local
+            in_axes=(nn.broadcast, nn.broadcast, 0),  # both views; is_local
         )
-        layers = Layers(cfg, self.reads_cache, name="layers")
+        layers = Layers(cfg, name="layers")
         is_local = None if local_view is None else jnp.array(cfg.local_layers)  # [L]
         carry = x, cache, jnp.zeros((), jnp.int32)
-        (x, cache, _), _ = layers(carry, view, local_view, slot, is_local)
+        (x, cache, _), _ = layers(carry, view, local_view, is_local)
         return self.norm("final_norm", x), cache

@@ -1,10 +1,10 @@
-"""The sampler: token ids in, token ids out; one prefill, then a loop until all have ended.
+"""The compiled steps of sampling: prompts into the cache, and a token after another.
 
 A sample depends on the parameters, the prompt, its example id and its sample index, and on nothing
-else: each sequence draws from its own keys, and padding, the rest of the batch and the number of
-devices never enter.
+else: each sequence draws from its own keys, and the rest of the batch, the order of the queue and
+the number of devices never enter.
 
-Letters of shapes: B sequences, P tokens of a prompt, N new tokens, V vocabulary, E end tokens.
+Letters of shapes: B sequences, S tokens, V vocabulary, E end tokens, N tokens of a call.
 """
 
 from __future__ import annotations
@@ -17,216 +17,176 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from reasoning_jax import prng
-from reasoning_jax.model import decoder
-from reasoning_jax.model.attention import CausalMask
+from reasoning_jax.model import decoder, paged_attention
+from reasoning_jax.model.paged_attention import Cache, Places
 from reasoning_jax.model.sharding import shard
 from reasoning_jax.sampling.methods import Method
 
+PREFILL_BLOCK = 16  # tokens of a prompt that are one sequence of a prefill
+MOST_TOKENS = 32  # of a sequence in one call of ``decode``
+
 
 @struct.dataclass(kw_only=True)
-class Samples:
-    """Completions, the end token included; what lies beyond a completion's length is 0."""
+class Draw:
+    """What names the random stream of each sequence, and how it is drawn."""
+
+    key: Key[Array, ""]
+    ids: Int[Array, " B"]  # of the examples
+    indices: Int[Array, " B"]  # of the samples
+    method: Method
+    stop_ids: Int[Array, " E"]
+
+
+@struct.dataclass(kw_only=True)
+class Emitted:
+    """New tokens; what lies beyond a sequence's length is 0."""
 
     tokens: Int[Array, "B N"]
     logprobs: Float[Array, "B N"]  # of the temperature-scaled, untruncated distribution
     lengths: Int[Array, " B"]
-    finished: Bool[Array, " B"]  # ended with a stop token; False = cut off by the length limit
-
-
-@struct.dataclass(kw_only=True)
-class State:
-    """Completions in progress."""
-
-    lengths: Int[Array, " B"]  # of the prompts
-    keys: Key[Array, " B"]  # which name the random streams
-    step: Int[Array, ""]  # tokens emitted by every sequence that has not ended
-    last: Int[Array, " B"]  # the newest token, not yet in the cache
-    done: Bool[Array, " B"]
-    samples: Samples
-    cache: decoder.Cache
-
-
-@partial(jax.jit, static_argnames=("cfg", "max_new_tokens"))
-def sample(
-    params: decoder.Params,
-    prompts: Int[Array, "B P"],
-    lengths: Int[Array, " B"],
-    ids: Int[Array, " B"],
-    indices: Int[Array, " B"],
-    key: Key[Array, ""],
-    method: Method,
-    stop_ids: Int[Array, " E"],
-    *,
-    cfg: decoder.ModelConfig,
-    max_new_tokens: int,
-) -> Samples:
-    """Completes each prompt until a stop token or ``max_new_tokens``.
-
-    prompts: padded on the right; lengths: of the prompts, 0 = an empty sequence of a part-filled
-    batch; ids, indices: example ids and sample indices, which name the random stream.
-    """
-    params = decoder.for_decoding(params, cfg)
-    state = start(
-        params,
-        prompts,
-        lengths,
-        ids,
-        indices,
-        key,
-        method,
-        stop_ids,
-        cfg=cfg,
-        max_new_tokens=max_new_tokens,
-    )
-    return _decode(params, state, method, stop_ids, cfg, max_new_tokens).samples
-
-
-# ---- the same in parts, for whoever reads along --------------------------------------------------
+    finished: Bool[Array, " B"]  # ended with a stop token
 
 
 @partial(jax.jit, static_argnames="cfg")
 def prepare(params: decoder.Params, cfg: decoder.ModelConfig) -> decoder.Params:
-    """The parameters as ``start`` and ``advance`` take them."""
+    """The parameters as ``prefill`` and ``decode`` take them."""
     return decoder.for_decoding(params, cfg)
 
 
-@partial(jax.jit, static_argnames=("cfg", "max_new_tokens"))
-def start(
+@partial(jax.jit, static_argnames=("cfg", "num_pages"))
+def new_cache(cfg: decoder.ModelConfig, num_pages: int) -> Cache:
+    """An empty cache; ``num_pages`` over all devices."""
+    return paged_attention.init(cfg, num_pages)
+
+
+@partial(jax.jit, static_argnames="cfg", donate_argnames="cache")
+def prefill(
     params: decoder.Params,
-    prompts: Int[Array, "B P"],
-    lengths: Int[Array, " B"],
-    ids: Int[Array, " B"],
-    indices: Int[Array, " B"],
-    key: Key[Array, ""],
-    method: Method,
-    stop_ids: Int[Array, " E"],
+    cache: Cache,
+    tokens: Int[Array, "B S"],
+    places: Places,
+    draw: Draw,
     *,
     cfg: decoder.ModelConfig,
-    max_new_tokens: int,
-) -> State:
-    """The state of ``sample`` with one new token."""
-    keys = prng.sample_keys(key, ids, indices)
-    state, logits = _prefill(params, prompts, lengths, keys, cfg, max_new_tokens)
-    return _emit(state, logits, method, stop_ids)
+) -> tuple[Cache, Emitted]:
+    """The cache, which it consumes, with blocks of prompts; and the token after each block.
+
+    Sequence b is a block of a prompt: several may be of one, which see those before them. The token
+    after a prompt's last block is the completion's first.
+    """
+    inputs = decoder.embed(params, tokens, cfg)
+    hidden, cache = decoder.apply_cached(params, inputs, places, cache, cfg=cfg)
+    is_last = jnp.arange(tokens.shape[1]) == places.counts[:, None] - 1
+    last = jnp.sum(jnp.where(is_last[..., None], hidden, 0), axis=1, keepdims=True)
+    logits = decoder.logits(params, last, cfg)[:, 0]
+    keys = prng.sample_keys(draw.key, draw.ids, draw.indices)
+    zeros = shard(jnp.zeros(draw.ids.shape, jnp.int32), "batch")
+    chosen, logprobs = _choose(logits, keys, zeros, draw.method)
+    is_used = places.counts > 0
+    return cache, Emitted(
+        tokens=jnp.where(is_used, chosen, 0)[:, None],
+        logprobs=jnp.where(is_used, logprobs, 0.0)[:, None],
+        lengths=is_used.astype(jnp.int32),
+        finished=is_used & _is_stop(chosen, draw.stop_ids),
+    )
 
 
-@partial(jax.jit, static_argnames="cfg", donate_argnames="state")
-def advance(
+@struct.dataclass(kw_only=True)
+class Progress:
+    """Completions in progress, each with its newest token not yet in the cache."""
+
+    last: Int[Array, " B"]  # the newest token
+    starts: Int[Array, " B"]  # tokens in the cache
+    steps: Int[Array, " B"]  # tokens of the completion so far
+    live: Bool[Array, " B"]
+
+
+@partial(jax.jit, static_argnames="cfg", donate_argnames="cache")
+def decode(
     params: decoder.Params,
-    state: State,
-    method: Method,
-    stop_ids: Int[Array, " E"],
-    until: Int[Array, ""],
+    cache: Cache,
+    progress: Progress,
+    tables: Int[Array, "B J"],
+    draw: Draw,
+    max_new_tokens: Int[Array, ""],
+    most: Int[Array, ""],
+    enough: Int[Array, ""],
     *,
     cfg: decoder.ModelConfig,
-) -> State:
-    """The state, which it consumes, with ``until`` new tokens, or fewer where all have ended."""
-    return _decode(params, state, method, stop_ids, cfg, until)
+) -> tuple[Cache, Emitted]:
+    """At most ``most`` <= MOST_TOKENS more tokens of each live completion.
+
+    It returns early once ``enough`` of them have ended, by a stop token or by ``max_new_tokens``.
+    It consumes the cache. tables: the sequences' pages, with room for the tokens.
+    """
+    keys = prng.sample_keys(draw.key, draw.ids, draw.indices)
+    was_live = progress.live
+
+    def unfinished(carry: tuple) -> Bool[Array, ""]:
+        _, progress, _, step = carry
+        num_ended = jnp.sum(was_live & ~progress.live)
+        return (step < most) & jnp.any(progress.live) & (num_ended < enough)
+
+    def advance(carry: tuple) -> tuple:
+        cache, now, emitted, step = carry
+        live = now.live
+        places = Places(tables=tables, starts=now.starts, counts=live.astype(jnp.int32))
+        inputs = decoder.embed(params, now.last[:, None], cfg)
+        hidden, cache = decoder.apply_cached(params, inputs, places, cache, cfg=cfg)
+        logits = decoder.logits(params, hidden, cfg)[:, 0]
+        chosen, logprobs = _choose(logits, keys, now.steps, draw.method)
+        stopped = live & _is_stop(chosen, draw.stop_ids)
+        steps = now.steps + live
+        at = (0, step)
+        new_tokens = jnp.where(live, chosen, 0)[:, None]
+        new_logprobs = jnp.where(live, logprobs, 0.0)[:, None]
+        emitted = Emitted(
+            tokens=jax.lax.dynamic_update_slice(emitted.tokens, new_tokens, at),
+            logprobs=jax.lax.dynamic_update_slice(emitted.logprobs, new_logprobs, at),
+            lengths=emitted.lengths + live,
+            finished=emitted.finished | stopped,
+        )
+        now = Progress(
+            last=jnp.where(live, chosen, now.last),
+            starts=now.starts + live,
+            steps=steps,
+            live=live & ~stopped & (steps < max_new_tokens),
+        )
+        return cache, now, emitted, step + 1
+
+    carry = cache, progress, _nothing(len(was_live)), jnp.zeros((), jnp.int32)
+    cache, _, emitted, _ = jax.lax.while_loop(unfinished, advance, carry)
+    return cache, emitted
 
 
-# ---- steps ---------------------------------------------------------------------------------------
+def _nothing(batch: int) -> Emitted:
+    tokens = shard(jnp.zeros((batch, MOST_TOKENS), jnp.int32), "batch", None)
+    lengths = shard(jnp.zeros((batch,), jnp.int32), "batch")
+    return Emitted(
+        tokens=tokens,
+        logprobs=tokens.astype(jnp.float32),
+        lengths=lengths,
+        finished=lengths > 0,
+    )
 
 
-def _prefill(
-    params: decoder.Params,
-    prompts: jax.Array,
-    lengths: jax.Array,
-    keys: jax.Array,
-    cfg: decoder.ModelConfig,
-    max_new_tokens: int,
-) -> tuple[State, Float[Array, "B V"]]:
-    """The whole prompt at once; only the last token's hidden state becomes logits."""
-    batch, width = prompts.shape
-    positions = shard(jax.lax.broadcasted_iota(jnp.int32, (batch, width), 1), "batch", None)
-    mask = CausalMask((positions < lengths[:, None]).astype(jnp.int32))
-    cache = decoder.init_cache(cfg, batch, width + max_new_tokens)
-    inputs = decoder.embed(params, prompts, cfg)
-    hidden, cache = decoder.apply(params, inputs, positions, mask, cache, cfg=cfg, prefill=True)
-    is_last = (positions == lengths[:, None] - 1)[..., None]
-    last = jnp.sum(jnp.where(is_last, hidden, 0), axis=1, keepdims=True)
-    state = _empty_state(lengths, keys, max_new_tokens, cache)
-    return state, decoder.logits(params, last, cfg)[:, 0]
-
-
-def _emit(state: State, logits: jax.Array, method: Method, stop_ids: jax.Array) -> State:
-    """Chooses the next token of every sequence that has not ended, and records it."""
-    chosen, logprobs = method.choose(prng.at_position(state.keys, state.step), logits)
+def _choose(
+    logits: Float[Array, "B V"], keys: Key[Array, " B"], steps: Int[Array, " B"], method: Method
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """The next tokens, and their log-probabilities; steps: tokens of each completion so far."""
+    chosen, logprobs = method.choose(prng.at_positions(keys, steps), logits)
     vocabulary = jax.lax.broadcasted_iota(jnp.int32, logprobs.shape, 1)
     is_chosen = vocabulary == chosen[:, None]
-    logprob = jnp.sum(jnp.where(is_chosen, logprobs, 0.0), axis=-1)
-    live = ~state.done
-    ended = live & jnp.any(chosen[:, None] == stop_ids, axis=-1)
-    return state.replace(
-        step=state.step + 1,
-        last=chosen,
-        done=state.done | ended,
-        samples=_record(state.samples, state.step, chosen, logprob, live, ended),
-    )
+    return chosen, jnp.sum(jnp.where(is_chosen, logprobs, 0.0), axis=-1)
 
 
-def _decode(
-    params: decoder.Params,
-    state: State,
-    method: Method,
-    stop_ids: jax.Array,
-    cfg: decoder.ModelConfig,
-    until: int | jax.Array,
-) -> State:
-    """A token after another, until there are so many or all sequences have ended."""
-
-    def unfinished(state: State) -> Bool[Array, ""]:
-        return (state.step < until) & ~jnp.all(state.done)
-
-    def decode(state: State) -> State:
-        inputs = decoder.embed(params, state.last[:, None], cfg)
-        position = (state.lengths + state.step - 1)[:, None]
-        mask = CausalMask(jnp.ones_like(position))
-        hidden, cache = decoder.apply(params, inputs, position, mask, state.cache, cfg=cfg)
-        logits = decoder.logits(params, hidden, cfg)[:, 0]
-        return _emit(state.replace(cache=cache), logits, method, stop_ids)
-
-    return jax.lax.while_loop(unfinished, decode, state)
+def _is_stop(tokens: Int[Array, " B"], stop_ids: Int[Array, " E"]) -> Bool[Array, " B"]:
+    return jnp.any(tokens[:, None] == stop_ids, axis=-1)
 
 
-def _empty_state(
-    lengths: Int[Array, " B"], keys: Key[Array, " B"], max_new_tokens: int, cache: decoder.Cache
-) -> State:
-    """The state before the first new token; empty sequences have ended already."""
-    batch = lengths.shape[0]
-    tokens = shard(jnp.zeros((batch, max_new_tokens), jnp.int32), "batch", None)
-    zeros = shard(jnp.zeros((batch,), jnp.int32), "batch")
-    samples = Samples(
-        tokens=tokens, logprobs=tokens.astype(jnp.float32), lengths=zeros, finished=zeros > 0
-    )
-    return State(
-        lengths=lengths,
-        keys=keys,
-        step=jnp.zeros((), jnp.int32),
-        last=zeros,
-        done=lengths == 0,
-        samples=samples,
-        cache=cache,
-    )
-
-
-def _record(
-    samples: Samples,
-    step: Int[Array, ""],
-    chosen: Int[Array, " B"],
-    logprob: Float[Array, " B"],
-    live: Bool[Array, " B"],
-    ended: Bool[Array, " B"],
-) -> Samples:
-    """The samples with one more token where ``live``; ``ended``: it is a stop token."""
-    at = (0, step)
-    tokens = jnp.where(live, chosen, 0)[:, None]
-    logprobs = jnp.where(live, logprob, 0.0)[:, None]
-    return Samples(
-        tokens=jax.lax.dynamic_update_slice(samples.tokens, tokens, at),
-        logprobs=jax.lax.dynamic_update_slice(samples.logprobs, logprobs, at),
-        lengths=samples.lengths + live,
-        finished=samples.finished | ended,
-    )
+def compilations() -> int:
+    """How many programs have been compiled in this process."""
+    return prefill._cache_size() + decode._cache_size()
 
 
 def bucket(length: int, least: int = 16) -> int:
@@ -235,8 +195,3 @@ def bucket(length: int, least: int = 16) -> int:
     So few shapes are ever compiled.
     """
     return max(least, 1 << (length - 1).bit_length())
-
-
-def compilations() -> int:
-    """How many shapes of ``sample`` have been compiled in this process."""
-    return sample._cache_size()

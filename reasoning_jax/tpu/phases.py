@@ -35,7 +35,7 @@ class Phase:
 def phases(
     step: Step, compiled: Compiled, cfg: ConfigDict, model_cfg: ModelConfig, topology: Topology
 ) -> list[Phase]:
-    """Ceilings of a program; of a sampler those of prefill and of a decoding step."""
+    """Ceilings of a program."""
     mesh = dict(step.mesh.shape)
     tokens = step.batch_size * step.length
     weights = ceilings.multiplied_params(model_cfg) * ceilings.itemsize(model_cfg) / mesh["tensor"]
@@ -53,10 +53,12 @@ def phases(
             sent=once,
         )
         return [update]
-    with_logits = step.batch_size if step.kind == "sample" else None
+    if step.kind == "decode":
+        return [_decoding(step, compiled, cfg, model_cfg, topology)]
+    with_logits = step.batch_size if step.kind == "prefill" else None
     flops = ceilings.forward_flops(model_cfg, tokens, step.length, with_logits)
     forward = _phase(
-        "prefill" if step.kind == "sample" else "forward",
+        "prefill" if step.kind == "prefill" else "forward",
         step,
         topology,
         tokens=tokens,
@@ -65,16 +67,14 @@ def phases(
         bytes_a_chip=weights,
         sent=once,
     )
-    if step.kind == "score":
-        return [forward]
-    return [forward, _decoding(step, compiled, cfg, model_cfg, topology)]
+    return [forward]
 
 
 def _decoding(
     step: Step, compiled: Compiled, cfg: ConfigDict, model_cfg: ModelConfig, topology: Topology
 ) -> Phase:
-    """A step of decoding, at the middle of the completion."""
-    context = step.length + cfg.sampling.max_new_tokens / 2
+    """A step of decoding, at the middle of the longest completion."""
+    context = step.length - cfg.sampling.max_new_tokens / 2
     flops = ceilings.decode_flops(model_cfg, step.batch_size, context)
     read = ceilings.decode_bytes(
         model_cfg,

@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from reasoning_jax import algorithms, starting
 from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.experiment import Experiment
-from reasoning_jax.model import decoder, logprobs, sharding
-from reasoning_jax.sampling import engine, methods
+from reasoning_jax.model import decoder, logprobs, paged_attention, sharding
+from reasoning_jax.model.paged_attention import Cache, Places
+from reasoning_jax.sampling import engine, methods, sequences
 from reasoning_jax.training import optim, train_step
 from reasoning_jax.training.state import TrainState
 
@@ -35,9 +36,9 @@ class Step:
     """A program of the run."""
 
     name: str
-    kind: Literal["update", "score", "sample"]
+    kind: Literal["update", "score", "prefill", "decode"]
     batch_size: int  # sequences
-    length: int  # tokens of a sequence; of a sampler, of a prompt
+    length: int  # tokens of a sequence; of prefill, of a block of a prompt
     lower: Lower
     resident: int  # bytes a device of what lies there meanwhile and is none of its arguments
     mesh: Mesh
@@ -48,8 +49,8 @@ def steps(cfg: ConfigDict, exp: Experiment) -> list[Step]:
 
     They are the update of each kind of batch that the config's method trains on, round 0's where
     its batch is another, the log-probabilities outside updates where the method has them, and the
-    sampler with the longest prompt that a sequence has room for. Left out: the measurements of
-    TRICE's variance and part-filled batches of the sampler, a quarter of the size.
+    sampler's two. Left out: the measurements of TRICE's variance and part-filled calls of the
+    sampler, a quarter of the size.
     """
     state = exp.abstract_state()
     frozen = exp.abstract_frozen()
@@ -77,7 +78,7 @@ def steps(cfg: ConfigDict, exp: Experiment) -> list[Step]:
                 mesh=exp.mesh,
             )
         )
-    steps.append(_sampler(cfg, exp, frozen | state.params, idle))
+    steps += _sampler(cfg, exp, frozen | state.params, idle)
     return steps
 
 
@@ -156,23 +157,46 @@ def _lower_logprobs(cfg: ConfigDict, exp: Experiment, params: decoder.Params) ->
     return logprobs.compiled_token_logprobs.lower(params, batch, exp.model_cfg)
 
 
-def _sampler(cfg: ConfigDict, exp: Experiment, params: decoder.Params, resident: int) -> Step:
-    """The sampler, with the parameters as they are or from copies on the sampling mesh."""
+def _sampler(cfg: ConfigDict, exp: Experiment, params: decoder.Params, idle: int) -> list[Step]:
+    """The sampler's programs, with the parameters as they are or from copies on another mesh."""
     mesh = exp.mesh
+    original = params
     if exp.sampling_mesh is not None:
         mesh = exp.sampling_mesh
-        resident += size(params)  # what is trained waits beside its copy
         params = _copied(params, mesh, exp.model_cfg.dtype)
-    width = engine.bucket(cfg.sequence_length - cfg.sampling.max_new_tokens)
-    return Step(
-        name="sample",
-        kind="sample",
-        batch_size=cfg.sampling.batch_size,
-        length=width,
-        lower=partial(_lower_sampler, cfg, exp.model_cfg, params, mesh, width),
-        resident=resident,
-        mesh=mesh,
-    )
+    with jax.set_mesh(mesh):
+        params = _prepared(params, exp.model_cfg)
+    # What is trained waits beside what is sampled with, unless they are the same arrays.
+    same = {id(x) for x in jax.tree.leaves(params)}
+    waiting = [x for x in jax.tree.leaves(original) if id(x) not in same]
+    steps = []
+    for name, lower in (("prefill", _lower_prefill), ("decode", _lower_decode)):
+        steps.append(
+            Step(
+                name=name,
+                kind=name,
+                batch_size=cfg.sampling.batch_size,
+                length=engine.PREFILL_BLOCK if name == "prefill" else cfg.sequence_length,
+                lower=partial(lower, cfg, exp.model_cfg, params, mesh),
+                resident=idle + size(waiting),
+                mesh=mesh,
+            )
+        )
+    return steps
+
+
+def _prepared(params: decoder.Params, model_cfg: decoder.ModelConfig) -> decoder.Params:
+    """Shapes of ``engine.prepare``'s result; what it leaves as it is, is the same object."""
+    shapes = jax.eval_shape(partial(engine.prepare, cfg=model_cfg), params)
+
+    def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        before = params
+        for key in path:
+            before = before.get(key.key) if isinstance(before, dict) else None
+        is_same = before is not None and before.dtype == shape.dtype
+        return before if is_same else shape
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def _copied(params: decoder.Params, mesh: Mesh, dtype: str) -> decoder.Params:
@@ -184,32 +208,66 @@ def _copied(params: decoder.Params, mesh: Mesh, dtype: str) -> decoder.Params:
     )
 
 
-def _lower_sampler(
-    cfg: ConfigDict,
-    model_cfg: decoder.ModelConfig,
-    params: decoder.Params,
-    mesh: Mesh,
-    width: int,
+def _lower_prefill(
+    cfg: ConfigDict, model_cfg: decoder.ModelConfig, params: decoder.Params, mesh: Mesh
 ) -> jax.stages.Lowered:
+    batch = cfg.sampling.batch_size
+    tokens = _array(mesh, (batch, engine.PREFILL_BLOCK), jnp.int32, "batch", None)
+    each = _array(mesh, (batch,), jnp.int32, "batch")
+    places = Places(tables=_tables(cfg, mesh), starts=each, counts=each)
+    with jax.set_mesh(mesh):
+        cache = _cache(cfg, model_cfg, mesh)
+        return engine.prefill.lower(params, cache, tokens, places, _draw(cfg, mesh), cfg=model_cfg)
+
+
+def _lower_decode(
+    cfg: ConfigDict, model_cfg: decoder.ModelConfig, params: decoder.Params, mesh: Mesh
+) -> jax.stages.Lowered:
+    batch = cfg.sampling.batch_size
+    each = _array(mesh, (batch,), jnp.int32, "batch")
+    live = _array(mesh, (batch,), jnp.bool_, "batch")
+    progress = engine.Progress(last=each, starts=each, steps=each, live=live)
+    number = _array(mesh, (), jnp.int32)
+    with jax.set_mesh(mesh):
+        return engine.decode.lower(
+            params,
+            _cache(cfg, model_cfg, mesh),
+            progress,
+            _tables(cfg, mesh),
+            _draw(cfg, mesh),
+            number,  # max_new_tokens
+            number,  # most
+            number,  # enough
+            cfg=model_cfg,
+        )
+
+
+def _tables(cfg: ConfigDict, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    shape = (cfg.sampling.batch_size, sequences.pages_of(cfg.sequence_length))
+    return _array(mesh, shape, jnp.int32, "batch", None)
+
+
+def _cache(cfg: ConfigDict, model_cfg: decoder.ModelConfig, mesh: Mesh) -> Cache:
+    sizes = sequences.Sizes.of(
+        mesh, cfg.sampling.batch_size, cfg.sequence_length, cfg.sampling.cache_tokens
+    )
+    num_pages = sizes.pages * sizes.num_devices
+    cache = jax.eval_shape(partial(engine.new_cache, model_cfg, num_pages))
+    return jax.tree.map(lambda x: _array(mesh, x.shape, x.dtype, *paged_attention.PAGES), cache)
+
+
+def _draw(cfg: ConfigDict, mesh: Mesh) -> engine.Draw:
     s = cfg.sampling
     method = methods.make_method(s.temperature, s.top_k, s.top_p)
-    method = jax.tree.map(lambda _: _array(mesh, (), jnp.float32), method)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    prompts = _array(mesh, (s.batch_size, width), jnp.int32, "batch", None)
     each = _array(mesh, (s.batch_size,), jnp.int32, "batch")
-    with jax.set_mesh(mesh):
-        return engine.sample.lower(
-            params,
-            prompts,
-            each,  # lengths
-            each,  # example ids
-            each,  # sample indices
-            _array(mesh, key.shape, key.dtype),
-            method,
-            _array(mesh, (1,), jnp.int32, None),  # stop ids
-            cfg=model_cfg,
-            max_new_tokens=s.max_new_tokens,
-        )
+    return engine.Draw(
+        key=_array(mesh, key.shape, key.dtype),
+        ids=each,
+        indices=each,
+        method=jax.tree.map(lambda _: _array(mesh, (), jnp.float32), method),
+        stop_ids=_array(mesh, (1,), jnp.int32, None),
+    )
 
 
 def _array(

@@ -157,7 +157,7 @@ def score_vectors(params: decoder.Params, batch: Batch, cfg: decoder.ModelConfig
     """
     inputs = decoder.embed(params, batch["tokens"], cfg)
     mask = CausalMask(batch["segment_ids"])
-    hidden, _ = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
+    hidden = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
 
     def total(shift: jax.Array) -> jax.Array:
         shifted = hidden + shift[:, None].astype(hidden.dtype)

@@ -1,0 +1,247 @@
+"""A cache of keys and values in pages, and attention to it.
+
+A sequence's tokens lie in pages of PAGE tokens each, in whatever order its table of pages says, as
+in PagedAttention (arXiv:2309.06180). Attention computes pairs of a sequence and one of its pages,
+a chunk of pairs at a time, and merges what a sequence's pages give (Flash-Decoding). So the work is
+that of the pages in use, however uneven the lengths are, and a page may belong to many sequences.
+
+Each device keeps the pages of its own sequences; tables count within a device. Letters of shapes:
+B sequences, S tokens of this call, J pages of a sequence at most, N pages, T tokens of a page,
+L layers, K key-value heads, G query heads of each, H head size; M pairs at most, C of a chunk, and
+D devices that split the sequences.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
+
+from reasoning_jax.model.config import ModelConfig
+from reasoning_jax.model.flash_attention import MASKED
+from reasoning_jax.model.parameters import Names
+from reasoning_jax.model.sharding import platform, shard, spec
+
+PAGE = 32
+CHUNK = 32  # pairs that are computed together on a CPU, whose caches hold so many
+LARGE_CHUNK = 1024  # elsewhere
+
+QUERIES: Names = ("batch", None, "kv_heads", "q_groups", None)
+NEW: Names = ("batch", None, "kv_heads", None)
+PAGES: Names = (None, "batch", "kv_heads", None, None)
+EACH: Names = ("batch",)
+
+
+@struct.dataclass(kw_only=True)
+class Cache:
+    """The keys and values of all layers; an order in which no product transposes them."""
+
+    keys: Float[Array, "L N K H T"]
+    values: Float[Array, "L N K T H"]
+
+
+@struct.dataclass(kw_only=True)
+class Places:
+    """Where the tokens of a call go: each sequence's next ``counts`` <= S tokens."""
+
+    tables: Int[Array, "B J"]  # the pages of a sequence, in order
+    starts: Int[Array, " B"]  # tokens that are in the cache already
+    counts: Int[Array, " B"]  # tokens of this call; what is beyond them is padding
+
+
+@struct.dataclass(kw_only=True)
+class PagedMask:
+    """``Places`` as attention takes them: a token sees its sequence up to itself."""
+
+    positions: Int[Array, "B S"]
+    write_pages: Int[Array, "B S"]  # N for padding, which is not written
+    num_pairs: Int[Array, " D"]
+    pair_sequences: Int[Array, " M"]
+    pair_pages: Int[Array, " M"]
+    pair_starts: Int[Array, " M"]  # the position of a page's first token
+
+
+def init(cfg: ModelConfig, num_pages: int) -> Cache:
+    """An empty cache; ``num_pages`` over all devices."""
+    shape = (cfg.num_layers, num_pages, cfg.num_kv_heads)
+    keys = jnp.zeros((*shape, cfg.head_dim, PAGE), cfg.dtype)
+    values = jnp.zeros((*shape, PAGE, cfg.head_dim), cfg.dtype)
+    return Cache(keys=shard(keys, *PAGES), values=shard(values, *PAGES))
+
+
+def mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
+    """The mask of a call with S = ``num_tokens``; num_pages: of the cache, over all devices."""
+    per_device = num_pages // num_shards(num_pages)
+
+    def on_one_device(places: Places) -> PagedMask:
+        return _mask(places, num_tokens, per_device)
+
+    names = {1: EACH, 2: ("batch", None)}
+    each = spec(places.starts.shape, EACH) if _has_mesh() else P()
+    rows = spec(places.tables.shape, names[2]) if _has_mesh() else P()
+    ins = Places(tables=rows, starts=each, counts=each)
+    outs = PagedMask(
+        positions=rows,
+        write_pages=rows,
+        num_pairs=each,
+        pair_sequences=each,
+        pair_pages=each,
+        pair_starts=each,
+    )
+    return _on_each_device(on_one_device, (ins,), outs)(places)
+
+
+def num_shards(size: int) -> int:
+    """Over how many devices ``size`` sequences or pages are split."""
+    if not _has_mesh():
+        return 1
+    [axes] = spec((size,), EACH)
+    mesh = jax.sharding.get_abstract_mesh()
+    names = axes if isinstance(axes, tuple) else (axes,) if axes else ()
+    count = 1
+    for name in names:
+        count *= mesh.shape[name]
+    return count
+
+
+def _mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
+    """``mask`` of one device's sequences."""
+    count, most = places.tables.shape
+    token = jnp.arange(num_tokens)
+    positions = places.starts[:, None] + token
+    written = jnp.take_along_axis(places.tables, jnp.minimum(positions // PAGE, most - 1), axis=1)
+    is_token = token < places.counts[:, None]
+    lengths = jnp.where(places.counts > 0, places.starts + places.counts, 0)
+    in_use = -(-lengths // PAGE)
+    ends = jnp.cumsum(in_use)
+    pair = jnp.arange(count * most)
+    sequences = jnp.minimum(jnp.searchsorted(ends, pair, side="right"), count - 1)
+    page = pair - (ends - in_use)[sequences]
+    page = jnp.clip(page, 0, most - 1)
+    return PagedMask(
+        positions=positions,
+        write_pages=jnp.where(is_token, written, num_pages),
+        num_pairs=ends[-1:],
+        pair_sequences=sequences,
+        pair_pages=places.tables[sequences, page],
+        pair_starts=page * PAGE,
+    )
+
+
+def write_and_attend(
+    q: Float[Array, "B S K G H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    cache: Cache,
+    layer: Int[Array, ""],
+    mask: PagedMask,
+    window: int = 0,
+    is_local: Bool[Array, ""] | None = None,
+    softcap: float = 0.0,
+) -> tuple[Float[Array, "B S K G H"], Cache]:
+    """Attention of tokens to their sequences, these tokens included; and the cache with them.
+
+    Queries come scaled. window: how many tokens are seen at most, the query's own included, in
+    the layers where is_local (None: in all); 0 = all.
+    """
+    seen = jnp.asarray(window or jnp.iinfo(jnp.int32).max, jnp.int32)
+    if window and is_local is not None:
+        seen = jnp.where(is_local, seen, jnp.iinfo(jnp.int32).max)
+
+    def on_one_device(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        cache: Cache,
+        layer: jax.Array,
+        mask: PagedMask,
+        seen: jax.Array,
+    ) -> tuple[jax.Array, Cache]:
+        cache = _write(cache, k, v, layer, mask)
+        return _attend(q, cache, layer, mask, seen, softcap), cache
+
+    ins = outs = P()
+    if _has_mesh():
+        queries, new = spec(q.shape, QUERIES), spec(k.shape, NEW)
+        pages = jax.tree.map(lambda x: spec(x.shape, PAGES), cache)
+        masks = jax.tree.map(lambda x: spec(x.shape, ("batch", None)[: x.ndim]), mask)
+        ins, outs = (queries, new, new, pages, P(), masks, P()), (queries, pages)
+    return _on_each_device(on_one_device, ins, outs)(q, k, v, cache, layer, mask, seen)
+
+
+def _write(cache: Cache, k: jax.Array, v: jax.Array, layer: jax.Array, mask: PagedMask) -> Cache:
+    slot = mask.positions % PAGE
+    k, v = k.astype(cache.keys.dtype), v.astype(cache.values.dtype)
+    at_keys = cache.keys.at[layer, mask.write_pages, :, :, slot]
+    at_values = cache.values.at[layer, mask.write_pages, :, slot]
+    return Cache(keys=at_keys.set(k, mode="drop"), values=at_values.set(v, mode="drop"))
+
+
+def _attend(
+    q: Float[Array, "B S K G H"],
+    cache: Cache,
+    layer: jax.Array,
+    mask: PagedMask,
+    window: jax.Array,
+    softcap: float,
+) -> Float[Array, "B S K G H"]:
+    B, S, K, G, H = q.shape
+    queries = jnp.einsum("bskgh->bksgh", q).reshape(B, K, S * G, H)
+    positions = jnp.repeat(mask.positions, G, axis=1)  # [B, S G]
+    most = len(mask.pair_pages)
+    size = min(most, CHUNK if platform() == "cpu" else LARGE_CHUNK)
+    padding = -most % size
+    pairs = [mask.pair_sequences, mask.pair_pages, mask.pair_starts]
+    pairs = [jnp.pad(x, (0, padding)) for x in pairs]
+    num_pairs = mask.num_pairs[0]
+
+    def add_chunk(i: jax.Array, sums: tuple) -> tuple:
+        """Merges the chunk's pairs into (the largest logit, the sums over exponentials)."""
+        top, total, mixed = sums
+        first = i * size
+        cut = [jax.lax.dynamic_slice(x, (first,), (size,)) for x in pairs]
+        sequence, page, start = cut
+        k = cache.keys[layer, page].astype(q.dtype)  # [C, K, H, T]
+        v = cache.values[layer, page].astype(q.dtype)  # [C, K, T, H]
+        logits = _product("ckqh,ckht->ckqt", queries[sequence], k)
+        if softcap:
+            logits = softcap * jnp.tanh(logits / softcap)
+        distance = positions[sequence][..., None] - (start[:, None] + jnp.arange(PAGE))[:, None]
+        exists = (first + jnp.arange(size) < num_pairs)[:, None, None]
+        visible = ((distance >= 0) & (distance < window) & exists)[:, None]
+        logits = jnp.where(visible, logits, MASKED)
+        new_top = top.at[sequence].max(jnp.max(logits, axis=-1))
+        weights = jnp.where(visible, jnp.exp(logits - new_top[sequence][..., None]), 0.0)
+        values = _product("ckqt,ckth->ckqh", weights.astype(q.dtype), v)
+        # As products: a CPU adds up scattered rows slowly.
+        belongs = jax.nn.one_hot(sequence, B, dtype=jnp.float32)
+        rescale = jnp.exp(top - new_top)
+        total = total * rescale + _exact_product("cb,ckq->bkq", belongs, jnp.sum(weights, axis=-1))
+        mixed = mixed * rescale[..., None] + _exact_product("cb,ckqh->bkqh", belongs, values)
+        return new_top, total, mixed
+
+    zeros = jnp.zeros((B, K, S * G), jnp.float32)
+    sums = zeros + MASKED, zeros, jnp.zeros(queries.shape, jnp.float32)
+    _, total, mixed = jax.lax.fori_loop(0, -(-num_pairs // size), add_chunk, sums)
+    mixed = mixed / jnp.where(total == 0, 1.0, total)[..., None]  # padding sees nothing
+    return jnp.einsum("bksgh->bskgh", mixed.reshape(B, K, S, G, H)).astype(q.dtype)
+
+
+def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _exact_product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _has_mesh() -> bool:
+    return not jax.sharding.get_abstract_mesh().empty
+
+
+def _on_each_device(function, ins, outs):  # noqa: ANN001, ANN202
+    if not _has_mesh():
+        return function
+    return jax.shard_map(function, in_specs=ins, out_specs=outs, check_vma=False)

@@ -1,0 +1,294 @@
+"""Continuous batching: a queue of requests, of which as many run at once as there are slots.
+
+A sequence that ends makes room for the next one at once. The host decides what a compiled step
+computes: which sequences, and which pages of the cache are theirs. It reads back which have ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from reasoning_jax import interrupts
+from reasoning_jax.errors import UserError
+from reasoning_jax.model import decoder, sharding
+from reasoning_jax.model.paged_attention import PAGE, Cache, Places
+from reasoning_jax.sampling import engine
+from reasoning_jax.sampling.engine import MOST_TOKENS, PREFILL_BLOCK, Draw, Emitted
+from reasoning_jax.sampling.methods import Method
+from reasoning_jax.sampling.page_pool import Block, PagePool
+from reasoning_jax.sampling.sequences import Request, Rows, Running, Sizes, pages_of
+
+
+@dataclasses.dataclass(kw_only=True)
+class Scheduler:
+    """Draws completions. Sizes are of all devices together."""
+
+    params: decoder.Params  # as engine.prepare returns them
+    model_cfg: decoder.ModelConfig
+    mesh: Mesh | None
+    num_slots: int  # completions in progress at once
+    max_length: int  # tokens of a sequence
+    cache_tokens: int = 0  # that the cache has room for; 0 = for the longest sequences everywhere
+    key: jax.Array
+    method: Method
+    stop_ids: Sequence[int]
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        self.sizes = Sizes.of(self.mesh, self.num_slots, self.max_length, self.cache_tokens)
+        method = jax.tree.map(np.float32, self.method)
+        constants = (method, np.asarray(self.stop_ids, np.int32), np.int32(self.max_new_tokens))
+        self.on_device = sharding.put(constants, self.mesh)
+        self.waiting: deque[tuple[int, Request]] = deque()
+        self.running: list[Running] = []
+        self.pools = [PagePool(self.sizes.pages) for _ in range(self.sizes.num_devices)]
+        self.is_full = False  # pages ran out: nothing is admitted until a completion is done
+
+    def run(self, requests: Sequence[Request], most: int = MOST_TOKENS) -> Iterator[list[Running]]:
+        """After every compiled call the completions that have new tokens.
+
+        most: tokens of a completion in one call. UserError where a request does not fit the cache.
+        """
+        self._check(requests)
+        self.waiting.extend(enumerate(requests))
+        cache = self._new_cache() if requests else None
+        while self.waiting or self.running:
+            interrupts.check()
+            self._admit()
+            if self._has_idle_slots():
+                cache, changed = self._prefill(cache)
+            else:
+                cache, changed = self._decode(cache, most)
+            for one in changed:
+                if self.is_done(one):
+                    self._leave(one)
+                    self.is_full = False
+            yield changed
+
+    def is_done(self, one: Running) -> bool:
+        return one.finished or len(one.tokens) == self.max_new_tokens
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        room = self.sizes.pages * PAGE
+        for request in requests:
+            prompt = len(request.prompt_ids)
+            length = prompt + self.max_new_tokens
+            if not prompt:
+                raise UserError(f"example {request.example_id}: the prompt is empty.")
+            if length > self.max_length:
+                raise UserError(
+                    f"example {request.example_id}: the prompt of {prompt} tokens and "
+                    f"{self.max_new_tokens} new ones exceed the {self.max_length} of a sequence."
+                )
+            if length > room:
+                needed = pages_of(length) * PAGE * self.sizes.num_devices
+                raise UserError(
+                    f"example {request.example_id}: config.sampling.cache_tokens is "
+                    f"{self.cache_tokens}; a sequence of {length} tokens needs {needed}."
+                )
+
+    def _new_cache(self) -> Cache:
+        with self._on_mesh():
+            return engine.new_cache(self.model_cfg, self.sizes.pages * self.sizes.num_devices)
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+    # ---- who runs --------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Takes up waiting requests in their order: a quarter more than there are slots.
+
+        So a slot that becomes free finds a prompt in the cache, and a call for prompts is full. A
+        request whose prompt begins as one that is being computed waits for that, and others go
+        before it.
+        """
+        if self.is_full and self.running:
+            return
+        counts = [0] * self.sizes.num_devices
+        pending: list[set[Block]] = [set() for _ in counts]
+        for one in self.running:
+            counts[one.device] += 1
+            if one.in_prompt and one.missing:
+                pending[one.device].add(one.missing)
+        deferred = []
+        while self.waiting and len(deferred) < self.num_slots:
+            device = counts.index(min(counts))
+            if counts[device] == self.sizes.running:
+                break
+            number, request = self.waiting.popleft()
+            pages, missing = self.pools[device].find(request.prompt_ids)
+            if missing in pending[device]:
+                deferred.append((number, request))
+                continue
+            one = self._start(number, request, device, pages, missing)
+            if one is None:
+                deferred.append((number, request))
+                break
+            self.running.append(one)
+            counts[device] += 1
+            if missing:
+                pending[device].add(missing)
+        self.waiting.extendleft(reversed(deferred))
+
+    def _start(
+        self,
+        number: int,
+        request: Request,
+        device: int,
+        shared: Sequence[int],
+        missing: Block | None,
+    ) -> Running | None:
+        """A sequence with pages for its prompt and the first token; None where there are none."""
+        pool = self.pools[device]
+        pool.share(shared)  # first, as they may be free: then nobody takes them
+        needed = pages_of(len(request.prompt_ids) + 1) - len(shared)
+        if needed > pool.num_free:
+            pool.release(shared)
+            return None
+        return Running(
+            number=number,
+            request=request,
+            device=device,
+            pages=[*shared, *pool.take(needed)],
+            cached=len(shared) * PAGE,
+            missing=missing,
+        )
+
+    def _has_idle_slots(self) -> bool:
+        """Whether a slot waits for a prompt that is not all in the cache."""
+        slots = [self.sizes.slots] * self.sizes.num_devices
+        for one in self.running:
+            slots[one.device] -= not one.in_prompt
+        return any(one.in_prompt and slots[one.device] > 0 for one in self.running)
+
+    def _leave(self, one: Running) -> None:
+        self.running.remove(one)
+        self.pools[one.device].release(one.pages)
+
+    def _make_room(self, one: Running, tokens: int) -> None:
+        """Pages for so many more tokens of a completion.
+
+        Where there are none, the newest sequence on its device gives up its pages and waits again:
+        drawn anew, it is the same.
+        """
+        most = len(one.request.prompt_ids) + self.max_new_tokens
+        needed = pages_of(min(one.cached + tokens, most)) - len(one.pages)
+        pool = self.pools[one.device]
+        while needed > pool.num_free:
+            newest = [other for other in self.running if other.device == one.device][-1]
+            self._leave(newest)
+            self.waiting.appendleft((newest.number, newest.request))
+            self.is_full = True
+            if newest is one:
+                return
+        one.pages += pool.take(max(0, needed))
+
+    # ---- compiled calls --------------------------------------------------------------------------
+
+    def _prefill(self, cache: Cache) -> tuple[Cache, list[Running]]:
+        """Blocks of prompts, as many as fit a call; who has a first token from it."""
+        by_device: list[list[Running]] = [[] for _ in range(self.sizes.num_devices)]
+        for one in self.running:
+            if one.in_prompt:
+                left = len(one.request.prompt_ids) - one.cached
+                room = self.sizes.slots - len(by_device[one.device])
+                by_device[one.device] += [one] * min(-(-left // PREFILL_BLOCK), room)
+        rows = Rows(self.sizes, by_device)
+        tokens = np.zeros((rows.size, PREFILL_BLOCK), np.int32)
+        starts = np.zeros((rows.size,), np.int32)
+        counts = np.zeros((rows.size,), np.int32)
+        for row, one in rows:
+            block = one.request.prompt_ids[one.cached : one.cached + PREFILL_BLOCK]
+            tokens[row, : len(block)] = block
+            starts[row], counts[row] = one.cached, len(block)
+            one.cached += len(block)
+        places = Places(tables=rows.tables(self._most_pages), starts=starts, counts=counts)
+        tokens, places = sharding.put((tokens, places), self.mesh, "batch", None)
+        draw = self._draw(rows)
+        with self._on_mesh():
+            cache, emitted = engine.prefill(
+                self.params, cache, tokens, places, draw, cfg=self.model_cfg
+            )
+            emitted = _on_host(emitted)
+        changed = []
+        for row, one in rows:
+            if starts[row] + counts[row] == len(one.request.prompt_ids):
+                _append(one, emitted, row)
+                changed.append(one)
+                self.pools[one.device].remember(one.request.prompt_ids, one.pages)
+        return cache, changed
+
+    def _decode(self, cache: Cache, most: int) -> tuple[Cache, list[Running]]:
+        """More tokens of the sequences in slots, until enough of them have ended."""
+        for one in list(self.running):
+            if one in self.running and not one.in_prompt:
+                self._make_room(one, most)
+        by_device: list[list[Running]] = [[] for _ in range(self.sizes.num_devices)]
+        for one in self.running:
+            if not one.in_prompt and len(by_device[one.device]) < self.sizes.slots:
+                by_device[one.device].append(one)
+        rows = Rows(self.sizes, by_device)
+        last = np.zeros((rows.size,), np.int32)
+        starts = np.zeros((rows.size,), np.int32)
+        steps = np.zeros((rows.size,), np.int32)
+        live = np.zeros((rows.size,), bool)
+        for row, one in rows:
+            last[row], starts[row], steps[row] = one.tokens[-1], one.cached, len(one.tokens)
+            live[row] = True
+        progress = engine.Progress(last=last, starts=starts, steps=steps, live=live)
+        arrays = progress, rows.tables(self._most_pages)
+        progress, tables = sharding.put(arrays, self.mesh, "batch", None)
+        others_wait = len(rows.running) < len(self.running) or self.waiting
+        enough = max(1, len(rows.running) // 8) if others_wait else len(rows.running)
+        most_now, enough_now = sharding.put((np.int32(most), np.int32(enough)), self.mesh)
+        draw = self._draw(rows)
+        _, _, max_new_tokens = self.on_device
+        with self._on_mesh():
+            cache, emitted = engine.decode(
+                self.params,
+                cache,
+                progress,
+                tables,
+                draw,
+                max_new_tokens,
+                most_now,
+                enough_now,
+                cfg=self.model_cfg,
+            )
+            emitted = _on_host(emitted)
+        for row, one in rows:
+            one.cached += int(emitted.lengths[row])
+            _append(one, emitted, row)
+        return cache, rows.running
+
+    @property
+    def _most_pages(self) -> int:
+        return pages_of(self.max_length)
+
+    def _draw(self, rows: Rows) -> Draw:
+        ids = np.zeros((rows.size,), np.int32)
+        indices = np.zeros((rows.size,), np.int32)
+        for row, one in rows:
+            ids[row], indices[row] = one.request.example_id, one.request.sample_index
+        ids, indices = sharding.put((ids, indices), self.mesh, "batch")
+        method, stop_ids, _ = self.on_device
+        return Draw(key=self.key, ids=ids, indices=indices, method=method, stop_ids=stop_ids)
+
+
+def _append(one: Running, emitted: Emitted, row: int) -> None:
+    count = int(emitted.lengths[row])
+    one.tokens += emitted.tokens[row, :count].tolist()
+    one.logprobs += emitted.logprobs[row, :count].tolist()
+    one.finished = bool(emitted.finished[row])
+
+
+def _on_host(emitted: Emitted) -> Emitted:
+    return jax.device_get(sharding.whole(emitted))

@@ -1,0 +1,100 @@
+"""What is asked of the sampler, what is in progress, and how much of it at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from reasoning_jax.model import sharding
+from reasoning_jax.model.paged_attention import PAGE
+from reasoning_jax.sampling.page_pool import Block
+
+
+class Request(NamedTuple):
+    """A prompt to complete; with the draw's key, the id and index name its random stream."""
+
+    example_id: int
+    sample_index: int
+    prompt_ids: np.ndarray  # [P] int32
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Running:
+    """A completion in progress, or done."""
+
+    number: int  # of its request
+    request: Request
+    device: int  # whose cache it is in, of the devices that split the sequences
+    pages: list[int]
+    cached: int  # tokens in the cache
+    missing: Block | None  # the first block of the prompt that it computes for others too
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    finished: bool = False  # ended with a stop token
+
+    @property
+    def in_prompt(self) -> bool:
+        """Whether its prompt is not all in the cache yet."""
+        return not self.tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of the compiled calls and of the cache; all but the first of each device."""
+
+    num_devices: int  # that split the sequences
+    rows: tuple[int, ...]  # sequences of a call: all slots, or a quarter where few are in use
+    slots: int
+    running: int  # sequences at most: those in slots, and those whose prompts are computed ahead
+    pages: int
+
+    @classmethod
+    def of(cls, mesh: Mesh | None, num_slots: int, max_length: int, cache_tokens: int) -> Sizes:
+        """Of arguments that count over all devices; as those of ``Scheduler``."""
+        num_devices = 1
+        if mesh is not None:
+            num_devices = math.prod(mesh.shape[axis] for axis in sharding.RULES["batch"])
+        slots = -(-num_slots // num_devices)
+        quarter = -(-slots // 4)
+        pages = cache_tokens // PAGE // num_devices
+        return cls(
+            num_devices=num_devices,
+            rows=(quarter, slots) if slots >= 8 else (slots,),
+            slots=slots,
+            running=slots + quarter,
+            pages=pages or (slots + quarter) * pages_of(max_length),
+        )
+
+
+def pages_of(tokens: int) -> int:
+    """How many pages so many tokens of a sequence fill."""
+    return -(-tokens // PAGE)
+
+
+class Rows:
+    """The sequences of a call, in arrays of a compiled size: each device has as many rows."""
+
+    def __init__(self, sizes: Sizes, by_device: Sequence[Sequence[Running]]):
+        most = max(len(running) for running in by_device)
+        each = next(size for size in sizes.rows if size >= most)
+        self.size = each * sizes.num_devices
+        self.numbers: list[int] = []
+        self.running: list[Running] = []
+        for device, running in enumerate(by_device):
+            self.numbers += range(device * each, device * each + len(running))
+            self.running += running
+
+    def __iter__(self) -> Iterator[tuple[int, Running]]:
+        return zip(self.numbers, self.running, strict=True)
+
+    def tables(self, most_pages: int) -> np.ndarray:
+        """The pages of each."""
+        tables = np.zeros((self.size, most_pages), np.int32)
+        for row, one in self:
+            tables[row, : len(one.pages)] = one.pages
+        return tables
