@@ -13,14 +13,18 @@ D devices that split the sequences.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from reasoning_jax.model import paged_kernel
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.flash_attention import MASKED
+from reasoning_jax.model.paged_kernel import KernelCache
 from reasoning_jax.model.parameters import Names
 from reasoning_jax.model.sharding import platform, shard, spec
 
@@ -30,16 +34,18 @@ LARGE_CHUNK = 1024  # elsewhere
 
 QUERIES: Names = ("batch", None, "kv_heads", "q_groups", None)
 NEW: Names = ("batch", None, "kv_heads", None)
-PAGES: Names = (None, "batch", "kv_heads", None, None)
 EACH: Names = ("batch",)
 
 
 @struct.dataclass(kw_only=True)
-class Cache:
-    """The keys and values of all layers; an order in which no product transposes them."""
+class ProductCache:
+    """The keys and values of all layers, in an order that products take as it is."""
 
     keys: Float[Array, "L N K H T"]
     values: Float[Array, "L N K T H"]
+
+
+Cache = ProductCache | KernelCache
 
 
 @struct.dataclass(kw_only=True)
@@ -57,6 +63,8 @@ class PagedMask:
 
     positions: Int[Array, "B S"]
     write_pages: Int[Array, "B S"]  # N for padding, which is not written
+    tables: Int[Array, "B J"]
+    starts: Int[Array, " B"]
     num_pairs: Int[Array, " D"]
     pair_sequences: Int[Array, " M"]
     pair_pages: Int[Array, " M"]
@@ -65,10 +73,27 @@ class PagedMask:
 
 def init(cfg: ModelConfig, num_pages: int) -> Cache:
     """An empty cache; ``num_pages`` over all devices."""
-    shape = (cfg.num_layers, num_pages, cfg.num_kv_heads)
-    keys = jnp.zeros((*shape, cfg.head_dim, PAGE), cfg.dtype)
-    values = jnp.zeros((*shape, PAGE, cfg.head_dim), cfg.dtype)
-    return Cache(keys=shard(keys, *PAGES), values=shard(values, *PAGES))
+    shapes = cache_shapes(cfg, num_pages)
+    names = dimensions(shapes)
+    return jax.tree.map(lambda x: shard(jnp.zeros(x.shape, x.dtype), *names), shapes)
+
+
+def cache_shapes(cfg: ModelConfig, num_pages: int) -> Cache:
+    """Shapes of ``init``'s result."""
+    K, H = cfg.num_kv_heads, cfg.head_dim
+    both = (cfg.num_layers, num_pages)
+    array = partial(jax.ShapeDtypeStruct, dtype=cfg.dtype)
+    if paged_kernel.fits(cfg):
+        return KernelCache(pages=array((*both, PAGE, 2 * K, H)))
+    return ProductCache(keys=array((*both, K, H, PAGE)), values=array((*both, K, PAGE, H)))
+
+
+def dimensions(cache: Cache) -> Names:
+    """The names of the dimensions of its arrays."""
+    if isinstance(cache, ProductCache):
+        return (None, "batch", "kv_heads", None, None)
+    heads = "kv_heads" if paged_kernel.splits_heads(cache.pages.shape[3] // 2) else None
+    return (None, "batch", None, heads, None)
 
 
 def mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
@@ -85,6 +110,8 @@ def mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
     outs = PagedMask(
         positions=rows,
         write_pages=rows,
+        tables=rows,
+        starts=each,
         num_pairs=each,
         pair_sequences=each,
         pair_pages=each,
@@ -107,7 +134,7 @@ def num_shards(size: int) -> int:
 
 
 def _mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
-    """``mask`` of one device's sequences."""
+    """``mask`` of one device's sequences; num_pages: of its cache."""
     count, most = places.tables.shape
     token = jnp.arange(num_tokens)
     positions = places.starts[:, None] + token
@@ -123,6 +150,8 @@ def _mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
     return PagedMask(
         positions=positions,
         write_pages=jnp.where(is_token, written, num_pages),
+        tables=places.tables,
+        starts=places.starts,
         num_pairs=ends[-1:],
         pair_sequences=sequences,
         pair_pages=places.tables[sequences, page],
@@ -146,9 +175,6 @@ def write_and_attend(
     Queries come scaled. window: how many tokens are seen at most, the query's own included, in
     the layers where is_local (None: in all); 0 = all.
     """
-    seen = jnp.asarray(window or jnp.iinfo(jnp.int32).max, jnp.int32)
-    if window and is_local is not None:
-        seen = jnp.where(is_local, seen, jnp.iinfo(jnp.int32).max)
 
     def on_one_device(
         q: jax.Array,
@@ -157,31 +183,55 @@ def write_and_attend(
         cache: Cache,
         layer: jax.Array,
         mask: PagedMask,
-        seen: jax.Array,
+        is_local: jax.Array | None,
     ) -> tuple[jax.Array, Cache]:
-        cache = _write(cache, k, v, layer, mask)
-        return _attend(q, cache, layer, mask, seen, softcap), cache
+        slots = mask.positions % PAGE
+        if isinstance(cache, KernelCache):
+            cache = paged_kernel.write(cache, k, v, layer, mask.write_pages, slots)
+            out = paged_kernel.attend(
+                q, cache, layer, mask.tables, mask.starts, window, is_local, softcap
+            )
+            return out, cache
+        cache = _write(cache, k, v, layer, mask.write_pages, slots)
+        return _attend(q, cache, layer, mask, _seen(window, is_local), softcap), cache
 
     ins = outs = P()
     if _has_mesh():
         queries, new = spec(q.shape, QUERIES), spec(k.shape, NEW)
-        pages = jax.tree.map(lambda x: spec(x.shape, PAGES), cache)
+        names = dimensions(cache)
+        pages = jax.tree.map(lambda x: spec(x.shape, names), cache)
         masks = jax.tree.map(lambda x: spec(x.shape, ("batch", None)[: x.ndim]), mask)
         ins, outs = (queries, new, new, pages, P(), masks, P()), (queries, pages)
-    return _on_each_device(on_one_device, ins, outs)(q, k, v, cache, layer, mask, seen)
+    return _on_each_device(on_one_device, ins, outs)(q, k, v, cache, layer, mask, is_local)
 
 
-def _write(cache: Cache, k: jax.Array, v: jax.Array, layer: jax.Array, mask: PagedMask) -> Cache:
-    slot = mask.positions % PAGE
+def _seen(window: int, is_local: jax.Array | None) -> jax.Array:
+    """How many tokens a token of this layer sees at most."""
+    everything = jnp.asarray(jnp.iinfo(jnp.int32).max)
+    if not window:
+        return everything
+    if is_local is None:
+        return jnp.asarray(window, everything.dtype)
+    return jnp.where(is_local, window, everything)
+
+
+def _write(
+    cache: ProductCache,
+    k: jax.Array,
+    v: jax.Array,
+    layer: jax.Array,
+    pages: Int[Array, "B S"],
+    slots: Int[Array, "B S"],
+) -> ProductCache:
     k, v = k.astype(cache.keys.dtype), v.astype(cache.values.dtype)
-    at_keys = cache.keys.at[layer, mask.write_pages, :, :, slot]
-    at_values = cache.values.at[layer, mask.write_pages, :, slot]
-    return Cache(keys=at_keys.set(k, mode="drop"), values=at_values.set(v, mode="drop"))
+    at_keys = cache.keys.at[layer, pages, :, :, slots]
+    at_values = cache.values.at[layer, pages, :, slots]
+    return ProductCache(keys=at_keys.set(k, mode="drop"), values=at_values.set(v, mode="drop"))
 
 
 def _attend(
     q: Float[Array, "B S K G H"],
-    cache: Cache,
+    cache: ProductCache,
     layer: jax.Array,
     mask: PagedMask,
     window: jax.Array,

@@ -252,8 +252,9 @@ def _cache(cfg: ConfigDict, model_cfg: decoder.ModelConfig, mesh: Mesh) -> Cache
         mesh, cfg.sampling.batch_size, cfg.sequence_length, cfg.sampling.cache_tokens
     )
     num_pages = sizes.pages * sizes.num_devices
-    cache = jax.eval_shape(partial(engine.new_cache, model_cfg, num_pages))
-    return jax.tree.map(lambda x: _array(mesh, x.shape, x.dtype, *paged_attention.PAGES), cache)
+    cache = paged_attention.cache_shapes(model_cfg, num_pages)
+    names = paged_attention.dimensions(cache)
+    return jax.tree.map(lambda x: _array(mesh, x.shape, x.dtype, *names), cache)
 
 
 def _draw(cfg: ConfigDict, mesh: Mesh) -> engine.Draw:
