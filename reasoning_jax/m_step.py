@@ -13,7 +13,7 @@ from reasoning_jax import interrupts, multihost, workdir
 from reasoning_jax.e_step import write_rows
 from reasoning_jax.errors import NonFiniteError
 from reasoning_jax.events import Event, log
-from reasoning_jax.model import sharding
+from reasoning_jax.model import attention, sharding
 from reasoning_jax.progress import Progress
 from reasoning_jax.run_state import Run, Stage, restart, save
 from reasoning_jax.training import optim
@@ -81,10 +81,11 @@ class _Stream:
 def _batches(run: Run, stage: Stage, rows: workdir.Rows) -> _Stream:
     cfg = run.cfg
     length = cfg.sequence_length
+    share = attention.shares_prompts(run.exp.model_cfg)
     if stage.cfg.rounds.online:
-        return _Stream(None, pack(rows, multiple=cfg.batch_size, length=length))
+        return _Stream(None, pack(rows, multiple=cfg.batch_size, length=length, share=share))
     seed = cfg.seed * 4096 + run.position.round  # 4096: more rounds than a run has
-    stream = batches(rows, batch_size=cfg.batch_size, length=length, seed=seed)
+    stream = batches(rows, batch_size=cfg.batch_size, length=length, seed=seed, share=share)
     iterator = iter(stream)
     saved = run.position.iterator
     if saved is not None and saved.keys() == iterator.get_state().keys():

@@ -13,13 +13,12 @@ from jax.sharding import Mesh
 
 from reasoning_jax import interrupts
 from reasoning_jax.errors import UserError
-from reasoning_jax.model import decoder, logprobs, sharding
+from reasoning_jax.model import attention, decoder, logprobs, sharding
 from reasoning_jax.sampling import engine
 from reasoning_jax.sampling.methods import Method
 from reasoning_jax.sampling.scheduler import Scheduler
 from reasoning_jax.sampling.sequences import Request, Running
-from reasoning_jax.training import train_step
-from reasoning_jax.training.packing import fill
+from reasoning_jax.training import packing, train_step
 from reasoning_jax.training.rows import Row
 
 RowsFunction = Callable[[decoder.Params, dict[str, jax.Array], decoder.ModelConfig], jax.Array]
@@ -120,9 +119,28 @@ class Policy:
     # ---- log-probabilities -----------------------------------------------------------------------
 
     def logprobs(self, rows: Sequence[Row]) -> list[np.ndarray]:
-        """log p of every token of these rows, [N] float32 each; a segment's first token gets 0."""
-        padded = self._for_rows(logprobs.compiled_token_logprobs, rows)
-        return [p[: len(row["tokens"])] for p, row in zip(padded, rows, strict=True)]
+        """log p of every token that has a weight, 0 elsewhere, of these rows; [N] float32 each.
+
+        Rows that begin with the same prompt share it.
+        """
+        if not rows:
+            return []
+        share = attention.shares_prompts(self.model_cfg)
+        groups, share = packing.grouped(rows, self.max_length, share)
+        longest = max(packing.packed_length(group, share) for group in groups)
+        width = min(engine.bucket(longest), self.max_length)
+        sequences = packing.best_fit_groups(groups, width, share)
+        results = {id(row): np.zeros(len(row["tokens"]), np.float32) for row in rows}
+        for start in range(0, len(sequences), self.batch_size):
+            chunk = sequences[start : start + self.batch_size]
+            out = self._on_sequences(logprobs.compiled_token_logprobs, chunk, width, share)
+            for members, row_logprobs in zip(chunk, out, strict=False):
+                at = 0
+                for part in packing.parts(members, width, share):
+                    end = at + len(part.tokens)
+                    results[id(part.row)][part.tokens] = row_logprobs[at:end]
+                    at = end
+        return [np.where(row["weights"] != 0, results[id(row)], 0) for row in rows]
 
     def completion_logprobs(self, rows: Sequence[Row]) -> list[np.ndarray]:
         """log p of the tokens that have a weight, of rows with one completion each."""
@@ -133,12 +151,8 @@ class Policy:
         """[n, D]: a cheap stand-in for each row's score vector.
 
         The gradient of its log-likelihood by one shift of all its final hidden states
-        (``train_step.score_vectors``).
+        (``train_step.score_vectors``). One row a sequence, in batches of alike lengths.
         """
-        return np.stack(self._for_rows(train_step.score_vectors, rows))
-
-    def _for_rows(self, function: RowsFunction, rows: Sequence[Row]) -> list[np.ndarray]:
-        """function(params, batch, model_cfg), one row a sequence, in batches of alike lengths."""
         by_width: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             width = min(engine.bucket(len(row["tokens"])), self.max_length)
@@ -146,14 +160,20 @@ class Policy:
         results: dict[int, np.ndarray] = {}
         for width, members in sorted(by_width.items()):
             for start in range(0, len(members), self.batch_size):
-                interrupts.check()
                 chunk = members[start : start + self.batch_size]
                 sequences = [[rows[i]] for i in chunk]
-                filled = fill(sequences, self._compiled_size(len(chunk)), width)
-                batch = sharding.put(filled, self.mesh, "batch", None)
-                result = function(self.params, batch, self.model_cfg)
-                results |= zip(chunk, np.asarray(sharding.whole(result)), strict=False)
-        return [results[i] for i in range(len(rows))]
+                out = self._on_sequences(train_step.score_vectors, sequences, width, False)
+                results |= zip(chunk, out, strict=False)
+        return np.stack([results[i] for i in range(len(rows))])
+
+    def _on_sequences(
+        self, function: RowsFunction, sequences: Sequence[Sequence[Row]], width: int, share: bool
+    ) -> np.ndarray:
+        """function(params, batch, model_cfg) of at most ``batch_size`` packed sequences."""
+        interrupts.check()
+        filled = packing.fill(sequences, self._compiled_size(len(sequences)), width, share)
+        batch = sharding.put(filled, self.mesh, "batch", None)
+        return np.asarray(sharding.whole(function(self.params, batch, self.model_cfg)))
 
     def _compiled_size(self, count: int) -> int:
         """batch_size, or a quarter of it for a small remainder: two compiled sizes."""

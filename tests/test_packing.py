@@ -6,10 +6,16 @@ import itertools
 import json
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reasoning_jax import algorithms, default
+from reasoning_jax.model import logprobs
+from reasoning_jax.policy import Policy
 from reasoning_jax.training import packing
+from reasoning_jax.training.rows import attach, completion_row, pair_row
 
 
 def row(n, tag=0):
@@ -258,3 +264,102 @@ def test_a_pair_is_two_segments_of_one_sequence(stream):
                 assert np.array_equal(positions[inside], original["position"])
                 seen += 1
     assert seen >= 12
+
+
+# ---- prompts that rows share ---------------------------------------------------------------------
+
+
+def groups_of_completions(seed=0):
+    """Rows of 12 prompts, of which some have several completions, in no order."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(12):
+        prompt = rng.integers(3, 20, rng.integers(1, 12))
+        rows += [completion_row(prompt, rng.integers(3, 20, rng.integers(1, 9))) for _ in range(3)]
+    rows += [completion_row(rng.integers(3, 20, 4), [5, 6]), completion_row([], [7, 8, 9])]
+    return [rows[i] for i in rng.permutation(len(rows))]
+
+
+def groups_of_pairs(seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(8):
+        prompt = rng.integers(3, 20, rng.integers(1, 12))
+        sides = [rng.integers(3, 20, rng.integers(1, 7)) for _ in range(2)]
+        rows.append(attach(pair_row(prompt, sides), "ref", rng.normal(size=2)))
+    return rows
+
+
+def test_shared_prompts_are_written_once():
+    rows = [
+        completion_row([3, 4, 5], [6, 7]),
+        completion_row([9], [8]),
+        completion_row([3, 4, 5], [8]),
+    ]
+    batch = packing.pack(rows, multiple=1, length=16, share=True)
+    assert batch["tokens"].tolist() == [[3, 4, 5, 6, 7, 5, 8, 9, 8, *[0] * 7]]
+    assert batch["positions"].tolist() == [[0, 1, 2, 3, 4, 2, 3, 0, 1, *[0] * 7]]
+    assert batch["segment_ids"].tolist() == [[18, 18, 1, 1, 1, 2, 2, 3, 3, *[0] * 7]]
+    assert batch["prefix_ids"].tolist() == [[18, 18, 18, 18, 18, 18, 18, 3, 3, *[0] * 7]]
+    assert batch["weights"].tolist() == [[0, 0, 0, 1, 1, 0, 1, 0, 1, *[0] * 7]]
+    alone = packing.pack(rows[:2], multiple=1, length=16, share=True)
+    assert "prefix_ids" not in alone  # nothing is shared
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("sft", groups_of_completions()), ("irpo", groups_of_pairs())]
+)
+def test_losses_and_gradients_are_those_of_rows_apart(tiny, name, rows):
+    cfg, params = tiny
+    method = algorithms.get(name)
+    config = default.get_config(algorithm=name)
+
+    def total(params, batch):
+        loss = method.loss(logprobs.token_logprobs(params, batch, cfg), batch, config)
+        return loss.total, loss.weight
+
+    both = []
+    for share in (False, True):
+        batch = packing.pack(rows, multiple=1, length=64, share=share)
+        assert ("prefix_ids" in batch) == share
+        batch = jax.tree.map(jnp.asarray, batch)
+        both.append((batch, *jax.jit(jax.value_and_grad(total, has_aux=True))(params, batch)))
+    (apart, (loss, weight), grads), (shared, (other, other_weight), other_grads) = both
+    assert (shared["segment_ids"] > 0).sum() < 0.85 * (apart["segment_ids"] > 0).sum()
+    assert weight == other_weight
+    np.testing.assert_allclose(other, loss, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other_grads), strict=True):
+        assert np.abs(a).max() > 1e-3
+        np.testing.assert_allclose(b, a, atol=2e-5 * np.abs(a).max())
+
+
+def test_a_stream_keeps_the_rows_of_a_prompt_together():
+    rows = groups_of_completions()
+    for batch in take(iter(packing.batches(rows, batch_size=2, length=48, seed=0, share=True)), 4):
+        for ids, prefixes in zip(batch["segment_ids"], batch["prefix_ids"], strict=True):
+            for n in set(prefixes[prefixes > 49].tolist()):  # shared by two completions at least
+                assert len(set(ids[prefixes == n].tolist())) > 2
+        assert (batch["prefix_ids"] > 49).sum() > 50
+
+
+def test_logprobs_of_a_policy_are_those_of_rows_apart(tiny):
+    cfg, params = tiny
+    policy = Policy(params=params, model_cfg=cfg, mesh=None, batch_size=4, max_length=48)
+    for rows in (groups_of_completions(1), groups_of_pairs(1)):
+        for row, together in zip(rows, policy.logprobs(rows), strict=True):
+            [alone] = policy.logprobs([row])
+            assert np.count_nonzero(together) == np.count_nonzero(row["weights"][1:])
+            np.testing.assert_allclose(together, alone, atol=1e-5)
+            # By hand, each side a row of its own.
+            sides = [row["side"] == side for side in (0, 1)] if "side" in row else [slice(None)]
+            for side in sides:
+                tokens = row["tokens"][side]
+                batch = {
+                    "tokens": tokens[None],
+                    "positions": np.arange(len(tokens))[None],
+                    "segment_ids": np.ones((1, len(tokens)), np.int32),
+                }
+                batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), batch)
+                expected = logprobs.token_logprobs(params, batch, cfg)[0]
+                expected = np.where(row["weights"][side] != 0, expected, 0)
+                np.testing.assert_allclose(together[side], expected, atol=1e-5)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.flash_attention import MASKED, flash_attention
 from reasoning_jax.model.parameters import Names
 from reasoning_jax.model.sharding import platform, spec
@@ -32,10 +33,12 @@ BLOCKS = (512, 256, 128)  # sizes of the kernel's blocks; the first that divides
 class CausalMask:
     """A token sees its own segment up to itself, and of that the last ``ModelConfig.window``.
 
-    Segment 0 is padding.
+    Segment 0 is padding. Where there are prefix_ids, which no window goes with, it also sees the
+    segment that they name.
     """
 
     segment_ids: Int[Array, "B S"]
+    prefix_ids: Int[Array, "B S"] | None = None
 
 
 @struct.dataclass
@@ -65,11 +68,22 @@ def attend(
     """
     if not isinstance(mask, CausalMask):
         return plain(q, k, v, mask.visible, softcap)
-    kernel = splash if fits_splash(choice, q.shape[1]) else flash
-    causal = partial(kernel, q, k, v, mask.segment_ids, softcap=softcap)
+    if mask.prefix_ids is None and fits_splash(choice, q.shape[1]):
+        causal = partial(splash, q, k, v, mask.segment_ids, softcap=softcap)
+    else:
+        causal = partial(flash, q, k, v, mask, softcap=softcap)
     if is_local is None:
         return causal(window=window)
     return jax.lax.cond(is_local, lambda: causal(window=window), lambda: causal(window=0))
+
+
+def shares_prompts(cfg: ModelConfig) -> bool:
+    """Whether completions in a packed sequence may see one copy of their prompt.
+
+    Not where layers have a window, which counts slots, and not on TPU, whose kernel knows segments
+    only.
+    """
+    return not cfg.window and platform() != "tpu"
 
 
 def fits_splash(choice: str, length: int) -> bool:
@@ -112,19 +126,21 @@ def flash(
     q: Float[Array, "B S K G H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
-    segment_ids: Int[Array, "B S"],
+    mask: CausalMask,
     window: int = 0,
     softcap: float = 0.0,
 ) -> Float[Array, "B S K G H"]:
-    """``splash`` as products: on a CPU a sequence at a time, so that its logits stay in cache."""
+    """``splash`` as products: on a CPU a sequence at a time, so that its logits stay in cache.
 
-    def on_one_device(
-        q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array
-    ) -> jax.Array:
+    Prefixes too, which splash does not have.
+    """
+
+    def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, *ids: jax.Array) -> jax.Array:
         together = 1 if platform() == "cpu" else len(q)
-        return flash_attention(q, k, v, segment_ids, window, softcap, together)
+        return flash_attention(q, k, v, *ids, window, softcap, together)
 
-    return _on_each_device(on_one_device, q, k, v, segment_ids)
+    prefix_ids = mask.segment_ids if mask.prefix_ids is None else mask.prefix_ids
+    return _on_each_device(on_one_device, q, k, v, mask.segment_ids, prefix_ids)
 
 
 def splash(
@@ -180,18 +196,18 @@ def _on_each_device(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segment_ids: jax.Array,
+    *ids: jax.Array,
 ) -> jax.Array:
-    """``function`` of these, each device on its own sequences and heads."""
+    """``function`` of these, each device on its own sequences and heads; ids: [B, S] each."""
     if jax.sharding.get_abstract_mesh().empty:
-        return function(q, k, v, segment_ids)
+        return function(q, k, v, *ids)
     queries = spec(q.shape, QUERIES)
     keys = spec(k.shape, KEYS)
-    sequences = spec(segment_ids.shape, ("batch", None))
+    sequences = spec(ids[0].shape, ("batch", None))
     sharded = jax.shard_map(
         function,
-        in_specs=(queries, keys, keys, sequences),
+        in_specs=(queries, keys, keys, *(sequences,) * len(ids)),
         out_specs=queries,
         check_vma=False,
     )
-    return sharded(q, k, v, segment_ids)
+    return sharded(q, k, v, *ids)

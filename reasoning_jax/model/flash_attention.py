@@ -30,6 +30,7 @@ class _Heads(NamedTuple):
     k: jax.Array  # [K, S, H]
     v: jax.Array  # [K, S, H]
     segment_ids: jax.Array  # [S]
+    prefix_ids: jax.Array  # [S]
 
 
 def _blocks(length: int) -> Iterator[tuple[int, int]]:
@@ -39,22 +40,24 @@ def _blocks(length: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, length)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def flash_attention(
     q: Float[Array, "B S K G H"],
     k: Float[Array, "B S K H"],
     v: Float[Array, "B S K H"],
     segment_ids: Int[Array, "B S"],
+    prefix_ids: Int[Array, "B S"],
     window: int = 0,
     softcap: float = 0.0,
     together: int = 1,
 ) -> Float[Array, "B S K G H"]:
     """Causal attention within segments; on one device.
 
-    A token sees its own segment up to its own slot, and of that the last ``window`` (0: all).
-    Queries come scaled. together: sequences that are computed together.
+    A token sees its own segment, and the one that prefix_ids names, up to its own slot, and of that
+    the last ``window`` slots (0: all). Segment 0 sees nothing. Queries come scaled. together:
+    sequences that are computed together.
     """
-    return _forward(q, k, v, segment_ids, window, softcap, together)[0]
+    return _forward(q, k, v, segment_ids, prefix_ids, window, softcap, together)[0]
 
 
 def _forward(
@@ -62,6 +65,7 @@ def _forward(
     k: jax.Array,
     v: jax.Array,
     segment_ids: jax.Array,
+    prefix_ids: jax.Array,
     window: int,
     softcap: float,
     together: int,
@@ -70,8 +74,9 @@ def _forward(
         out, log_sums = _sequence(_heads_first(*arrays), window, softcap)
         return jnp.einsum("kgsh->skgh", out), log_sums
 
-    out, log_sums = jax.lax.map(one, (q, k, v, segment_ids), batch_size=together)
-    return out, (q, k, v, segment_ids, out, log_sums)
+    inputs = q, k, v, segment_ids, prefix_ids
+    out, log_sums = jax.lax.map(one, inputs, batch_size=together)
+    return out, (*inputs, out, log_sums)
 
 
 def _backward(
@@ -80,7 +85,7 @@ def _backward(
     together: int,
     saved: tuple[jax.Array, ...],
     d_out: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
     def one(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         *inputs, out, log_sums, d_out = arrays
         # sum over keys of p dp, as each row's weights p sum up to 1
@@ -94,18 +99,25 @@ def _backward(
 
     q, k, v, *_ = saved
     dq, dk, dv = jax.lax.map(one, (*saved, d_out), batch_size=together)
-    return dq, dk, dv, None
+    return dq, dk, dv, None, None
 
 
 flash_attention.defvjp(_forward, _backward)
 
 
-def _heads_first(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> _Heads:
+def _heads_first(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    prefix_ids: jax.Array,
+) -> _Heads:
     return _Heads(
         q=jnp.einsum("skgh->kgsh", q),
         k=jnp.einsum("skh->ksh", k),
         v=jnp.einsum("skh->ksh", v),
         segment_ids=segment_ids,
+        prefix_ids=prefix_ids,
     )
 
 
@@ -120,7 +132,7 @@ def _sequence(
         keys = slice(max(0, start - window + 1) if window else 0, end)
         logits = _product("kgrh,kht->kgrt", x.q[:, :, rows], k_transposed[..., keys])
         logits = _capped(logits, softcap)
-        visible = _visible(x.segment_ids, rows, keys, window)
+        visible = _visible(x, rows, keys, window)
         logits = jnp.where(visible, logits, MASKED)
         top = jnp.max(logits, axis=-1, keepdims=True)
         weights = jnp.exp(logits - top)
@@ -155,7 +167,7 @@ def _sequence_gradients(
         rows = slice(start, min(end + window - 1, length) if window else length)
         logits = _product("kth,khgr->ktgr", x.k[:, keys], q_transposed[..., rows])
         logits = _capped(logits, softcap)
-        visible = _visible(x.segment_ids, rows, keys, window).T[:, None]
+        visible = _visible(x, rows, keys, window).T[:, None]
         weights = jnp.exp(logits - log_sums[:, None, :, rows])
         weights = jnp.where(visible, weights, 0.0)
         d_weights = _product("kth,khgr->ktgr", x.v[:, keys], d_out_transposed[..., rows])
@@ -179,11 +191,10 @@ def _capped(logits: jax.Array, softcap: float) -> jax.Array:
     return softcap * jnp.tanh(logits / softcap) if softcap else logits
 
 
-def _visible(
-    segment_ids: Int[Array, " S"], rows: slice, keys: slice, window: int
-) -> Bool[Array, "R T"]:
+def _visible(x: _Heads, rows: slice, keys: slice, window: int) -> Bool[Array, "R T"]:
     """Which keys each query sees."""
-    own, others = segment_ids[rows, None], segment_ids[keys]
+    own, prefix = x.segment_ids[rows, None], x.prefix_ids[rows, None]
+    others = x.segment_ids[keys]
     distance = jnp.arange(rows.start, rows.stop)[:, None] - jnp.arange(keys.start, keys.stop)
-    visible = (own == others) & (own > 0) & (distance >= 0)
+    visible = ((own == others) | (prefix == others)) & (own > 0) & (distance >= 0)
     return visible & (distance < window) if window else visible

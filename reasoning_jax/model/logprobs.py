@@ -34,10 +34,11 @@ def token_logprobs(
 ) -> Float[Array, "B S"]:
     """log p(token_t | the tokens before it in its segment) for a packed batch, in float32.
 
-    batch: tokens, positions, segment_ids [B, S]. A segment's first token and padding get 0.
+    batch: tokens, positions, segment_ids [B, S], and prefix_ids where segments share prompts. A
+    segment's first token and padding get 0.
     """
     inputs = decoder.embed(params, batch["tokens"], cfg)
-    mask = CausalMask(batch["segment_ids"])
+    mask = CausalMask(batch["segment_ids"], batch.get("prefix_ids"))
     hidden = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
     return of_hidden(params, hidden, batch, cfg)
 

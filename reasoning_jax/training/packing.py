@@ -1,11 +1,18 @@
-"""Rows packed into sequences: the endless batches of a round, and one batch of given rows."""
+"""Rows packed into sequences: the endless batches of a round, and one batch of given rows.
+
+Rows that begin with the same prompt can share one copy of it: the prompt less its last token is a
+segment, and each completion, after that token, is another that sees it. So a completion's first
+token still follows the token before it. The other way round: a token sees its own segment and the
+one in ``prefix_ids``.
+"""
 
 from __future__ import annotations
 
 import bisect
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -23,14 +30,15 @@ class _Stream(Sequence[Batch]):
     changes, and the order of the sequences.
     """
 
-    def __init__(self, rows: Sequence[Row], batch_size: int, length: int, seed: int):
+    def __init__(self, rows: Sequence[Row], batch_size: int, length: int, seed: int, share: bool):
         self.batch_size = batch_size
         self.length = length
         self.seed = seed
-        tokens = sum(len(row["tokens"]) for row in rows)
+        groups, self.share = grouped(rows, length, share)
+        tokens = sum(packed_length(group, self.share) for group in groups)
         # Of few rows several copies are packed together, or many sequences would not be full.
-        self.rows = [*rows] * -(-LEAST_BATCHES * batch_size * length // tokens)
-        self.lengths = np.array([len(row["tokens"]) for row in self.rows])
+        self.groups = groups * -(-LEAST_BATCHES * batch_size * length // tokens)
+        self.lengths = np.array([packed_length(group, self.share) for group in self.groups])
         self.sequences = best_fit(-np.sort(-self.lengths), length)
         self.epoch = functools.lru_cache(2)(self._epoch)
 
@@ -41,13 +49,13 @@ class _Stream(Sequence[Batch]):
         sequences = []
         for number in range(i * self.batch_size, (i + 1) * self.batch_size):
             epoch, n = divmod(number, len(self.sequences))
-            sequences.append([self.rows[k] for k in self.epoch(epoch)[n]])
-        return fill(sequences, self.batch_size, self.length)
+            sequences.append([row for k in self.epoch(epoch)[n] for row in self.groups[k]])
+        return fill(sequences, self.batch_size, self.length, self.share)
 
     def _epoch(self, number: int) -> list[list[int]]:
-        """The rows of each sequence."""
+        """The groups of rows of each sequence."""
         random = np.random.default_rng([self.seed, number])
-        shuffled = random.permutation(len(self.rows))
+        shuffled = random.permutation(len(self.groups))
         longest_first = shuffled[np.argsort(-self.lengths[shuffled], kind="stable")]
         order = random.permutation(len(self.sequences))
         return [[int(longest_first[k]) for k in self.sequences[n]] for n in order]
@@ -80,20 +88,21 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def batches(
-    rows: Sequence[Row], *, batch_size: int, length: int, seed: int
+    rows: Sequence[Row], *, batch_size: int, length: int, seed: int, share: bool = False
 ) -> grain.IterDataset[Batch]:
     """An endless, reshuffled stream of packed batches: dicts of [batch_size, length] arrays.
 
     Keys are those of the rows plus "segment_ids" (from 1; 0 = padding) and "positions" (from 0 in
-    each segment). A pair (``rows.pair_row``) is two segments. ``iter()`` of the result has
-    get_state() and set_state(); the state is a small JSON-serialisable dict. ValueError for no
-    rows, for an empty or ragged row and for one longer than ``length``.
+    each segment). A pair (``rows.pair_row``) is two segments. share: rows with one prompt share it,
+    and where there are any, there are "prefix_ids". ``iter()`` of the result has get_state() and
+    set_state(); the state is a small JSON-serialisable dict. ValueError for no rows, for an empty
+    or ragged row and for one longer than ``length``.
     """
     if not rows:
         raise ValueError("There are no rows to train on.")
     for number, row in enumerate(rows):
         _check(number, row, rows[0], length)
-    stream = grain.MapDataset.source(_Stream(rows, batch_size, length, seed))
+    stream = grain.MapDataset.source(_Stream(rows, batch_size, length, seed, share))
     # No threads: the rows are in memory, and there is nothing to wait for.
     return stream.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
 
@@ -111,49 +120,140 @@ def _check(number: int, row: Row, first: Row, length: int) -> None:
         )
 
 
-def pack(rows: Sequence[Row], *, multiple: int, length: int) -> Batch:
+def pack(rows: Sequence[Row], *, multiple: int, length: int, share: bool = False) -> Batch:
     """All rows, once, in one batch of packed sequences.
 
     It has as few sequences as "best fit, longest first" needs, rounded up to ``multiple``: few
     sizes occur, so few shapes are compiled. Keys and errors are those of ``batches``.
     """
-    longest_first = sorted(rows, key=lambda row: -len(row["tokens"]))  # a stable sort
-    for n in (len(row["tokens"]) for row in longest_first):
+    for n in (len(row["tokens"]) for row in rows):
         if not 0 < n <= length:
             raise ValueError(f"A row has {n} tokens, but a packed sequence holds 1 to {length}.")
-    bins = best_fit([len(row["tokens"]) for row in longest_first], length)
-    sequences = [[longest_first[n] for n in numbers] for numbers in bins]
+    groups, share = grouped(rows, length, share)
+    sequences = best_fit_groups(groups, length, share)
     batch_size = -(-len(sequences) // multiple) * multiple
-    return fill(sequences, batch_size, length)
+    return fill(sequences, batch_size, length, share)
 
 
-def fill(sequences: Sequence[Sequence[Row]], batch_size: int, length: int) -> Batch:
+def best_fit_groups(groups: Sequence[Sequence[Row]], length: int, share: bool) -> list[list[Row]]:
+    """The rows of each packed sequence, groups kept together."""
+    longest_first = sorted(groups, key=lambda group: -packed_length(group, share))
+    lengths = [packed_length(group, share) for group in longest_first]
+    return [
+        [row for n in numbers for row in longest_first[n]] for numbers in best_fit(lengths, length)
+    ]
+
+
+# ---- prompts that rows share ---------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Tokens of a row that are one segment of a packed sequence."""
+
+    row: Row
+    tokens: np.ndarray  # [N]: which of the row's
+    first_position: int
+    segment: int
+    prefix: int  # the segment that is seen too; its own where there is none
+
+
+def parts(rows: Sequence[Row], length: int, share: bool) -> Iterator[Part]:
+    """The segments of one sequence; length: of the sequence.
+
+    Completions are numbered from 1, the sides of pair i are 2 i - 1 and 2 i. Shared prompts have
+    numbers above ``length`` + 1, beyond those of any pair.
+    """
+    number, prefix = 0, length + 1
+    for group in _by_prompt(rows) if share else [[row] for row in rows]:
+        sides = [(row, side) for row in group for side in _sides(row)]
+        shared = _shared_length(group[0]) if share and len(sides) > 1 else 0
+        if shared:
+            row, side = sides[0]
+            prefix += 1
+            yield Part(row, side[:shared], 0, prefix, prefix)
+        for row, side in sides:
+            number += 1
+            yield Part(row, side[shared:], shared, number, prefix if shared else number)
+
+
+def grouped(rows: Sequence[Row], length: int, share: bool) -> tuple[list[list[Row]], bool]:
+    """Rows that share a prompt, as many as a sequence has room for; and whether any do."""
+    if not share:
+        return [[row] for row in rows], False
+    groups = []
+    for same in _by_prompt(rows):
+        group: list[Row] = []
+        for row in same:
+            if group and packed_length([*group, row], share) > length:
+                groups.append(group)
+                group = []
+            group.append(row)
+        groups.append(group)
+    tokens = sum(len(row["tokens"]) for row in rows)
+    if sum(packed_length(group, share) for group in groups) == tokens:
+        return [[row] for row in rows], False
+    return groups, True
+
+
+def packed_length(group: Sequence[Row], share: bool) -> int:
+    """Tokens of rows with one prompt."""
+    total = sum(len(row["tokens"]) for row in group)
+    if not share:
+        return total
+    copies = len(group) * len(_sides(group[0]))
+    return total - (copies - 1) * _shared_length(group[0])
+
+
+def _by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
+    groups: dict[bytes, list[Row]] = {}
+    for row in rows:
+        prompt = row["tokens"][: _prompt_length(row)]
+        groups.setdefault(np.asarray(prompt).tobytes(), []).append(row)
+    return list(groups.values())
+
+
+def _sides(row: Row) -> list[np.ndarray]:
+    """Which tokens each completion has, its prompt included."""
+    numbers = np.arange(len(row["tokens"]))
+    if "side" not in row:
+        return [numbers]
+    return [numbers[row["side"] == side] for side in (0, 1)]
+
+
+def _prompt_length(row: Row) -> int:
+    """Tokens before the first completion, which are those before the first weight."""
+    weighted = np.flatnonzero(row["weights"]) if "weights" in row else ()
+    return int(weighted[0]) if len(weighted) else 0
+
+
+def _shared_length(row: Row) -> int:
+    """Tokens of a prompt that completions share: all but the last."""
+    return max(0, _prompt_length(row) - 1)
+
+
+def fill(
+    sequences: Sequence[Sequence[Row]], batch_size: int, length: int, share: bool = False
+) -> Batch:
     """[batch_size, length] arrays in which sequence i holds the rows of sequences[i].
 
     What is left is padding.
     """
     first: Mapping[str, np.ndarray] = sequences[0][0]
     shape = (batch_size, length)
-    batch = {key: np.zeros(shape, np.asarray(value).dtype) for key, value in first.items()}
-    batch["segment_ids"] = np.zeros(shape, np.int32)
-    batch["positions"] = np.zeros(shape, np.int32)
+    kept = [key for key in first if key not in ("side", "position")]
+    batch = {key: np.zeros(shape, np.asarray(first[key]).dtype) for key in kept}
+    added = ("segment_ids", "positions", "prefix_ids") if share else ("segment_ids", "positions")
+    batch |= {key: np.zeros(shape, np.int32) for key in added}
     for i, rows in enumerate(sequences):
         start = 0
-        for segment, row in enumerate(rows, 1):
-            tokens = slice(start, start + len(row["tokens"]))
-            for key, value in row.items():
-                batch[key][i, tokens] = value
-            batch["segment_ids"][i, tokens] = segment
-            batch["positions"][i, tokens] = np.arange(len(row["tokens"]))
-            start = tokens.stop
-    return _sides_to_segments(batch)
-
-
-def _sides_to_segments(batch: Batch) -> Batch:
-    """The sides of pairs become segments of their own: row i has the segments 2 i - 1 and 2 i."""
-    if "side" not in batch:
-        return batch
-    rest = {key: value for key, value in batch.items() if key not in ("side", "position")}
-    segments = batch["segment_ids"]
-    by_side = np.where(segments > 0, 2 * segments - 1 + batch["side"], 0)
-    return rest | {"segment_ids": by_side.astype(np.int32), "positions": batch["position"]}
+        for part in parts(rows, length, share):
+            count = len(part.tokens)
+            here = i, slice(start, start + count)
+            for key in kept:
+                batch[key][here] = part.row[key][part.tokens]
+            batch["segment_ids"][here] = part.segment
+            batch["positions"][here] = part.first_position + np.arange(count)
+            if share:
+                batch["prefix_ids"][here] = part.prefix
+            start += count
+    return batch
