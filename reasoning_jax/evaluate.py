@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from reasoning_jax import command_line
+from reasoning_jax import command_line, huge_pages
 from reasoning_jax.errors import UserError
 from reasoning_jax.estimators import MOST_SAMPLES
 
@@ -174,4 +174,5 @@ def _define(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use()
     command_line.run(main, _define, new_config=_new_config, unused=UNUSED)

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from reasoning_jax import command_line
+from reasoning_jax import command_line, huge_pages
 
 
 def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
@@ -29,6 +29,7 @@ def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use()
     command_line.run(
         main,
         command_line.define_shared,

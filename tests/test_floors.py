@@ -18,7 +18,8 @@ PACKAGE = ROOT / "reasoning_jax"
 # "tasks" is tasks/__init__.py; "tasks/*" is every file and folder of tasks/ that is not named:
 # these do not import each other. The files of a method's own folder may.
 FLOORS = [
-    """errors arguments ranges contracts json_object text_files prng discovery multihost interrupts
+    """errors huge_pages arguments ranges contracts json_object text_files prng discovery multihost
+    interrupts
     answers answers/killable answers/generators answers/doubt answers/arithmetic answers/markup
     answers/units answers/quantities answers/statements answers/conventions answers/choices
     answers/words answers/equivalence answers/expressions

@@ -170,10 +170,18 @@ def parts(rows: Sequence[Row], length: int, share: bool) -> Iterator[Part]:
         if shared:
             row, side = sides[0]
             prefix += 1
-            yield Part(row, side[:shared], 0, prefix, prefix)
+            yield Part(
+                row=row, tokens=side[:shared], first_position=0, segment=prefix, prefix=prefix
+            )
         for row, side in sides:
             number += 1
-            yield Part(row, side[shared:], shared, number, prefix if shared else number)
+            yield Part(
+                row=row,
+                tokens=side[shared:],
+                first_position=shared,
+                segment=number,
+                prefix=prefix if shared else number,
+            )
 
 
 def grouped(rows: Sequence[Row], length: int, share: bool) -> tuple[list[list[Row]], bool]:
