@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -107,12 +108,14 @@ ENTRY %main (x: f32[2,3]) -> (f32[2,2], f32[3,2]) {
     assert kinds["tuple"] == ""  # its time is that of what it holds
 
 
-def test_peers_take_turns_where_they_are(folder, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["sampling", "update"])
+def test_libraries_take_turns_where_they_are(folder, tmp_path, monkeypatch, capsys, name):
     import peers
 
+    benchmark = importlib.import_module(name)
     monkeypatch.delenv("TRL_PY", raising=False)
     (tmp_path / "tunix.py").touch()
-    line = '{"script": "x", "tokens_per_s": 50, "useful_tokens_per_s": 20}'
+    line = '{"script": "x", "tokens_per_s": 50, "useful_tokens_per_s": 50, "pairs_per_s": 50}'
     for script in ("peers_train.py", "peers_sample.py"):
         (tmp_path / script).write_text(f"print('noise')\nprint('{line}')\n")
     for key, value in {
@@ -121,16 +124,44 @@ def test_peers_take_turns_where_they_are(folder, tmp_path, monkeypatch, capsys):
         "PYTHONPATH": str(tmp_path),
     }.items():
         monkeypatch.setenv(key, value)
-    commands = peers.peers(2)
-    assert [sorted(c) for c in commands.values()] == [["ours", "tunix"]] * 3
-    for case in commands.values():
-        case["ours"] = [sys.executable, "-c", f"print('{line}'.replace('0', '5'))"]
-    monkeypatch.setattr(peers, "peers", lambda steps: commands)
-    monkeypatch.setattr(sys, "argv", ["peers.py"])
-    peers.main()
+    own = [sys.executable, "-c", f"print('{line}'.replace('0', '5'))"]
+    monkeypatch.setattr(peers, "ours", lambda *case: own)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    peers.main(
+        benchmark.__doc__,
+        benchmark.CASES,
+        benchmark.commands,
+        benchmark.own_figures,
+        dict.fromkeys(benchmark.CASES, "tokens_per_s"),
+    )
     out = capsys.readouterr()
-    assert "sft: ours / tunix = 1.10" in out.out and "sample: ours / tunix = 1.25" in out.out
-    assert "transformers: left out" in out.err
+    for case in benchmark.CASES:
+        assert f"{case}: ours / tunix = 1.10" in out.out
+    assert "left out (PEERS_DIR and TRL_PY do not lead to it)" in out.err
+
+
+@pytest.mark.parametrize("case", ["sampling.queue", "update.dpo", "update.grpo"])
+def test_a_case_of_ours_is_measured(folder, quick_compile, monkeypatch, case):
+    """A tiny model in place of the one that is measured; what is counted is what is drawn."""
+    import peers
+
+    monkeypatch.setattr(peers, "SIZE", "tiny")
+    name, case = case.split(".")
+    benchmark = importlib.import_module(name)
+    if name == "sampling":
+        monkeypatch.setattr(benchmark, "prompts", lambda case: [np.arange(1, 9)] * 5)
+    mesh = jax.sharding.get_mesh()
+    try:
+        figures = benchmark.own_figures(case, 1)
+    finally:
+        jax.set_mesh(mesh)
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert figures["step_s"] > 0
+    if name == "sampling":
+        assert figures["rows"] == 5 and 1 <= figures["mean_len"] <= 128
+        assert figures["compiled_again"] == 0
+    else:
+        assert figures["tokens_per_s"] > 0 and figures["pairs_per_s"] > 0
 
 
 def test_variance_of_the_toys_and_of_a_model(folder, quick_compile, tmp_path, capsys):
