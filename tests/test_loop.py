@@ -167,7 +167,11 @@ def test_any_number_of_devices_collects_the_same_and_learns_the_same(run, device
     train_state = begin(params)
     batches = iter(
         packing.batches(
-            kept, batch_size=cfg.batch_size, length=cfg.sequence_length, seed=cfg.seed * 4096 + 1
+            kept,
+            batch_size=cfg.batch_size,
+            length=cfg.sequence_length,
+            seed=cfg.seed * 4096 + 1,
+            share=True,
         )
     )
     updates = [m for m in metrics.read(directory) if m["phase"] == "update" and m["round"] == 1]
@@ -186,7 +190,8 @@ def test_the_batches_of_an_older_version_begin_anew(capsys):
 
     def stream(state):
         where = SimpleNamespace(round=1, iterator=state)
-        run = SimpleNamespace(cfg=small(), position=where, dir="runs/a")
+        model = SimpleNamespace(model_cfg=SimpleNamespace(window=0))
+        run = SimpleNamespace(cfg=small(), exp=model, position=where, dir="runs/a")
         return m_step._batches(run, stage, rows)
 
     fresh = stream(None)

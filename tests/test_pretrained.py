@@ -340,7 +340,7 @@ def logits(params, tokens, cfg):
     positions = jnp.broadcast_to(jnp.arange(length), ids.shape)
     inputs = decoder.embed(params, jnp.asarray(ids), cfg)
     mask = CausalMask(jnp.asarray(segments))
-    hidden, _ = decoder.apply(params, inputs, positions, mask, cfg=cfg)
+    hidden = decoder.apply(params, inputs, positions, mask, cfg=cfg)
     return decoder.logits(params, hidden, cfg)
 
 

@@ -303,7 +303,7 @@ def test_prompt_tokens_get_no_gradient_through_the_model(tiny):
     batch = first_part(make_batch())
     inputs = decoder.embed(params, batch["tokens"], cfg)
     mask = CausalMask(batch["segment_ids"])
-    hidden, _ = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
+    hidden = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
 
     def loss(shift):
         log_p = logprobs.of_targets(params, (hidden + shift)[:, :-1], batch["tokens"][:, 1:], cfg)
