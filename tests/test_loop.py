@@ -25,7 +25,7 @@ from reasoning_jax import (
     starting,
 )
 from reasoning_jax.errors import UserError
-from reasoning_jax.model import sharding
+from reasoning_jax.model import presets, sharding
 from reasoning_jax.tasks import addition
 from reasoning_jax.training import checkpoint, optim, packing, state
 from reasoning_jax.training.data import examples_for_round
@@ -190,7 +190,7 @@ def test_the_batches_of_an_older_version_begin_anew(capsys):
 
     def stream(state):
         where = SimpleNamespace(round=1, iterator=state)
-        model = SimpleNamespace(model_cfg=SimpleNamespace(window=0))
+        model = SimpleNamespace(model_cfg=presets.model_config(small().model, 20))
         run = SimpleNamespace(cfg=small(), exp=model, position=where, dir="runs/a")
         return m_step._batches(run, stage, rows)
 
