@@ -52,7 +52,7 @@ class Policy:
     params: decoder.Params
     model_cfg: decoder.ModelConfig
     mesh: Mesh | None
-    batch_size: int  # sequences of a compiled call
+    batch_size: int  # sequences of a compiled call; completions in progress at once
     max_length: int  # tokens of a sequence, prompt and completion together
     sampling_mesh: Mesh | None = None  # another mesh of the same devices; None = ``mesh``
     cache_tokens: int = 0  # of the sampler's cache; 0 = as many as its sequences can have
@@ -79,7 +79,7 @@ class Policy:
     ) -> Iterator[Generated]:
         """One completion as it grows: after its first token, and after every ``chunk`` more.
 
-        It is that of ``generate``.
+        It is that of ``generate``. A chunk is at most ``engine.MOST_TOKENS``.
         """
         for changed in self._scheduler(options).run([request], chunk):
             if changed:

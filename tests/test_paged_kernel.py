@@ -63,7 +63,7 @@ def test_it_is_attention_by_products(reference, num_tokens, window, is_local, so
         starts=jnp.array([0, 31, 48], jnp.int32),
         counts=jnp.full(B, num_tokens, jnp.int32),
     )
-    mask = paged_attention.mask(places, num_tokens, N)
+    mask = paged_attention.mask(places, num_tokens)
     q = random(B, num_tokens, K, G, H) * H**-0.5
     k, v = random(B, num_tokens, K, H), random(B, num_tokens, K, H)
     local = None if is_local is None else jnp.array(is_local)

@@ -270,3 +270,14 @@ def test_a_policy_says_how_many_tokens_its_cache_has(tiny):
     options = {"method": Greedy(), "stop_ids": [2], "max_new_tokens": 40}
     with pytest.raises(UserError, match="config.sampling.cache_tokens is 32; .* needs 64"):
         next(policy.generate([Request(0, 0, np.ones(9, int))], key=jax.random.key(0), **options))
+
+
+def test_a_stream_in_large_parts_is_the_same_completion(tiny, requests, alone):
+    """More tokens at once than a call computes."""
+    cfg, params = tiny
+    policy = Policy(params=params, model_cfg=cfg, mesh=None, batch_size=4, max_length=70 + N)
+    options = {"method": Temperature(0.8), "stop_ids": [2, 11], "max_new_tokens": N}
+    for request in requests[:6]:
+        *_, last = policy.stream(request, 1000, key=jax.random.key(0), **options)
+        tokens, _, _ = alone[request.example_id, request.sample_index]
+        assert last.tokens[0].tolist() == tokens

@@ -87,8 +87,7 @@ def apply_cached(
 
     Returns the cache with these tokens. places: where they are in it.
     """
-    num_pages = jax.tree.leaves(cache)[0].shape[1]
-    mask = paged_attention.mask(places, inputs.shape[1], num_pages)
+    mask = paged_attention.mask(places, inputs.shape[1])
     view, local_view = _views(mask, mask.positions, cfg)
     return _transformer(params, inputs, mask.positions, view, local_view, cache, cfg)
 

@@ -13,15 +13,17 @@ D devices that split the sequences.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from reasoning_jax.model import paged_kernel
+from reasoning_jax.model.attention import KEYS, QUERIES
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.flash_attention import MASKED
 from reasoning_jax.model.paged_kernel import KernelCache
@@ -32,9 +34,10 @@ PAGE = 32
 CHUNK = 32  # pairs that are computed together on a CPU, whose caches hold so many
 LARGE_CHUNK = 1024  # elsewhere
 
-QUERIES: Names = ("batch", None, "kv_heads", "q_groups", None)
-NEW: Names = ("batch", None, "kv_heads", None)
+NO_PAGE = 2**31 - 1  # of no cache
+
 EACH: Names = ("batch",)
+ROWS: Names = ("batch", None)
 
 
 @struct.dataclass(kw_only=True)
@@ -62,7 +65,7 @@ class PagedMask:
     """``Places`` as attention takes them: a token sees its sequence up to itself."""
 
     positions: Int[Array, "B S"]
-    write_pages: Int[Array, "B S"]  # N for padding, which is not written
+    write_pages: Int[Array, "B S"]  # NO_PAGE for padding, which is not written
     tables: Int[Array, "B J"]
     starts: Int[Array, " B"]
     num_pairs: Int[Array, " D"]
@@ -96,16 +99,11 @@ def dimensions(cache: Cache) -> Names:
     return (None, "batch", None, heads, None)
 
 
-def mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
-    """The mask of a call with S = ``num_tokens``; num_pages: of the cache, over all devices."""
-    per_device = num_pages // num_shards(num_pages)
-
-    def on_one_device(places: Places) -> PagedMask:
-        return _mask(places, num_tokens, per_device)
-
-    names = {1: EACH, 2: ("batch", None)}
-    each = spec(places.starts.shape, EACH) if _has_mesh() else P()
-    rows = spec(places.tables.shape, names[2]) if _has_mesh() else P()
+def mask(places: Places, num_tokens: int) -> PagedMask:
+    """The mask of a call with S = ``num_tokens``."""
+    each = rows = P()
+    if _has_mesh():
+        each, rows = spec(places.starts.shape, EACH), spec(places.tables.shape, ROWS)
     ins = Places(tables=rows, starts=each, counts=each)
     outs = PagedMask(
         positions=rows,
@@ -117,24 +115,11 @@ def mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
         pair_pages=each,
         pair_starts=each,
     )
-    return _on_each_device(on_one_device, (ins,), outs)(places)
+    return _on_each_device(partial(_mask, num_tokens=num_tokens), (ins,), outs)(places)
 
 
-def num_shards(size: int) -> int:
-    """Over how many devices ``size`` sequences or pages are split."""
-    if not _has_mesh():
-        return 1
-    [axes] = spec((size,), EACH)
-    mesh = jax.sharding.get_abstract_mesh()
-    names = axes if isinstance(axes, tuple) else (axes,) if axes else ()
-    count = 1
-    for name in names:
-        count *= mesh.shape[name]
-    return count
-
-
-def _mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
-    """``mask`` of one device's sequences; num_pages: of its cache."""
+def _mask(places: Places, num_tokens: int) -> PagedMask:
+    """``mask`` of one device's sequences."""
     count, most = places.tables.shape
     token = jnp.arange(num_tokens)
     positions = places.starts[:, None] + token
@@ -149,7 +134,7 @@ def _mask(places: Places, num_tokens: int, num_pages: int) -> PagedMask:
     page = jnp.clip(page, 0, most - 1)
     return PagedMask(
         positions=positions,
-        write_pages=jnp.where(is_token, written, num_pages),
+        write_pages=jnp.where(is_token, written, NO_PAGE),
         tables=places.tables,
         starts=places.starts,
         num_pairs=ends[-1:],
@@ -197,10 +182,10 @@ def write_and_attend(
 
     ins = outs = P()
     if _has_mesh():
-        queries, new = spec(q.shape, QUERIES), spec(k.shape, NEW)
+        queries, new = spec(q.shape, QUERIES), spec(k.shape, KEYS)
         names = dimensions(cache)
         pages = jax.tree.map(lambda x: spec(x.shape, names), cache)
-        masks = jax.tree.map(lambda x: spec(x.shape, ("batch", None)[: x.ndim]), mask)
+        masks = jax.tree.map(lambda x: spec(x.shape, ROWS[: x.ndim]), mask)
         ins, outs = (queries, new, new, pages, P(), masks, P()), (queries, pages)
     return _on_each_device(on_one_device, ins, outs)(q, k, v, cache, layer, mask, is_local)
 
@@ -251,8 +236,7 @@ def _attend(
         """Merges the chunk's pairs into (the largest logit, the sums over exponentials)."""
         top, total, mixed = sums
         first = i * size
-        cut = [jax.lax.dynamic_slice(x, (first,), (size,)) for x in pairs]
-        sequence, page, start = cut
+        sequence, page, start = [jax.lax.dynamic_slice(x, (first,), (size,)) for x in pairs]
         k = cache.keys[layer, page].astype(q.dtype)  # [C, K, H, T]
         v = cache.values[layer, page].astype(q.dtype)  # [C, K, T, H]
         logits = _product("ckqh,ckht->ckqt", queries[sequence], k)
@@ -291,7 +275,8 @@ def _has_mesh() -> bool:
     return not jax.sharding.get_abstract_mesh().empty
 
 
-def _on_each_device(function, ins, outs):  # noqa: ANN001, ANN202
+def _on_each_device(function: Callable, ins: PyTree, outs: PyTree) -> Callable:
+    """``function`` of each device's part; ins, outs: how arguments and results are split."""
     if not _has_mesh():
         return function
     return jax.shard_map(function, in_specs=ins, out_specs=outs, check_vma=False)

@@ -62,7 +62,7 @@ def write(
     pages: Int[Array, "B S"],
     slots: Int[Array, "B S"],
 ) -> KernelCache:
-    """The cache with these tokens; a page of N or more is not written."""
+    """The cache with these tokens; pages above N are not written."""
     B, S, K, H = k.shape
     both = jnp.stack([k, v], axis=3).reshape(B, S, 2 * K, H).astype(cache.pages.dtype)
     return KernelCache(pages=cache.pages.at[layer, pages, slots].set(both, mode="drop"))

@@ -232,16 +232,6 @@ def to_mesh(params: PyTree, mesh: Mesh, dtype: str) -> PyTree:
     return _move(cast, parameter_specs(cast, mesh))
 
 
-def batch_to_mesh(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Arrays [B, ...] of another mesh of the same devices, split over the batch on this one."""
-
-    def leaf(x: jax.Array) -> NamedSharding:
-        names = ("batch", *(None,) * (x.ndim - 1))
-        return NamedSharding(mesh, spec(x.shape, names, mesh))
-
-    return _move(tree, jax.tree.map(leaf, tree))
-
-
 def _move(tree: PyTree, shardings: PyTree) -> PyTree:
     """From one mesh to another of the same devices.
 
@@ -270,20 +260,3 @@ def whole(tree: PyTree) -> PyTree:
 @jax.jit
 def _replicate(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.reshard(x, P()), tree)
-
-
-def owners(x: jax.Array) -> np.ndarray:
-    """[B] int: the process that takes care of each sequence of a batch.
-
-    It is one of the processes that hold the sequence, in turn.
-    """
-    owner = np.zeros(len(x), int)
-    if x.is_fully_addressable:
-        return owner + jax.process_index()
-    holders: dict[tuple[int, int], set[int]] = {}
-    for device, (sequences, *_) in x.sharding.devices_indices_map(x.shape).items():
-        start, stop, _ = sequences.indices(len(x))
-        holders.setdefault((start, stop), set()).add(device.process_index)
-    for (start, stop), processes in holders.items():
-        owner[start:stop] = np.resize(sorted(processes), stop - start)
-    return owner

@@ -54,8 +54,10 @@ class Scheduler:
     def run(self, requests: Sequence[Request], most: int = MOST_TOKENS) -> Iterator[list[Running]]:
         """After every compiled call the completions that have new tokens.
 
-        most: tokens of a completion in one call. UserError where a request does not fit the cache.
+        most: tokens of a completion in one call, MOST_TOKENS at the largest. UserError where a
+        request does not fit the cache.
         """
+        most = min(most, MOST_TOKENS)
         self._check(requests)
         self.waiting.extend(enumerate(requests))
         cache = self._new_cache() if requests else None

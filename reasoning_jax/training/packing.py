@@ -2,8 +2,8 @@
 
 Rows that begin with the same prompt can share one copy of it: the prompt less its last token is a
 segment, and each completion, after that token, is another that sees it. So a completion's first
-token still follows the token before it. The other way round: a token sees its own segment and the
-one in ``prefix_ids``.
+token still follows the token before it. Beside its own segment a token sees the one in
+``prefix_ids``.
 """
 
 from __future__ import annotations
