@@ -431,29 +431,6 @@ def test_only_data_goes_over_slices():
         sharding.make_mesh(1, 4, 2, devices)
 
 
-def test_sequences_have_one_owner_each():
-    class Batch:
-        is_fully_addressable = False
-        shape = (8, 3)
-        sharding: object
-
-        def __len__(self):
-            return 8
-
-    def owners(shards):
-        indices = {}
-        for i, (process, sequences) in enumerate(shards):
-            indices[Device(i, 0, process)] = (slice(*sequences), slice(None))
-        x = Batch()
-        x.sharding = types.SimpleNamespace(devices_indices_map=lambda shape: indices)
-        return sharding.owners(x).tolist()
-
-    assert owners([(0, (0, 4)), (1, (4, 8))]) == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert owners([(2, (None, None)), (0, (None, None))]) == [0, 2] * 4  # copies: in turn
-    assert owners([(0, (0, 4)), (1, (0, 4)), (2, (4, 8)), (3, (4, 8))]) == [0, 1, 0, 1, 2, 3, 2, 3]
-    assert sharding.owners(jax.numpy.zeros(3)).tolist() == [0, 0, 0]
-
-
 # ---- object stores -------------------------------------------------------------------------------
 
 
