@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from reasoning_jax import algorithms, experiment, prng
-from reasoning_jax.model import decoder, sharding
+from reasoning_jax.model import decoder, paged_attention, sharding
 from reasoning_jax.sampling import methods
 from reasoning_jax.sampling.sequences import Request
 from reasoning_jax.tpu import programs
@@ -46,6 +46,13 @@ class Compiled:
 
     def __call__(self, i: int) -> object:
         return self.run(i)
+
+
+@dataclasses.dataclass
+class SampleCase(Compiled):
+    """Samples of one full batch of prompts."""
+
+    prompt_lengths: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +94,22 @@ def update_case(exp: experiment.Experiment, first: state.TrainState) -> UpdateCa
     )
 
 
+def cache_bytes(cfg: decoder.ModelConfig, prompt_lengths: Sequence[int], steps: int) -> float:
+    """What a step of decoding reads of the cache, in the mean of so many: whole pages."""
+    tokens = np.asarray(prompt_lengths)[:, None] + np.arange(1, steps + 1)
+    pages = -(-tokens // paged_attention.PAGE)
+    shapes = paged_attention.cache_shapes(cfg, num_pages=1)
+    a_page = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    return float(pages.sum(axis=0).mean() * a_page)
+
+
 def sample_case(
     exp: experiment.Experiment,
     params: decoder.Params,
     method: methods.Method,
     max_new_tokens: int,
     ends: bool,
-) -> Compiled:
+) -> SampleCase:
     """Samples one full batch of real prompts with the i-th key; ends: stop at the end token."""
     rollout, train = exp.rollout(params, "benchmark", 0), exp.load("train")
     size = exp.cfg.sampling.batch_size
@@ -117,7 +133,8 @@ def sample_case(
         [step] = [step for step in programs.steps(exp.cfg, exp) if step.kind == "decode"]
         return step.lower()
 
-    return Compiled(run=run, lower=lower)
+    lengths = [len(request.prompt_ids) for request in requests]
+    return SampleCase(run=run, lower=lower, prompt_lengths=lengths)
 
 
 class Timed(NamedTuple):

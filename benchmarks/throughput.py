@@ -9,7 +9,9 @@ parameters no token ends a sample, so every sequence runs to its limit; with --w
 round of that run samples, and its completions end by themselves. Each figure is the median of
 repeats that take turns.
 
-Model FLOPs of an update are those of ``cases.flops``.
+Model FLOPs of an update are those of ``cases.flops``. A step of decoding has to read the model
+once, and the cache's pages: the fraction "of the memory" is these bytes a second, of what a copy
+of 1 GiB moves.
 """
 
 from __future__ import annotations
@@ -30,7 +32,16 @@ import jax
 import jax.numpy as jnp
 import machine  # beside this file
 import profiling  # beside this file
-from cases import Compiled, Run, Timed, UpdateCase, sample_case, timed, update_case
+from cases import (
+    Compiled,
+    Run,
+    Timed,
+    UpdateCase,
+    cache_bytes,
+    sample_case,
+    timed,
+    update_case,
+)
 from ml_collections import ConfigDict
 
 from reasoning_jax import config, experiment
@@ -43,8 +54,10 @@ METHODS = {"greedy": methods.Greedy(), "temperature": methods.Temperature(1.0)}
 NOTES = {
     "update": "{update_model_gflops:,.1f} model GFLOP/s, "
     "{update_fraction_of_peak:.1%} of the peak; {update_useful_fraction:.0%} of the slots useful",
-    "greedy": "{greedy_ms_a_step:.2f} ms a step; {greedy_useful_fraction:.0%} of the slots useful",
-    "temperature": "{temperature_ms_a_step:.2f} ms a step; "
+    "greedy": "{greedy_ms_a_step:.2f} ms a step, {greedy_fraction_of_bandwidth:.1%} of the memory; "
+    "{greedy_useful_fraction:.0%} of the slots useful",
+    "temperature": "{temperature_ms_a_step:.2f} ms a step, "
+    "{temperature_fraction_of_bandwidth:.1%} of the memory; "
     "{temperature_useful_fraction:.0%} of the slots useful",
     "prefill": "",
 }
@@ -91,6 +104,13 @@ def yardstick(quick: bool, device: jax.Device) -> tuple[int, str, Run]:
     return size, dtype, lambda i: product(square, square)
 
 
+def copy(quick: bool, device: jax.Device) -> tuple[int, Run]:
+    """The bytes that it reads and writes, and an operation on a large array."""
+    array = jax.device_put(jnp.ones(2**20 if quick else 2**28, jnp.float32), device)
+    plus_one = jax.jit(lambda x: x + 1)
+    return 2 * array.nbytes, lambda i: plus_one(array)
+
+
 def measure(args: argparse.Namespace) -> tuple[Figures, dict[str, Compiled]]:
     """The figures, and what --profile traces."""
     device = jax.devices()[0]
@@ -107,12 +127,15 @@ def measure(args: argparse.Namespace) -> tuple[Figures, dict[str, Compiled]]:
     new = cfg.sampling.max_new_tokens
     samples = functools.partial(sample_case, exp, params)
     size, dtype, product = yardstick(args.quick, device)
-    cases: dict[str, Run] = {"matmul": product, "update": update.step}
-    cases |= {name: samples(method, new, bool(args.workdir)) for name, method in METHODS.items()}
+    copied, plus_one = copy(args.quick, device)
+    cases: dict[str, Run] = {"matmul": product, "copy": plus_one, "update": update.step}
+    drawn = {name: samples(method, new, bool(args.workdir)) for name, method in METHODS.items()}
+    cases |= drawn
     cases["prefill"] = samples(METHODS["greedy"], 1, False)
     repeats, least = (2, 0.0) if args.quick else (7, 0.3)
     results = timed(cases, repeats, least)
     peak = 2 * size**3 / min(results.seconds["matmul"])
+    bandwidth = copied / min(results.seconds["copy"])
     out = about | {
         "preset": cfg.model.preset,
         "parameters": decoder.num_params(params),
@@ -124,11 +147,14 @@ def measure(args: argparse.Namespace) -> tuple[Figures, dict[str, Compiled]]:
         "repeats": len(results.seconds["update"]),
         "matmul": f"{dtype} {size}x{size}",
         "matmul_peak_gflops": peak / 1e9,
+        "copy_gb_per_s": bandwidth / 1e9,
     }
     slots = cfg.batch_size * cfg.sequence_length
     out |= update_figures(update, results, peak, slots)
-    for name in METHODS:
-        out |= sampling_figures(name, results)
+    matrices = decoder.num_params(params) * jnp.dtype(cfg.model.dtype).itemsize
+    for name, case in drawn.items():
+        pages = cache_bytes(exp.model_cfg, case.prompt_lengths, new - 1)
+        out |= sampling_figures(name, results, (matrices + pages) / bandwidth)
     for name in cases:
         out |= time_figures(name, results)
     out["peak_memory_mib"] = machine.peak_memory_mib(device)
@@ -147,14 +173,17 @@ def update_figures(update: UpdateCase, results: Timed, peak: float, slots: int) 
     }
 
 
-def sampling_figures(name: str, results: Timed) -> Figures:
+def sampling_figures(name: str, results: Timed, least: float) -> Figures:
+    """least: seconds in which a step's bytes could be read."""
     lengths = results.last[name]
     seconds = statistics.median(results.seconds[name])
     decoding = seconds - statistics.median(results.seconds["prefill"])
+    a_step = decoding / max(int(lengths.max()) - 1, 1)
     return {
         f"{name}_tokens_per_s": float(lengths.sum()) / seconds,
         f"{name}_useful_fraction": float(lengths.mean() / lengths.max()),
-        f"{name}_ms_a_step": 1e3 * decoding / max(int(lengths.max()) - 1, 1),
+        f"{name}_ms_a_step": 1e3 * a_step,
+        f"{name}_fraction_of_bandwidth": least / a_step,
     }
 
 
@@ -175,7 +204,7 @@ def time_figures(name: str, results: Timed) -> Figures:
 def table(out: Figures) -> str:
     """The figures for people."""
     device = "{device}, {cores} cores, load {load}, jax {jax}, {matmul} at "
-    device += "{matmul_peak_gflops:,.0f} GFLOP/s"
+    device += "{matmul_peak_gflops:,.0f} GFLOP/s, a copy at {copy_gb_per_s:,.0f} GB/s"
     sizes = "{preset}, {parameters:,} parameters, {dtype}; {rows} x {sequence_length} tokens an "
     sizes += "update, {samples} samples of up to {max_new_tokens} tokens"
     lines = [device.format(**out), sizes.format(**out), ""]

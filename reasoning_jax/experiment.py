@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from reasoning_jax import (
+    cpu_devices,
     default,
     extraction,
     graders,
@@ -229,6 +230,8 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     The config's values are checked first: UserError names the key.
     """
     check(cfg)
+    if devices is None:
+        cpu_devices.use(cfg)
     task_cfg = extraction.settle(cfg.task)
     task = extraction.make(task_cfg)
     tuning = tune.get(cfg.tune.name)

@@ -42,8 +42,8 @@ FLOORS = [
     "tasks tasks/bbh_forms tasks/*/* tasks/* extraction prompts",
     "policy growing graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
-    """legacy default overrides config command_line estimators evaluation named_model experiment
-    data_checks
+    """legacy default overrides config command_line estimators evaluation named_model cpu_devices
+    experiment data_checks
     report_samples report_histories report run_record position run_state starting events assessment
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler

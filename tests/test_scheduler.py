@@ -147,6 +147,23 @@ def test_a_slot_is_filled_again_while_others_go_on(tiny, requests, monkeypatch):
     assert ends != sorted(ends)  # the long do not hold up the short
 
 
+def test_the_next_call_is_under_way_while_the_caller_has_completions(tiny, requests, monkeypatch):
+    started = []
+    for name in ("prefill", "decode"):
+        original = getattr(engine, name)
+
+        def call(*arguments, original=original, **fields):
+            started.append(original)
+            return original(*arguments, **fields)
+
+        monkeypatch.setattr(engine, name, call)
+    seen = [len(started) for _ in scheduler(tiny).run(requests)]
+    # The first call computes prompts that may all go on, so it may have nothing to show.
+    assert seen[0] >= 2
+    assert all(after > before for before, after in zip(seen, seen[1:-1], strict=False))
+    assert seen[-1] == len(started)
+
+
 def test_no_requests_are_no_completions(tiny):
     assert list(scheduler(tiny).run([])) == []
 

@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
+
+from reasoning_jax.model.sharding import platform
 
 BLOCK = 64  # queries of a block, at least
 MOST_BLOCKS = 8
@@ -126,20 +128,20 @@ def _sequence(
 ) -> tuple[Float[Array, "K G S H"], Float[Array, "K G S"]]:
     """Attention, and the logs of the sums of exponentials, in float32."""
     k_transposed = jnp.einsum("kth->kht", x.k)
+    bias = _bias(x, window)
     outs, log_sums = [], []
     for start, end in _blocks(x.q.shape[2]):
         rows = slice(start, end)
         keys = slice(max(0, start - window + 1) if window else 0, end)
         logits = _product("kgrh,kht->kgrt", x.q[:, :, rows], k_transposed[..., keys])
-        logits = _capped(logits, softcap)
-        visible = _visible(x, rows, keys, window)
-        logits = jnp.where(visible, logits, MASKED)
+        logits = _capped(logits, softcap) + bias[rows, keys]
         top = jnp.max(logits, axis=-1, keepdims=True)
         weights = jnp.exp(logits - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
         mixed = _product("kgrt,kth->kgrh", weights.astype(x.v.dtype), x.v[:, keys])
         outs.append((mixed / total).astype(x.v.dtype))
-        log_sums.append((top + jnp.log(total))[..., 0])
+        sees_nothing = top < MASKED / 2
+        log_sums.append(jnp.where(sees_nothing, 0.0, top + jnp.log(total))[..., 0])
     return jnp.concatenate(outs, axis=2), jnp.concatenate(log_sums, axis=2)
 
 
@@ -161,15 +163,14 @@ def _sequence_gradients(
     d_out_transposed = jnp.einsum("kgsh->khgs", d_out)
     k_transposed = jnp.einsum("kth->kht", x.k)
     dq = jnp.zeros(q_transposed.shape, jnp.float32)
+    bias = _bias(x, window, keys_first=True)
     dk, dv = [], []
     for start, end in _blocks(length):
         keys = slice(start, end)
         rows = slice(start, min(end + window - 1, length) if window else length)
         logits = _product("kth,khgr->ktgr", x.k[:, keys], q_transposed[..., rows])
         logits = _capped(logits, softcap)
-        visible = _visible(x, rows, keys, window).T[:, None]
-        weights = jnp.exp(logits - log_sums[:, None, :, rows])
-        weights = jnp.where(visible, weights, 0.0)
+        weights = jnp.exp(logits + bias[keys, None, rows] - log_sums[:, None, :, rows])
         d_weights = _product("kth,khgr->ktgr", x.v[:, keys], d_out_transposed[..., rows])
         d_logits = weights * (d_weights - inner[:, None, :, rows])
         if softcap:
@@ -191,10 +192,23 @@ def _capped(logits: jax.Array, softcap: float) -> jax.Array:
     return softcap * jnp.tanh(logits / softcap) if softcap else logits
 
 
-def _visible(x: _Heads, rows: slice, keys: slice, window: int) -> Bool[Array, "R T"]:
-    """Which keys each query sees."""
-    own, prefix = x.segment_ids[rows, None], x.prefix_ids[rows, None]
-    others = x.segment_ids[keys]
-    distance = jnp.arange(rows.start, rows.stop)[:, None] - jnp.arange(keys.start, keys.stop)
-    visible = ((own == others) | (prefix == others)) & (own > 0) & (distance >= 0)
-    return visible & (distance < window) if window else visible
+def _bias(x: _Heads, window: int, keys_first: bool = False) -> Float[Array, "S S"]:
+    """0 where a query sees a key, MASKED elsewhere: [queries, keys], or the other way round.
+
+    On a CPU a loop makes it, a block at a time, so that XLA keeps it as an array. Otherwise XLA
+    computes it again with the logits of every head, which takes ten times as long as their
+    exponentials do.
+    """
+    slots = jnp.arange(len(x.segment_ids))
+    every = x.segment_ids, x.prefix_ids, slots
+
+    def line(at: tuple[jax.Array, ...]) -> jax.Array:
+        (own, prefix, query), (other, _, key) = (every, at) if keys_first else (at, every)
+        distance = query - key
+        visible = ((own == other) | (prefix == other)) & (own > 0) & (distance >= 0)
+        if window:
+            visible &= distance < window
+        return jnp.where(visible, 0.0, MASKED)
+
+    block = BLOCK if platform() == "cpu" else len(slots)
+    return jax.lax.map(line, every, batch_size=block)

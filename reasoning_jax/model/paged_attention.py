@@ -68,6 +68,7 @@ class PagedMask:
     write_pages: Int[Array, "B S"]  # NO_PAGE for padding, which is not written
     tables: Int[Array, "B J"]
     starts: Int[Array, " B"]
+    ranks: Int[Array, " B"]  # of a sequence among those that have pairs
     num_pairs: Int[Array, " D"]
     pair_sequences: Int[Array, " M"]
     pair_pages: Int[Array, " M"]
@@ -110,6 +111,7 @@ def mask(places: Places, num_tokens: int) -> PagedMask:
         write_pages=rows,
         tables=rows,
         starts=each,
+        ranks=each,
         num_pairs=each,
         pair_sequences=each,
         pair_pages=each,
@@ -137,6 +139,7 @@ def _mask(places: Places, num_tokens: int) -> PagedMask:
         write_pages=jnp.where(is_token, written, NO_PAGE),
         tables=places.tables,
         starts=places.starts,
+        ranks=jnp.cumsum(in_use > 0) - 1,
         num_pairs=ends[-1:],
         pair_sequences=sequences,
         pair_pages=places.tables[sequences, page],
@@ -234,7 +237,6 @@ def _attend(
 
     def add_chunk(i: jax.Array, sums: tuple) -> tuple:
         """Merges the chunk's pairs into (the largest logit, the sums over exponentials)."""
-        top, total, mixed = sums
         first = i * size
         sequence, page, start = [jax.lax.dynamic_slice(x, (first,), (size,)) for x in pairs]
         k = cache.keys[layer, page].astype(q.dtype)  # [C, K, H, T]
@@ -246,21 +248,29 @@ def _attend(
         exists = (first + jnp.arange(size) < num_pairs)[:, None, None]
         visible = ((distance >= 0) & (distance < window) & exists)[:, None]
         logits = jnp.where(visible, logits, MASKED)
-        new_top = top.at[sequence].max(jnp.max(logits, axis=-1))
-        weights = jnp.where(visible, jnp.exp(logits - new_top[sequence][..., None]), 0.0)
+        # The pairs are those of at most C sequences, whose ranks follow each other.
+        first_rank = mask.ranks[sequence[0]]
+        ranks = mask.ranks[sequence] - first_rank
+        top, total, mixed = [jax.lax.dynamic_slice_in_dim(x, first_rank, size) for x in sums]
+        new_top = top.at[ranks].max(jnp.max(logits, axis=-1))
+        weights = jnp.where(visible, jnp.exp(logits - new_top[ranks][..., None]), 0.0)
         values = _product("ckqt,ckth->ckqh", weights.astype(q.dtype), v)
         # As products: a CPU adds up scattered rows slowly.
-        belongs = jax.nn.one_hot(sequence, B, dtype=jnp.float32)
+        belongs = jax.nn.one_hot(ranks, size, dtype=jnp.float32)
         rescale = jnp.exp(top - new_top)
         total = total * rescale + _exact_product("cb,ckq->bkq", belongs, jnp.sum(weights, axis=-1))
         mixed = mixed * rescale[..., None] + _exact_product("cb,ckqh->bkqh", belongs, values)
-        return new_top, total, mixed
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(x, new, first_rank, axis=0)
+            for x, new in zip(sums, (new_top, total, mixed), strict=True)
+        )
 
-    zeros = jnp.zeros((B, K, S * G), jnp.float32)
-    sums = zeros + MASKED, zeros, jnp.zeros(queries.shape, jnp.float32)
+    zeros = jnp.zeros((B + size, K, S * G), jnp.float32)
+    sums = zeros + MASKED, zeros, jnp.zeros((B + size, *queries.shape[1:]), jnp.float32)
     _, total, mixed = jax.lax.fori_loop(0, -(-num_pairs // size), add_chunk, sums)
     mixed = mixed / jnp.where(total == 0, 1.0, total)[..., None]  # padding sees nothing
-    return jnp.einsum("bksgh->bskgh", mixed.reshape(B, K, S, G, H)).astype(q.dtype)
+    out = mixed[mask.ranks].reshape(B, K, S, G, H)
+    return jnp.einsum("bksgh->bskgh", out).astype(q.dtype)
 
 
 def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -192,18 +192,24 @@ def put(tree: PyTree, mesh: Mesh | None, *names: str | None) -> PyTree:
     arrays, and each gives its own devices their shards.
     """
 
-    def leaf(x: np.ndarray | np.generic | jax.Array) -> jax.Array:
-        if mesh is None:
-            return jax.device_put(x)
-        leaf_names = names[: x.ndim] if names else (None,) * x.ndim
-        sharding = NamedSharding(mesh, spec(x.shape, leaf_names, mesh))
-        if sharding.is_fully_addressable:
-            return jax.device_put(x, sharding)
-        indices = sharding.addressable_devices_indices_map(x.shape)
-        shards = [jax.device_put(x[index], device) for device, index in indices.items()]
-        return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
+    if mesh is None:
+        return jax.device_put(tree)
 
-    return jax.tree.map(leaf, tree)
+    def of(x: np.ndarray | np.generic | jax.Array) -> NamedSharding:
+        leaf_names = names[: x.ndim] if names else (None,) * x.ndim
+        return NamedSharding(mesh, spec(x.shape, leaf_names, mesh))
+
+    shardings = jax.tree.map(of, tree)
+    if mesh.is_multi_process:
+        return jax.tree.map(_shards, tree, shardings)
+    return jax.device_put(tree, shardings)  # all at once: a transfer each would cost more
+
+
+def _shards(x: np.ndarray | np.generic | jax.Array, sharding: NamedSharding) -> jax.Array:
+    """An array of which this process gives its own devices their parts."""
+    indices = sharding.addressable_devices_indices_map(x.shape)
+    shards = [jax.device_put(x[index], device) for device, index in indices.items()]
+    return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
 
 
 def sampling_mesh(mesh: Mesh, tensor: int) -> Mesh:

@@ -25,6 +25,8 @@ from reasoning_jax.sampling.methods import Method
 from reasoning_jax.sampling.page_pool import Block, PagePool
 from reasoning_jax.sampling.sequences import Request, Rows, Running, Sizes, pages_of
 
+NumberedRows = list[tuple[int, Running]]  # rows of a compiled call, and whose they are
+
 
 @dataclasses.dataclass(kw_only=True)
 class Scheduler:
@@ -54,24 +56,29 @@ class Scheduler:
     def run(self, requests: Sequence[Request], most: int = MOST_TOKENS) -> Iterator[list[Running]]:
         """After every compiled call the completions that have new tokens.
 
-        most: tokens of a completion in one call, MOST_TOKENS at the largest. UserError where a
-        request does not fit the cache.
+        The devices compute the next call while the caller has these. most: tokens of a completion
+        in one call, MOST_TOKENS at the largest. UserError where a request does not fit the cache.
         """
         most = min(most, MOST_TOKENS)
         self._check(requests)
         self.waiting.extend(enumerate(requests))
         cache = self._new_cache() if requests else None
+        changed: list[Running] = []
         while self.waiting or self.running:
             interrupts.check()
             self._admit()
             if self._has_idle_slots():
-                cache, changed = self._prefill(cache)
+                cache, emitted, rows = self._prefill(cache)
             else:
-                cache, changed = self._decode(cache, most)
+                cache, emitted, rows = self._decode(cache, most)
+            if changed:
+                yield changed
+            changed = self._read(emitted, rows)
             for one in changed:
                 if self.is_done(one):
                     self._leave(one)
                     self.is_full = False
+        if changed:
             yield changed
 
     def is_done(self, one: Running) -> bool:
@@ -195,8 +202,8 @@ class Scheduler:
 
     # ---- compiled calls --------------------------------------------------------------------------
 
-    def _prefill(self, cache: Cache) -> tuple[Cache, list[Running]]:
-        """Blocks of prompts, as many as fit a call; who has a first token from it."""
+    def _prefill(self, cache: Cache) -> tuple[Cache, Emitted, NumberedRows]:
+        """Blocks of prompts, as many as fit a call; and the rows that have a first token."""
         by_device: list[list[Running]] = [[] for _ in range(self.sizes.num_devices)]
         for one in self.running:
             if one.in_prompt:
@@ -219,16 +226,11 @@ class Scheduler:
             cache, emitted = engine.prefill(
                 self.params, cache, tokens, places, draw, cfg=self.model_cfg
             )
-            emitted = _on_host(emitted)
-        changed = []
-        for row, one in rows:
-            if starts[row] + counts[row] == len(one.request.prompt_ids):
-                _append(one, emitted, row)
-                changed.append(one)
-                self.pools[one.device].remember(one.request.prompt_ids, one.pages)
-        return cache, changed
+        ends = starts + counts
+        have_token = [(row, one) for row, one in rows if ends[row] == len(one.request.prompt_ids)]
+        return cache, emitted, have_token
 
-    def _decode(self, cache: Cache, most: int) -> tuple[Cache, list[Running]]:
+    def _decode(self, cache: Cache, most: int) -> tuple[Cache, Emitted, NumberedRows]:
         """More tokens of the sequences in slots, until enough of them have ended."""
         for one in list(self.running):
             if one in self.running and not one.in_prompt:
@@ -265,11 +267,22 @@ class Scheduler:
                 enough_now,
                 cfg=self.model_cfg,
             )
-            emitted = _on_host(emitted)
+        return cache, emitted, list(rows)
+
+    def _read(self, emitted: Emitted, rows: NumberedRows) -> list[Running]:
+        """Waits for a call; the completions that have new tokens from it."""
+        with self._on_mesh():
+            on_host = jax.device_get(sharding.whole(emitted))
         for row, one in rows:
-            one.cached += int(emitted.lengths[row])
-            _append(one, emitted, row)
-        return cache, rows.running
+            count = int(on_host.lengths[row])
+            if one.in_prompt:
+                self.pools[one.device].remember(one.request.prompt_ids, one.pages)
+            else:
+                one.cached += count
+            one.tokens += on_host.tokens[row, :count].tolist()
+            one.logprobs += on_host.logprobs[row, :count].tolist()
+            one.finished = bool(on_host.finished[row])
+        return [one for _, one in rows]
 
     @property
     def _most_pages(self) -> int:
@@ -283,14 +296,3 @@ class Scheduler:
         ids, indices = sharding.put((ids, indices), self.mesh, "batch")
         method, stop_ids, _ = self.on_device
         return Draw(key=self.key, ids=ids, indices=indices, method=method, stop_ids=stop_ids)
-
-
-def _append(one: Running, emitted: Emitted, row: int) -> None:
-    count = int(emitted.lengths[row])
-    one.tokens += emitted.tokens[row, :count].tolist()
-    one.logprobs += emitted.logprobs[row, :count].tolist()
-    one.finished = bool(emitted.finished[row])
-
-
-def _on_host(emitted: Emitted) -> Emitted:
-    return jax.device_get(sharding.whole(emitted))
