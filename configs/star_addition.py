@@ -13,7 +13,7 @@ def get_config(arg: str = ""):
     args = config.parse_arg(arg, smoke=False)
     c = default.get_config(algorithm="star", task="addition")
     c.task.given = (64, 900, 100, 50, 50)
-    c.base.num_updates = 700
+    c.base.num_updates = 1000
     c.base.learning_rate = 1e-3
     c.sampling.max_new_tokens = 96
     c.eval.num_examples = 500

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reasoning_jax.model import attention, decoder, logprobs, sharding
+from reasoning_jax.model import attention, block_pairs, decoder, logprobs, sharding
 from reasoning_jax.training import packing
 from reasoning_jax.training.rows import pair_row
 
@@ -41,16 +41,22 @@ def value_and_gradients(attend, arrays, mask, weights):
     return jax.device_get((out, grads))
 
 
-@pytest.mark.parametrize("choice", ["flash", "splash"])
+@pytest.mark.parametrize("choice", ["flash", "flash elsewhere", "splash"])
 @pytest.mark.parametrize(
     ("heads", "dims", "window", "softcap"),
     [((2, 1), (2, 1, 2), 0, 0.0), ((1, 2), (1, 2, 2), 140, 0.0), ((2, 2), (1, 1, 1), 0, 0.5)],
 )
-def test_attention_in_blocks_is_one_product(segments, heads, dims, window, softcap, choice):
+def test_attention_in_blocks_is_one_product(
+    segments, heads, dims, window, softcap, choice, monkeypatch
+):
     """Values and gradients in float32.
 
     On meshes that split the key-value heads, and the query heads of one.
     """
+    if choice == "flash elsewhere":  # than on a CPU: all sequences at once
+        choice = "flash"
+        for module in (attention, block_pairs):
+            monkeypatch.setattr(module, "platform", lambda: "gpu")
     rng, (K, G), H = np.random.default_rng(0), heads, 8
     shapes = (4, S, K, G, H), (4, S, K, H), (4, S, K, H), (4, S, K, G, H)
     q, k, v, weights = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
@@ -76,6 +82,35 @@ def test_attention_in_blocks_is_one_product(segments, heads, dims, window, softc
     np.testing.assert_allclose(out * used, expected * used, atol=5e-6)
     for a, b in zip(other, grads, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_lengths_need_not_be_whole_blocks():
+    rng = np.random.default_rng(2)
+    q, weights = rng.normal(size=(2, 1, 100, 2, 1, 8)).astype(np.float32)
+    k, v = rng.normal(size=(2, 1, 100, 2, 8)).astype(np.float32)
+    segments = np.repeat([1, 2, 3], [50, 45, 5])[None].astype(np.int32)
+    dense = attention.DenseMask(
+        (segments[:, :, None] == segments[:, None]) & np.tri(100, dtype=bool)
+    )
+    causal = attention.CausalMask(jnp.asarray(segments))
+    results = [
+        value_and_gradients(attention.attend, (q, k, v), m, weights) for m in (dense, causal)
+    ]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), *results)
+
+
+def test_pairs_of_blocks_that_no_query_sees_are_left_out():
+    """Four blocks; the second and third segments begin in the middle of one.
+
+    The third sees the first too, as its prompt.
+    """
+    segments = jnp.repeat(jnp.array([1, 2, 3, 0]), jnp.array([64, 96, 90, 6]))[None]
+    prefixes = jnp.where(segments == 3, 1, segments)
+    pairs = block_pairs.make(segments, prefixes, window=0, size=64, keys_first=False)
+    met = {(int(i), int(j)) for i, j in zip(pairs.queries, pairs.keys, strict=True)}
+    assert met == {(i, j) for i in range(4) for j in range(i + 1)}
+    computed = list(zip(pairs.queries.tolist(), pairs.keys.tolist(), strict=True))[: pairs.count]
+    assert computed == [(0, 0), (1, 1), (2, 0), (2, 1), (2, 2), (3, 0), (3, 2), (3, 3)]
 
 
 def test_a_dense_mask_never_takes_the_kernel(tiny):

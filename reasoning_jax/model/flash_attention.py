@@ -1,16 +1,17 @@
 """softmax(q k) v without ever holding all logits: FlashAttention (arXiv:2205.14135), as products.
 
-Queries are taken a block at a time, with the keys up to the block's end, so what a causal mask
-hides is mostly not computed. The backward pass computes a block's logits again, from the queries,
-the keys and each query's log of the sum of exponentials.
+Pairs of a block of queries and a block of keys are computed one after another. On a CPU those are
+left out in which no query sees a key, so packed sequences cost what their segments do. The backward
+pass computes a pair's logits again, from the queries, the keys and each query's log of the sum of
+exponentials.
 
-Letters of shapes: B sequences, S tokens, K key-value heads, G query heads of each, H head size; of
-a block of queries, R rows and T keys that it may see.
+Letters of shapes: B sequences, of which N are computed together, S slots, K key-value heads,
+G query heads of each, H head size; P pairs, each of R queries and T keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,28 +19,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from reasoning_jax.model.sharding import platform
+from reasoning_jax.model import block_pairs
+from reasoning_jax.model.block_pairs import Pairs, block, with_block
 
-BLOCK = 64  # queries of a block, at least
-MOST_BLOCKS = 8
 MASKED = -1e30  # a finite floor: padding sees nothing and must give numbers, not NaN
 
 
 class _Heads(NamedTuple):
-    """One sequence, heads first."""
+    """N sequences, heads first."""
 
-    q: jax.Array  # [K, G, S, H]
-    k: jax.Array  # [K, S, H]
-    v: jax.Array  # [K, S, H]
-    segment_ids: jax.Array  # [S]
-    prefix_ids: jax.Array  # [S]
-
-
-def _blocks(length: int) -> Iterator[tuple[int, int]]:
-    """The first slot of each block, and the one after its last."""
-    size = max(BLOCK, -(-length // MOST_BLOCKS))
-    for start in range(0, length, size):
-        yield start, min(start + size, length)
+    q: Float[Array, "N K G S H"]
+    k: Float[Array, "N K S H"]
+    v: Float[Array, "N K S H"]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
@@ -57,7 +48,7 @@ def flash_attention(
 
     A token sees its own segment, and the one that prefix_ids names, up to its own slot, and of that
     the last ``window`` slots (0: all). Segment 0 sees nothing. Queries come scaled. together:
-    sequences that are computed together.
+    sequences that are computed together: 1 on a CPU, elsewhere a divisor of B.
     """
     return _forward(q, k, v, segment_ids, prefix_ids, window, softcap, together)[0]
 
@@ -72,12 +63,17 @@ def _forward(
     softcap: float,
     together: int,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    def one(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        out, log_sums = _sequence(_heads_first(*arrays), window, softcap)
-        return jnp.einsum("kgsh->skgh", out), log_sums
+    length = q.shape[1]
+    size = block_pairs.block_size(length)
+
+    def attend(arrays: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        q, k, v, segment_ids, prefix_ids = arrays
+        pairs = block_pairs.make(segment_ids, prefix_ids, window, size, keys_first=False)
+        out, log_sums = _attend(_heads_first(q, k, v), pairs, softcap)
+        return jnp.einsum("nkgsh->nskgh", out), jnp.einsum("nkgs->nskg", log_sums)
 
     inputs = q, k, v, segment_ids, prefix_ids
-    out, log_sums = jax.lax.map(one, inputs, batch_size=together)
+    out, log_sums = _in_groups(attend, inputs, together, size)
     return out, (*inputs, out, log_sums)
 
 
@@ -88,101 +84,133 @@ def _backward(
     saved: tuple[jax.Array, ...],
     d_out: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
-    def one(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        *inputs, out, log_sums, d_out = arrays
-        # sum over keys of p dp, as each row's weights p sum up to 1
-        inner = jnp.einsum("skgh,skgh->kgs", d_out, out, preferred_element_type=jnp.float32)
-        d_out = jnp.einsum("skgh->kgsh", d_out)
-        heads = _heads_first(*inputs)
-        dq, dk, dv = _sequence_gradients(heads, log_sums, d_out, inner, window, softcap)
-        dq = jnp.einsum("kgsh->skgh", dq)
-        dk, dv = jnp.einsum("ksh->skh", dk), jnp.einsum("ksh->skh", dv)
-        return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+    length = d_out.shape[1]
+    size = block_pairs.block_size(length)
+    dtype = d_out.dtype
 
-    q, k, v, *_ = saved
-    dq, dk, dv = jax.lax.map(one, (*saved, d_out), batch_size=together)
+    def gradients(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        q, k, v, segment_ids, prefix_ids, out, log_sums, d_out = arrays
+        # sum over keys of p dp, as each row's weights p sum up to 1
+        inner = jnp.einsum("nskgh,nskgh->nkgs", d_out, out, preferred_element_type=jnp.float32)
+        d_out = jnp.einsum("nskgh->nkgsh", d_out)
+        log_sums = jnp.einsum("nskg->nkgs", log_sums)
+        pairs = block_pairs.make(segment_ids, prefix_ids, window, size, keys_first=True)
+        dq, dk, dv = _gradients(_heads_first(q, k, v), pairs, log_sums, d_out, inner, softcap)
+        dq = jnp.einsum("nkhgs->nskgh", dq)
+        dk, dv = jnp.einsum("nksh->nskh", dk), jnp.einsum("nksh->nskh", dv)
+        return dq.astype(dtype), dk.astype(dtype), dv.astype(dtype)
+
+    dq, dk, dv = _in_groups(gradients, (*saved, d_out), together, size)
     return dq, dk, dv, None, None
 
 
 flash_attention.defvjp(_forward, _backward)
 
 
+def _in_groups(
+    function: Callable[[Sequence[jax.Array]], tuple[jax.Array, ...]],
+    arrays: Sequence[jax.Array],
+    together: int,
+    size: int,
+) -> list[jax.Array]:
+    """``function`` of so many sequences after another, padded to whole blocks."""
+    length = arrays[0].shape[1]
+    padding = -length % size
+
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)) if padding else x
+        return x.reshape(-1, together, *x.shape[1:])
+
+    results = jax.lax.map(function, [split(x) for x in arrays])
+    return [x.reshape(-1, *x.shape[2:])[:, :length] for x in results]
+
+
 def _heads_first(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    segment_ids: jax.Array,
-    prefix_ids: jax.Array,
+    q: Float[Array, "N S K G H"], k: Float[Array, "N S K H"], v: Float[Array, "N S K H"]
 ) -> _Heads:
     return _Heads(
-        q=jnp.einsum("skgh->kgsh", q),
-        k=jnp.einsum("skh->ksh", k),
-        v=jnp.einsum("skh->ksh", v),
-        segment_ids=segment_ids,
-        prefix_ids=prefix_ids,
+        q=jnp.einsum("nskgh->nkgsh", q),
+        k=jnp.einsum("nskh->nksh", k),
+        v=jnp.einsum("nskh->nksh", v),
     )
 
 
-def _sequence(
-    x: _Heads, window: int, softcap: float
-) -> tuple[Float[Array, "K G S H"], Float[Array, "K G S"]]:
-    """Attention, and the logs of the sums of exponentials, in float32."""
-    k_transposed = jnp.einsum("kth->kht", x.k)
-    bias = _bias(x, window)
-    outs, log_sums = [], []
-    for start, end in _blocks(x.q.shape[2]):
-        rows = slice(start, end)
-        keys = slice(max(0, start - window + 1) if window else 0, end)
-        logits = _product("kgrh,kht->kgrt", x.q[:, :, rows], k_transposed[..., keys])
-        logits = _capped(logits, softcap) + bias[rows, keys]
-        top = jnp.max(logits, axis=-1, keepdims=True)
-        weights = jnp.exp(logits - top)
-        total = jnp.sum(weights, axis=-1, keepdims=True)
-        mixed = _product("kgrt,kth->kgrh", weights.astype(x.v.dtype), x.v[:, keys])
-        outs.append((mixed / total).astype(x.v.dtype))
-        sees_nothing = top < MASKED / 2
-        log_sums.append(jnp.where(sees_nothing, 0.0, top + jnp.log(total))[..., 0])
-    return jnp.concatenate(outs, axis=2), jnp.concatenate(log_sums, axis=2)
+def _attend(
+    x: _Heads, pairs: Pairs, softcap: float
+) -> tuple[Float[Array, "N K G S H"], Float[Array, "N K G S"]]:
+    """Attention, and the logs of the sums of exponentials, in float32 (Algorithm 1)."""
+    k_transposed = jnp.einsum("nkth->nkht", x.k)
+
+    def add_pair(p: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """Merges a pair into (the largest logit, the sums over exponentials)."""
+        i, j = pairs.queries[p], pairs.keys[p]
+        of_queries = partial(block, number=i, size=pairs.size, axis=3)
+        k, v = block(k_transposed, j, pairs.size, 3), block(x.v, j, pairs.size, 2)
+        logits = _capped(_product("nkgrh,nkht->nkgrt", of_queries(x.q), k), softcap)
+        logits = jnp.where(pairs.visible(i, j)[:, None, None], logits, MASKED)
+        top, total, mixed = [of_queries(a) for a in sums]
+        new_top = jnp.maximum(top, jnp.max(logits, axis=-1))
+        weights = jnp.exp(logits - new_top[..., None])
+        rescale = jnp.exp(top - new_top)
+        total = total * rescale + jnp.sum(weights, axis=-1)
+        values = _product("nkgrt,nkth->nkgrh", weights.astype(v.dtype), v)
+        mixed = mixed * rescale[..., None] + values
+        new = new_top, total, mixed
+        return tuple(with_block(a, b, i, pairs.size, 3) for a, b in zip(sums, new, strict=True))
+
+    zeros = jnp.zeros(x.q.shape[:-1], jnp.float32)
+    sums = zeros + MASKED, zeros, jnp.zeros(x.q.shape, jnp.float32)
+    top, total, mixed = jax.lax.fori_loop(0, pairs.count, add_pair, sums)
+    sees_nothing = top <= MASKED
+    total = jnp.where(sees_nothing, 1.0, total)
+    out = (mixed / total[..., None]).astype(x.v.dtype)
+    return out, jnp.where(sees_nothing, 0.0, top + jnp.log(total))
 
 
-def _sequence_gradients(
+def _gradients(
     x: _Heads,
-    log_sums: Float[Array, "K G S"],
-    d_out: Float[Array, "K G S H"],
-    inner: Float[Array, "K G S"],
-    window: int,
+    pairs: Pairs,
+    log_sums: Float[Array, "N K G S"],
+    d_out: Float[Array, "N K G S H"],
+    inner: Float[Array, "N K G S"],
     softcap: float,
-) -> tuple[Float[Array, "K G S H"], Float[Array, "K S H"], Float[Array, "K S H"]]:
-    """The gradients by q, k and v (section 3.1 and appendix B.2 of the paper).
+) -> tuple[jax.Array, ...]:
+    """The gradients by q [N, K, H, G, S], k and v [N, K, S, H] (section 3.1, appendix B.2).
 
-    A block of keys at a time, with the queries that may see it. Logits are [K, T, G, R] here, keys
-    before queries: so no product needs them transposed, which costs a CPU more than the product.
+    Logits are [N, K, T, G, R] here, keys before queries: so no product needs them transposed, which
+    costs a CPU more than the product.
     """
-    length = x.q.shape[2]
-    q_transposed = jnp.einsum("kgsh->khgs", x.q)
-    d_out_transposed = jnp.einsum("kgsh->khgs", d_out)
-    k_transposed = jnp.einsum("kth->kht", x.k)
-    dq = jnp.zeros(q_transposed.shape, jnp.float32)
-    bias = _bias(x, window, keys_first=True)
-    dk, dv = [], []
-    for start, end in _blocks(length):
-        keys = slice(start, end)
-        rows = slice(start, min(end + window - 1, length) if window else length)
-        logits = _product("kth,khgr->ktgr", x.k[:, keys], q_transposed[..., rows])
-        logits = _capped(logits, softcap)
-        weights = jnp.exp(logits + bias[keys, None, rows] - log_sums[:, None, :, rows])
-        d_weights = _product("kth,khgr->ktgr", x.v[:, keys], d_out_transposed[..., rows])
-        d_logits = weights * (d_weights - inner[:, None, :, rows])
+    q_transposed = jnp.einsum("nkgsh->nkhgs", x.q)
+    d_out_transposed = jnp.einsum("nkgsh->nkhgs", d_out)
+    k_transposed = jnp.einsum("nkth->nkht", x.k)
+
+    def add_pair(p: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        dq, dk, dv = sums
+        i, j = pairs.queries[p], pairs.keys[p]
+        of_queries = partial(block, number=i, size=pairs.size)
+        of_keys = partial(block, number=j, size=pairs.size)
+        q, d_mixed = of_queries(q_transposed, axis=4), of_queries(d_out_transposed, axis=4)
+        logits = _capped(_product("nkth,nkhgr->nktgr", of_keys(x.k, axis=2), q), softcap)
+        visible = pairs.visible(i, j)[:, None, :, None]
+        seen = jnp.where(visible, logits, MASKED)
+        weights = jnp.exp(seen - of_queries(log_sums, axis=3)[:, :, None])
+        d_weights = _product("nkth,nkhgr->nktgr", of_keys(x.v, axis=2), d_mixed)
+        d_logits = weights * (d_weights - of_queries(inner, axis=3)[:, :, None])
         if softcap:
-            slope = 1.0 - jnp.square(logits / softcap)
-            d_logits = d_logits * slope
-        d_logits = d_logits.astype(x.q.dtype)
-        dv.append(_product("ktgr,kgrh->kth", weights.astype(x.q.dtype), d_out[:, :, rows]))
-        dk.append(_product("ktgr,kgrh->kth", d_logits, x.q[:, :, rows]))
-        part = _product("kht,ktgr->khgr", k_transposed[..., keys], d_logits)
-        dq = dq.at[..., rows].add(part)
-    dq = jnp.einsum("khgs->kgsh", dq)
-    return dq, jnp.concatenate(dk, axis=1), jnp.concatenate(dv, axis=1)
+            d_logits = d_logits * (1.0 - jnp.square(logits / softcap))
+        weights, d_logits = weights.astype(x.q.dtype), d_logits.astype(x.q.dtype)
+        more_dv = _product("nktgr,nkgrh->nkth", weights, of_queries(d_out, axis=3))
+        more_dk = _product("nktgr,nkgrh->nkth", d_logits, of_queries(x.q, axis=3))
+        more_dq = _product("nkht,nktgr->nkhgr", of_keys(k_transposed, axis=3), d_logits)
+        return (
+            with_block(dq, of_queries(dq, axis=4) + more_dq, i, pairs.size, 4),
+            with_block(dk, of_keys(dk, axis=2) + more_dk, j, pairs.size, 2),
+            with_block(dv, of_keys(dv, axis=2) + more_dv, j, pairs.size, 2),
+        )
+
+    zeros = jnp.zeros(x.k.shape, jnp.float32)
+    sums = jnp.zeros(q_transposed.shape, jnp.float32), zeros, zeros
+    return jax.lax.fori_loop(0, pairs.count, add_pair, sums)
 
 
 _product = partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -190,25 +218,3 @@ _product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 def _capped(logits: jax.Array, softcap: float) -> jax.Array:
     return softcap * jnp.tanh(logits / softcap) if softcap else logits
-
-
-def _bias(x: _Heads, window: int, keys_first: bool = False) -> Float[Array, "S S"]:
-    """0 where a query sees a key, MASKED elsewhere: [queries, keys], or the other way round.
-
-    On a CPU a loop makes it, a block at a time, so that XLA keeps it as an array. Otherwise XLA
-    computes it again with the logits of every head, which takes ten times as long as their
-    exponentials do.
-    """
-    slots = jnp.arange(len(x.segment_ids))
-    every = x.segment_ids, x.prefix_ids, slots
-
-    def line(at: tuple[jax.Array, ...]) -> jax.Array:
-        (own, prefix, query), (other, _, key) = (every, at) if keys_first else (at, every)
-        distance = query - key
-        visible = ((own == other) | (prefix == other)) & (own > 0) & (distance >= 0)
-        if window:
-            visible &= distance < window
-        return jnp.where(visible, 0.0, MASKED)
-
-    block = BLOCK if platform() == "cpu" else len(slots)
-    return jax.lax.map(line, every, batch_size=block)
