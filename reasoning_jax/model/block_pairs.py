@@ -66,7 +66,13 @@ def make(
         return seen.mT if keys_first else seen
 
     if platform() != "cpu":
-        return Pairs(size, jnp.asarray(queries), jnp.asarray(keys), len(queries), visible)
+        return Pairs(
+            size=size,
+            queries=jnp.asarray(queries),
+            keys=jnp.asarray(keys),
+            count=len(queries),
+            visible=visible,
+        )
 
     # A loop makes the mask of the one sequence, so that XLA keeps it as an array. Otherwise XLA
     # computes it again with the logits of every head, which takes ten times as long as their
