@@ -89,9 +89,8 @@ def test_lengths_need_not_be_whole_blocks():
     q, weights = rng.normal(size=(2, 1, 100, 2, 1, 8)).astype(np.float32)
     k, v = rng.normal(size=(2, 1, 100, 2, 8)).astype(np.float32)
     segments = np.repeat([1, 2, 3], [50, 45, 5])[None].astype(np.int32)
-    dense = attention.DenseMask(
-        (segments[:, :, None] == segments[:, None]) & np.tri(100, dtype=bool)
-    )
+    by_hand = (segments[:, :, None] == segments[:, None]) & np.tri(100, dtype=bool)
+    dense = attention.DenseMask(jnp.asarray(by_hand))
     causal = attention.CausalMask(jnp.asarray(segments))
     results = [
         value_and_gradients(attention.attend, (q, k, v), m, weights) for m in (dense, causal)
