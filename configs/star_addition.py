@@ -13,17 +13,17 @@ def get_config(arg: str = ""):
     args = config.parse_arg(arg, smoke=False)
     c = default.get_config(algorithm="star", task="addition")
     c.task.given = (64, 900, 100, 50, 50)
-    c.base.num_updates = 1000
+    c.base.num_updates = 1200
     c.base.learning_rate = 1e-3
     c.sampling.max_new_tokens = 96
     c.eval.num_examples = 500
     c.sequence_length = 192
-    c.batch_size = 16
+    c.batch_size = 12
     c.rounds.count = 5
     c.rounds.examples = 4000
-    c.rounds.updates = 80
+    c.rounds.updates = 100
     c.rounds.growth = 1.0
-    c.rounds.increment = 10
+    c.rounds.increment = 20
     c.optim.decay = 0.2
     if args.smoke:
         c.model.preset = "tiny"
