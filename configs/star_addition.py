@@ -2,8 +2,8 @@
 
     python -m reasoning_jax.main --config=configs/star_addition.py --workdir=runs/star_addition
 
-Expect about 11 minutes on 2 cores: test accuracy from 33 % (0.4 % on five digits) to 95 % (90 % on
-five) after 8 rounds. Arguments: smoke.
+Expect about 6 minutes on 2 cores: test accuracy from 63 % (22 % on five digits) to 97 % (95 % on
+five) after 5 rounds. Arguments: smoke.
 """
 
 from reasoning_jax import config, default

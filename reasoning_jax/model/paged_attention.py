@@ -230,6 +230,7 @@ def _attend(
     positions = jnp.repeat(mask.positions, G, axis=1)  # [B, S G]
     most = len(mask.pair_pages)
     size = min(most, CHUNK if platform() == "cpu" else LARGE_CHUNK)
+    span = min(size, B)
     padding = -most % size
     pairs = [mask.pair_sequences, mask.pair_pages, mask.pair_starts]
     pairs = [jnp.pad(x, (0, padding)) for x in pairs]
@@ -248,15 +249,15 @@ def _attend(
         exists = (first + jnp.arange(size) < num_pairs)[:, None, None]
         visible = ((distance >= 0) & (distance < window) & exists)[:, None]
         logits = jnp.where(visible, logits, MASKED)
-        # The pairs are those of at most C sequences, whose ranks follow each other.
+        # The pairs are those of at most ``span`` sequences, whose ranks follow each other.
         first_rank = mask.ranks[sequence[0]]
         ranks = mask.ranks[sequence] - first_rank
-        top, total, mixed = [jax.lax.dynamic_slice_in_dim(x, first_rank, size) for x in sums]
+        top, total, mixed = [jax.lax.dynamic_slice_in_dim(x, first_rank, span) for x in sums]
         new_top = top.at[ranks].max(jnp.max(logits, axis=-1))
         weights = jnp.where(visible, jnp.exp(logits - new_top[ranks][..., None]), 0.0)
         values = _product("ckqt,ckth->ckqh", weights.astype(q.dtype), v)
         # As products: a CPU adds up scattered rows slowly.
-        belongs = jax.nn.one_hot(ranks, size, dtype=jnp.float32)
+        belongs = jax.nn.one_hot(ranks, span, dtype=jnp.float32)
         rescale = jnp.exp(top - new_top)
         total = total * rescale + _exact_product("cb,ckq->bkq", belongs, jnp.sum(weights, axis=-1))
         mixed = mixed * rescale[..., None] + _exact_product("cb,ckqh->bkqh", belongs, values)
@@ -265,8 +266,8 @@ def _attend(
             for x, new in zip(sums, (new_top, total, mixed), strict=True)
         )
 
-    zeros = jnp.zeros((B + size, K, S * G), jnp.float32)
-    sums = zeros + MASKED, zeros, jnp.zeros((B + size, *queries.shape[1:]), jnp.float32)
+    zeros = jnp.zeros((B + span, K, S * G), jnp.float32)
+    sums = zeros + MASKED, zeros, jnp.zeros((B + span, *queries.shape[1:]), jnp.float32)
     _, total, mixed = jax.lax.fori_loop(0, -(-num_pairs // size), add_chunk, sums)
     mixed = mixed / jnp.where(total == 0, 1.0, total)[..., None]  # padding sees nothing
     out = mixed[mask.ranks].reshape(B, K, S, G, H)
