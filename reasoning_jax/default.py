@@ -108,6 +108,7 @@ class Sampling:
     batch_size: int = key(256, between(1, MOST_SEQUENCES))  # completions in progress at once
     # Tokens that the cache has room for; 0 = for the longest sequences in all places.
     cache_tokens: int = key(0, at_least(0))
+    int8: bool = False  # matrices in 8 bits: less memory to read, samples of a slightly other model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -157,6 +157,7 @@ class Experiment:
             batch_size=self.cfg.sampling.batch_size,
             max_length=self.cfg.sequence_length,
             cache_tokens=self.cfg.sampling.cache_tokens,
+            in_int8=self.cfg.sampling.int8,
         )
 
     def rollout(

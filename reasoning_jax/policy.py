@@ -56,6 +56,7 @@ class Policy:
     max_length: int  # tokens of a sequence, prompt and completion together
     sampling_mesh: Mesh | None = None  # another mesh of the same devices; None = ``mesh``
     cache_tokens: int = 0  # of the sampler's cache; 0 = as many as its sequences can have
+    in_int8: bool = False  # samples with matrices in 8 bits
 
     # ---- sampling --------------------------------------------------------------------------------
 
@@ -104,10 +105,10 @@ class Policy:
     def _params_to_decode(self) -> decoder.Params:
         """The parameters cast and laid out to sample with, once for all that this policy draws."""
         if self.sampling_mesh is None:
-            return engine.prepare(self.params, self.model_cfg)
+            return engine.prepare(self.params, self.model_cfg, self.in_int8)
         params = sharding.to_mesh(self.params, self.sampling_mesh, self.model_cfg.dtype)
         with jax.set_mesh(self.sampling_mesh):
-            return engine.prepare(params, self.model_cfg)
+            return engine.prepare(params, self.model_cfg, self.in_int8)
 
     def _key_to_sample(self, key: jax.Array) -> jax.Array:
         if self.sampling_mesh is None:

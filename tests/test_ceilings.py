@@ -143,6 +143,8 @@ def test_decoding():
     assert ceilings.decode_flops(QWEN, 4, 768) == 4 * (2 * params + 4 * WIDTH_OF_HEADS * 768)
     read = ceilings.decode_bytes(QWEN, 4, 768, replicas=2)
     assert read == 4 * params + 4 * 768 * 12_288
+    read = ceilings.decode_bytes(QWEN, 4, 768, replicas=2, in_int8=True)
+    assert read == 2 * params + 4 * 768 * 12_288
 
 
 # ---- the network ---------------------------------------------------------------------------------

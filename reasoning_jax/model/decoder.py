@@ -5,7 +5,8 @@ H head size, V vocabulary, L layers. Sequences are padded on the right; a packed
 of them as segments. Which tokens a token sees is said by a mask: see attention.py.
 
 With an adapter, the parameters are those of the frozen model and, beside them, "lora" (stacked
-factors) or "soft_prompt" [P, D], whose vectors are those of the ids after the vocabulary.
+factors) or "soft_prompt" [P, D], whose vectors are those of the ids after the vocabulary. To sample
+with there are "output" and, where matrices have 8 bits, "scales" and "output_scales" (int8.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from reasoning_jax.model import paged_attention, rotary
+from reasoning_jax.model import int8, paged_attention, rotary
 from reasoning_jax.model.attention import DenseMask, Mask
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.linear import dot, lookup
@@ -104,8 +105,9 @@ def _transformer(
     if cfg.max_positions:
         inputs = inputs + lookup(params["position_embedding"], positions, cfg.dtype)
     variables = {"params": params}
-    if "lora" in params:
-        variables["lora"] = {"layers": params["lora"]}
+    for name in ("lora", "scales"):
+        if name in params:
+            variables[name] = {"layers": params[name]}
     return Transformer(cfg).apply(variables, inputs, view, local_view, cache)
 
 
@@ -127,14 +129,21 @@ def _view(mask: Mask | PagedMask, positions: jax.Array, cfg: ModelConfig, local:
     return View(angles, mask)
 
 
-def for_decoding(params: Params, cfg: ModelConfig) -> Params:
-    """The parameters to call ``apply`` and ``logits`` with many times.
+def for_decoding(params: Params, cfg: ModelConfig, in_int8: bool = False) -> Params:
+    """The parameters to call ``apply_cached`` and ``logits`` with many times.
 
     Matrices are cast once to the dtype of the computation, and the output matrix is split once by
-    its vocabulary, so that no step gathers it.
+    its vocabulary, so that no step gathers it. in_int8: the layers' matrices and the output matrix
+    in 8 bits; an adapter and the embedding stay as they are.
     """
-    params = cast_matrices(params, cfg.dtype)
-    return params | {"output": _output(params, cfg)}
+    prepared = cast_matrices(params, cfg.dtype)
+    output = _output(prepared, cfg)
+    if not in_int8:
+        return prepared | {"output": output}
+    layers, scales = int8.quantize_layers(params["layers"])
+    output, output_scales = int8.quantize(output, (1,) if cfg.tied else (0,))
+    new = {"layers": layers, "scales": scales, "output": output, "output_scales": output_scales}
+    return prepared | new
 
 
 def _output(params: Params, cfg: ModelConfig) -> jax.Array:
@@ -155,6 +164,8 @@ def logits(
     # The few hidden states move to the slices of the matrix, not the matrix to them.
     hidden = shard(hidden, "batch_data", None, None)
     out = dot(equation, hidden, matrix, names, ("batch_data", None, "output"), dtype=jnp.float32)
+    if "output_scales" in params:
+        out = out * params["output_scales"]
     # First trade vocabulary for sequences, then gather the vocabulary of a device's own sequences:
     # in one step XLA would gather all logits of the whole batch.
     out = shard(shard(out, "batch", None, "vocab"), "batch", None, None)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int8
 
 from reasoning_jax.model.parameters import Names
 from reasoning_jax.model.sharding import platform, shard, spec
@@ -21,7 +21,7 @@ from reasoning_jax.model.sharding import platform, shard, spec
 def dot(
     equation: str,
     x: Float[Array, " ..."],
-    w: Float[Array, " ..."],
+    w: Float[Array, " ..."] | Int8[Array, " ..."],
     w_names: Names,
     out_names: Names,
     dtype: DTypeLike | None = None,

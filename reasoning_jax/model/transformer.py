@@ -163,6 +163,8 @@ class Block(WithNorms):
         """
         w = self.param(name, nn.initializers.normal(std), shape, jnp.float32)
         y = dot(equation, x, w, PARAMETERS[name], out_names)
+        if self.has_variable("scales", name):  # w is in 8 bits
+            y = y * self.get_variable("scales", name).astype(y.dtype)
         if self.has_variable("lora", f"{name}_a"):
             y = y + self.lora(name, equation, x, out_names)
         if biased:
@@ -232,7 +234,7 @@ class Transformer(WithNorms):
         Layers = nn.scan(
             block,
             length=cfg.num_layers,
-            variable_axes={"params": 0, "lora": 0},
+            variable_axes={"params": 0, "lora": 0, "scales": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast, 0),  # both views; is_local
         )

@@ -47,10 +47,12 @@ class Emitted:
     finished: Bool[Array, " B"]  # ended with a stop token
 
 
-@partial(jax.jit, static_argnames="cfg")
-def prepare(params: decoder.Params, cfg: decoder.ModelConfig) -> decoder.Params:
-    """The parameters as ``prefill`` and ``decode`` take them."""
-    return decoder.for_decoding(params, cfg)
+@partial(jax.jit, static_argnames=("cfg", "in_int8"))
+def prepare(
+    params: decoder.Params, cfg: decoder.ModelConfig, in_int8: bool = False
+) -> decoder.Params:
+    """The parameters as ``prefill`` and ``decode`` take them; as ``decoder.for_decoding``."""
+    return decoder.for_decoding(params, cfg, in_int8)
 
 
 @partial(jax.jit, static_argnames=("cfg", "num_pages"))

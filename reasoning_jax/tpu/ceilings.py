@@ -109,13 +109,18 @@ def decode_flops(cfg: ModelConfig, batch: int, context: float) -> float:
 
 
 def decode_bytes(
-    cfg: ModelConfig, batch: int, context: float, replicas: int = 1, itemsize: int = 2
+    cfg: ModelConfig,
+    batch: int,
+    context: float,
+    replicas: int = 1,
+    itemsize: int = 2,
+    in_int8: bool = False,
 ) -> float:
     """Bytes that all chips together read in one step: R times the weights and B c cached tokens.
 
-    Each of R replicas reads the weights, each sequence its own cache.
+    Each of R replicas reads the weights, each sequence its own cache. in_int8: the weights.
     """
-    weights = replicas * multiplied_params(cfg) * float(itemsize)
+    weights = replicas * multiplied_params(cfg) * float(1 if in_int8 else itemsize)
     return weights + batch * context * kv_bytes(cfg, itemsize)
 
 

@@ -38,7 +38,8 @@ def phases(
     """Ceilings of a program."""
     mesh = dict(step.mesh.shape)
     tokens = step.batch_size * step.length
-    weights = ceilings.multiplied_params(model_cfg) * ceilings.itemsize(model_cfg) / mesh["tensor"]
+    a_weight = 1 if step.kind == "prefill" and cfg.sampling.int8 else ceilings.itemsize(model_cfg)
+    weights = ceilings.multiplied_params(model_cfg) * a_weight / mesh["tensor"]
     once = [collective for collective in compiled.collectives if not collective.repeated]
     if step.kind == "update":
         frozen = tune.get(cfg.tune.name).FREEZES
@@ -82,6 +83,7 @@ def _decoding(
         context,
         replicas=step.mesh.shape["data"] * step.mesh.shape["fsdp"],
         itemsize=ceilings.itemsize(model_cfg),
+        in_int8=cfg.sampling.int8,
     )
     phase = _phase(
         "a decode step",

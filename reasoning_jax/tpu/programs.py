@@ -165,7 +165,7 @@ def _sampler(cfg: ConfigDict, exp: Experiment, params: decoder.Params, idle: int
         mesh = exp.sampling_mesh
         params = _copied(params, mesh, exp.model_cfg.dtype)
     with jax.set_mesh(mesh):
-        params = _prepared(params, exp.model_cfg)
+        params = _prepared(params, exp.model_cfg, cfg.sampling.int8)
     # What is trained waits beside what is sampled with, unless they are the same arrays.
     same = {id(x) for x in jax.tree.leaves(params)}
     waiting = [x for x in jax.tree.leaves(original) if id(x) not in same]
@@ -185,9 +185,11 @@ def _sampler(cfg: ConfigDict, exp: Experiment, params: decoder.Params, idle: int
     return steps
 
 
-def _prepared(params: decoder.Params, model_cfg: decoder.ModelConfig) -> decoder.Params:
+def _prepared(
+    params: decoder.Params, model_cfg: decoder.ModelConfig, in_int8: bool
+) -> decoder.Params:
     """Shapes of ``engine.prepare``'s result; what it leaves as it is, is the same object."""
-    shapes = jax.eval_shape(partial(engine.prepare, cfg=model_cfg), params)
+    shapes = jax.eval_shape(partial(engine.prepare, cfg=model_cfg, in_int8=in_int8), params)
 
     def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         before = params

@@ -1,0 +1,39 @@
+"""Matrices in 8 bits to sample with: half of what a step of decoding reads in bfloat16.
+
+Each output of a matrix has its own scale, the largest of its weights over 127: absmax quantization,
+a vector at a time (LLM.int8(), arXiv:2208.07339, sections 2.1 and 3.1), of weights alone.
+Activations, sums and the cache are not quantized.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int8
+
+from reasoning_jax.model.parameters import BLOCK_MATRICES, PARAMETERS, num_inputs
+from reasoning_jax.model.sharding import shard
+
+LARGEST = 127
+
+Quantized = tuple[Int8[Array, "..."], Float[Array, "..."]]  # a matrix, and its outputs' scales
+
+
+def quantize(w: Float[Array, ...], inputs: tuple[int, ...]) -> Quantized:
+    """w to the nearest of 255 steps of each output's scale; inputs: the dimensions summed over."""
+    w = w.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(w), axis=inputs, keepdims=True) / LARGEST
+    scale = jnp.where(scale == 0, 1.0, scale)
+    return jnp.round(w / scale).astype(jnp.int8), jnp.squeeze(scale, inputs)
+
+
+def quantize_layers(
+    layers: dict[str, Array],
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Stacked layers with their matrices in 8 bits, and the scales of each by its name."""
+    new, scales = dict(layers), {}
+    for name in BLOCK_MATRICES.keys() & layers.keys():
+        inputs = tuple(range(1, 1 + num_inputs(name)))  # dimension 0 is the layer
+        new[name], scale = quantize(layers[name], inputs)
+        # Split as the products that they are multiplied with.
+        scales[name] = shard(scale, None, *PARAMETERS[f"{name}_bias"])
+    return new, scales
