@@ -232,7 +232,7 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     """
     check(cfg)
     if devices is None:
-        cpu_devices.use(cfg)
+        devices = cpu_devices.devices(cfg)
     task_cfg = extraction.settle(cfg.task)
     task = extraction.make(task_cfg)
     tuning = tune.get(cfg.tune.name)

@@ -181,6 +181,24 @@ def test_a_prompt_longer_than_the_cache_is_refused_before_anything_compiles(tiny
     assert engine.compilations() == before
 
 
+def test_a_cache_of_less_than_a_page_is_too_small(tiny, requests):
+    with pytest.raises(UserError, match="config.sampling.cache_tokens is 31"):
+        next(scheduler(tiny, cache_tokens=31).run(requests[:1]))
+
+
+def test_a_queue_can_run_again(tiny, requests, alone):
+    """What an earlier run, also one that was left, put into its cache is not in the next one's."""
+    queue = scheduler(tiny)
+    next(queue.run(requests))
+    assert_same(run(queue, requests), alone)
+    assert_same(run(queue, requests), alone)
+
+
+def test_no_tokens_cannot_be_drawn(tiny, requests):
+    with pytest.raises(ValueError, match="0 of a completion"):
+        next(scheduler(tiny, max_new_tokens=0).run(requests))
+
+
 def test_a_model_that_never_ends_is_cut_off(tiny, requests):
     done = run(scheduler(tiny, stop_ids=[-1]), requests[:3])
     assert all(len(tokens) == N and not finished for tokens, _, finished in done.values())

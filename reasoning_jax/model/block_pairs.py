@@ -1,7 +1,7 @@
 """Which blocks of queries and of keys attention to a sequence needs.
 
-Letters of shapes: N sequences that are computed together, S slots; P pairs, each of R queries and
-T keys.
+Letters of shapes: N sequences that are computed together (1 on a CPU), S positions; P pairs, each
+of R queries and T keys.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from jaxtyping import Array, Int
 
 from reasoning_jax.model.sharding import platform
 
-BLOCK = 64  # slots; elsewhere than on a CPU at least
-MOST_BLOCKS = 8  # elsewhere than on a CPU
+BLOCK = 64  # positions of a block on a CPU; elsewhere a multiple of it
+MOST_BLOCKS = 8  # of a sequence, elsewhere than on a CPU
 
 
 class Pairs(NamedTuple):
     """Which blocks meet."""
 
-    size: int  # slots of a block
-    queries: Int[Array, " P"]  # the number of a pair's block
-    keys: Int[Array, " P"]
-    count: int | Int[Array, ""]  # the first so many pairs are computed
-    # Of the numbers of two blocks: which keys the queries see, [N, R, T], or [N, T, R].
+    size: int  # positions of a block
+    queries: Int[Array, " P"]  # the index of a pair's block of queries
+    keys: Int[Array, " P"]  # and of keys
+    count: int | Int[Array, ""]  # the first ``count`` pairs are computed
+    # Of the indices of two blocks: which keys the queries see, [N, R, T], or [N, T, R].
     visible: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def block_size(length: int) -> int:
-    """Slots of a block in sequences of this length."""
+    """Positions of a block in sequences of this length."""
     if platform() == "cpu":
         return min(BLOCK, length)
-    return min(max(BLOCK, -(-length // MOST_BLOCKS)), length)
+    return min(BLOCK * -(-length // (MOST_BLOCKS * BLOCK)), length)
 
 
 def make(
@@ -47,21 +47,22 @@ def make(
 ) -> Pairs:
     """The pairs in which the causal mask and the window let a query see a key.
 
-    On a CPU, those in which the segments do too come first and count alone. keys_first: of
-    ``visible``'s results.
+    On a CPU those that segments allow too are sorted first, and ``count`` is of these alone. S is a
+    multiple of size. keys_first: ``visible`` returns [N, T, R]. ValueError for several sequences on
+    a CPU.
     """
     length = segment_ids.shape[1]
     queries, keys = np.tril_indices(length // size)
     if window:
         near = (queries - keys - 1) * size + 1 < window
         queries, keys = queries[near], keys[near]
-    slots = jnp.arange(length)
+    positions = jnp.arange(length)
 
     def visible(i: jax.Array, j: jax.Array) -> jax.Array:
         own, prefix, query = [
-            block(x, i, size)[..., None] for x in (segment_ids, prefix_ids, slots[None])
+            block(x, i, size)[..., None] for x in (segment_ids, prefix_ids, positions[None])
         ]
-        other, key = [block(x, j, size)[:, None] for x in (segment_ids, slots[None])]
+        other, key = [block(x, j, size)[:, None] for x in (segment_ids, positions[None])]
         seen = _sees(own, prefix, other, query - key, window)
         return seen.mT if keys_first else seen
 
@@ -74,10 +75,12 @@ def make(
             visible=visible,
         )
 
+    if len(segment_ids) > 1:
+        raise ValueError(f"{len(segment_ids)} sequences together: a CPU takes one after another.")
     # A loop makes the mask of the one sequence, so that XLA keeps it as an array. Otherwise XLA
     # computes it again with the logits of every head, which takes ten times as long as their
     # exponentials do.
-    every = segment_ids[0], prefix_ids[0], slots
+    every = segment_ids[0], prefix_ids[0], positions
 
     def line(one: tuple[jax.Array, ...]) -> jax.Array:
         (own, prefix, query), (other, _, key) = (every, one) if keys_first else (one, every)
@@ -106,17 +109,18 @@ def _sees(
 ) -> jax.Array:
     """Whether a query of the segments ``own`` and ``prefix`` sees a key of ``other``.
 
-    distance: slots from the key to the query.
+    distance: positions from the key to the query.
     """
-    seen = ((own == other) | (prefix == other)) & (own > 0) & (distance >= 0)
+    is_text = (own > 0) & (other > 0)
+    seen = ((own == other) | (prefix == other)) & is_text & (distance >= 0)
     return seen & (distance < window) if window else seen
 
 
-def block(x: jax.Array, number: jax.Array, size: int, axis: int = 1) -> jax.Array:
-    """A block of slots, which are at ``axis``."""
-    return jax.lax.dynamic_slice_in_dim(x, number * size, size, axis)
+def block(x: jax.Array, index: jax.Array, size: int, axis: int = 1) -> jax.Array:
+    """The block of this index, of positions that are at ``axis``."""
+    return jax.lax.dynamic_slice_in_dim(x, index * size, size, axis)
 
 
-def with_block(x: jax.Array, new: jax.Array, number: jax.Array, size: int, axis: int) -> jax.Array:
-    """``x`` with a block of slots replaced by ``new``."""
-    return jax.lax.dynamic_update_slice_in_dim(x, new, number * size, axis)
+def with_block(x: jax.Array, new: jax.Array, index: jax.Array, size: int, axis: int) -> jax.Array:
+    """``x`` with the block of this index replaced by ``new``."""
+    return jax.lax.dynamic_update_slice_in_dim(x, new, index * size, axis)

@@ -1,11 +1,11 @@
 """softmax(q k) v without ever holding all logits: FlashAttention (arXiv:2205.14135), as products.
 
 Pairs of a block of queries and a block of keys are computed one after another. On a CPU those are
-left out in which no query sees a key, so packed sequences cost what their segments do. The backward
-pass computes a pair's logits again, from the queries, the keys and each query's log of the sum of
-exponentials.
+left out in which no query sees a key: products cost what a packed sequence's segments do, and only
+the mask is [S, S], of one sequence at a time. The backward pass computes a pair's logits again,
+from the queries, the keys and each query's logsumexp.
 
-Letters of shapes: B sequences, of which N are computed together, S slots, K key-value heads,
+Letters of shapes: B sequences, of which N are computed together, S positions, K key-value heads,
 G query heads of each, H head size; P pairs, each of R queries and T keys.
 """
 
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from reasoning_jax.model import block_pairs
 from reasoning_jax.model.block_pairs import Pairs, block, with_block
 
-MASKED = -1e30  # a finite floor: padding sees nothing and must give numbers, not NaN
+MASKED = -1e30  # finite: with -inf a query that sees nothing would give NaN
 
 
 class _Heads(NamedTuple):
@@ -69,12 +69,12 @@ def _forward(
     def attend(arrays: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
         q, k, v, segment_ids, prefix_ids = arrays
         pairs = block_pairs.make(segment_ids, prefix_ids, window, size, keys_first=False)
-        out, log_sums = _attend(_heads_first(q, k, v), pairs, softcap)
-        return jnp.einsum("nkgsh->nskgh", out), jnp.einsum("nkgs->nskg", log_sums)
+        out, logsumexp = _attend(_heads_first(q, k, v), pairs, softcap)
+        return jnp.einsum("nkgsh->nskgh", out), jnp.einsum("nkgs->nskg", logsumexp)
 
     inputs = q, k, v, segment_ids, prefix_ids
-    out, log_sums = _in_groups(attend, inputs, together, size)
-    return out, (*inputs, out, log_sums)
+    out, logsumexp = _in_groups(attend, inputs, together, size)
+    return out, (*inputs, out, logsumexp)
 
 
 def _backward(
@@ -89,13 +89,13 @@ def _backward(
     dtype = d_out.dtype
 
     def gradients(arrays: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
-        q, k, v, segment_ids, prefix_ids, out, log_sums, d_out = arrays
-        # sum over keys of p dp, as each row's weights p sum up to 1
-        inner = jnp.einsum("nskgh,nskgh->nkgs", d_out, out, preferred_element_type=jnp.float32)
+        q, k, v, segment_ids, prefix_ids, out, logsumexp, d_out = arrays
+        # D = rowsum(dO * O), of the softmax's gradient
+        delta = jnp.einsum("nskgh,nskgh->nkgs", d_out, out, preferred_element_type=jnp.float32)
         d_out = jnp.einsum("nskgh->nkgsh", d_out)
-        log_sums = jnp.einsum("nskg->nkgs", log_sums)
+        logsumexp = jnp.einsum("nskg->nkgs", logsumexp)
         pairs = block_pairs.make(segment_ids, prefix_ids, window, size, keys_first=True)
-        dq, dk, dv = _gradients(_heads_first(q, k, v), pairs, log_sums, d_out, inner, softcap)
+        dq, dk, dv = _gradients(_heads_first(q, k, v), pairs, logsumexp, d_out, delta, softcap)
         dq = jnp.einsum("nkhgs->nskgh", dq)
         dk, dv = jnp.einsum("nksh->nskh", dk), jnp.einsum("nksh->nskh", dv)
         return dq.astype(dtype), dk.astype(dtype), dv.astype(dtype)
@@ -113,7 +113,7 @@ def _in_groups(
     together: int,
     size: int,
 ) -> list[jax.Array]:
-    """``function`` of so many sequences after another, padded to whole blocks."""
+    """Maps ``function`` over groups of ``together`` sequences, padded to whole blocks."""
     length = arrays[0].shape[1]
     padding = -length % size
 
@@ -138,44 +138,44 @@ def _heads_first(
 def _attend(
     x: _Heads, pairs: Pairs, softcap: float
 ) -> tuple[Float[Array, "N K G S H"], Float[Array, "N K G S"]]:
-    """Attention, and the logs of the sums of exponentials, in float32 (Algorithm 1)."""
+    """Attention, and logsumexp of each query's logits, in float32 (Algorithm 1)."""
     k_transposed = jnp.einsum("nkth->nkht", x.k)
 
     def add_pair(p: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        """Merges a pair into (the largest logit, the sums over exponentials)."""
+        """Merges a pair into each query's (largest logit, denominator, numerator)."""
         i, j = pairs.queries[p], pairs.keys[p]
-        of_queries = partial(block, number=i, size=pairs.size, axis=3)
+        of_queries = partial(block, index=i, size=pairs.size, axis=3)
         k, v = block(k_transposed, j, pairs.size, 3), block(x.v, j, pairs.size, 2)
         logits = _capped(_product("nkgrh,nkht->nkgrt", of_queries(x.q), k), softcap)
         logits = jnp.where(pairs.visible(i, j)[:, None, None], logits, MASKED)
-        top, total, mixed = [of_queries(a) for a in sums]
-        new_top = jnp.maximum(top, jnp.max(logits, axis=-1))
-        weights = jnp.exp(logits - new_top[..., None])
-        rescale = jnp.exp(top - new_top)
-        total = total * rescale + jnp.sum(weights, axis=-1)
+        row_max, denominator, numerator = [of_queries(a) for a in sums]
+        new_max = jnp.maximum(row_max, jnp.max(logits, axis=-1))
+        weights = jnp.exp(logits - new_max[..., None])
+        rescale = jnp.exp(row_max - new_max)
+        denominator = denominator * rescale + jnp.sum(weights, axis=-1)
         values = _product("nkgrt,nkth->nkgrh", weights.astype(v.dtype), v)
-        mixed = mixed * rescale[..., None] + values
-        new = new_top, total, mixed
+        numerator = numerator * rescale[..., None] + values
+        new = new_max, denominator, numerator
         return tuple(with_block(a, b, i, pairs.size, 3) for a, b in zip(sums, new, strict=True))
 
     zeros = jnp.zeros(x.q.shape[:-1], jnp.float32)
     sums = zeros + MASKED, zeros, jnp.zeros(x.q.shape, jnp.float32)
-    top, total, mixed = jax.lax.fori_loop(0, pairs.count, add_pair, sums)
-    sees_nothing = top <= MASKED
-    total = jnp.where(sees_nothing, 1.0, total)
-    out = (mixed / total[..., None]).astype(x.v.dtype)
-    return out, jnp.where(sees_nothing, 0.0, top + jnp.log(total))
+    row_max, denominator, numerator = jax.lax.fori_loop(0, pairs.count, add_pair, sums)
+    sees_nothing = row_max <= MASKED
+    denominator = jnp.where(sees_nothing, 1.0, denominator)
+    out = jnp.where(sees_nothing[..., None], 0.0, numerator / denominator[..., None])
+    return out.astype(x.v.dtype), jnp.where(sees_nothing, 0.0, row_max + jnp.log(denominator))
 
 
 def _gradients(
     x: _Heads,
     pairs: Pairs,
-    log_sums: Float[Array, "N K G S"],
+    logsumexp: Float[Array, "N K G S"],
     d_out: Float[Array, "N K G S H"],
-    inner: Float[Array, "N K G S"],
+    delta: Float[Array, "N K G S"],
     softcap: float,
 ) -> tuple[jax.Array, ...]:
-    """The gradients by q [N, K, H, G, S], k and v [N, K, S, H] (section 3.1, appendix B.2).
+    """The gradients with respect to q [N, K, H, G, S], k and v [N, K, S, H] (appendix B.2).
 
     Logits are [N, K, T, G, R] here, keys before queries: so no product needs them transposed, which
     costs a CPU more than the product.
@@ -187,15 +187,15 @@ def _gradients(
     def add_pair(p: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         dq, dk, dv = sums
         i, j = pairs.queries[p], pairs.keys[p]
-        of_queries = partial(block, number=i, size=pairs.size)
-        of_keys = partial(block, number=j, size=pairs.size)
+        of_queries = partial(block, index=i, size=pairs.size)
+        of_keys = partial(block, index=j, size=pairs.size)
         q, d_mixed = of_queries(q_transposed, axis=4), of_queries(d_out_transposed, axis=4)
         logits = _capped(_product("nkth,nkhgr->nktgr", of_keys(x.k, axis=2), q), softcap)
         visible = pairs.visible(i, j)[:, None, :, None]
         seen = jnp.where(visible, logits, MASKED)
-        weights = jnp.exp(seen - of_queries(log_sums, axis=3)[:, :, None])
+        weights = jnp.exp(seen - of_queries(logsumexp, axis=3)[:, :, None])
         d_weights = _product("nkth,nkhgr->nktgr", of_keys(x.v, axis=2), d_mixed)
-        d_logits = weights * (d_weights - of_queries(inner, axis=3)[:, :, None])
+        d_logits = weights * (d_weights - of_queries(delta, axis=3)[:, :, None])
         if softcap:
             d_logits = d_logits * (1.0 - jnp.square(logits / softcap))
         weights, d_logits = weights.astype(x.q.dtype), d_logits.astype(x.q.dtype)

@@ -1,7 +1,7 @@
-"""Matrices in 8 bits to sample with: half of what a step of decoding reads in bfloat16.
+"""Weight-only int8 quantization for sampling: half of what a step of decoding reads in bfloat16.
 
-Each output of a matrix has its own scale, the largest of its weights over 127: absmax quantization,
-a vector at a time (LLM.int8(), arXiv:2208.07339, sections 2.1 and 3.1), of weights alone.
+Each output channel has its own scale, its largest absolute weight over 127: absmax quantization, a
+vector at a time (LLM.int8(), arXiv:2208.07339, sections 2.1 and 3.1), of weights alone.
 Activations, sums and the cache are not quantized.
 """
 
@@ -19,7 +19,10 @@ Quantized = tuple[Int8[Array, "..."], Float[Array, "..."]]  # a matrix, and its 
 
 
 def quantize(w: Float[Array, ...], inputs: tuple[int, ...]) -> Quantized:
-    """w to the nearest of 255 steps of each output's scale; inputs: the dimensions summed over."""
+    """w in the nearest of 255 levels, -127 to 127, of each output's scale; and the scales.
+
+    inputs: the dimensions that are summed over, which the scales do not have.
+    """
     w = w.astype(jnp.float32)
     scale = jnp.max(jnp.abs(w), axis=inputs, keepdims=True) / LARGEST
     scale = jnp.where(scale == 0, 1.0, scale)
@@ -31,9 +34,11 @@ def quantize_layers(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Stacked layers with their matrices in 8 bits, and the scales of each by its name."""
     new, scales = dict(layers), {}
-    for name in BLOCK_MATRICES.keys() & layers.keys():
+    for name in BLOCK_MATRICES:  # in the same order in every process
+        if name not in layers:
+            continue
         inputs = tuple(range(1, 1 + num_inputs(name)))  # dimension 0 is the layer
         new[name], scale = quantize(layers[name], inputs)
-        # Split as the products that they are multiplied with.
+        # Sharded like the product that it multiplies.
         scales[name] = shard(scale, None, *PARAMETERS[f"{name}_bias"])
     return new, scales

@@ -5,7 +5,8 @@ in PagedAttention (arXiv:2309.06180). Attention computes pairs of a sequence and
 a chunk of pairs at a time, and merges what a sequence's pages give (Flash-Decoding). So the work is
 that of the pages in use, however uneven the lengths are, and a page may belong to many sequences.
 
-Each device keeps the pages of its own sequences; tables count within a device. Letters of shapes:
+On TPU a kernel does this (paged_kernel.py). Each device keeps the pages of its own sequences, and
+the indices of pages count within a device. Letters of shapes:
 B sequences, S tokens of this call, J pages of a sequence at most, N pages, T tokens of a page,
 L layers, K key-value heads, G query heads of each, H head size; M pairs at most, C of a chunk, and
 D devices that split the sequences.
@@ -30,11 +31,11 @@ from reasoning_jax.model.paged_kernel import KernelCache
 from reasoning_jax.model.parameters import Names
 from reasoning_jax.model.sharding import platform, shard, spec
 
-PAGE = 32
+PAGE = 32  # tokens
 CHUNK = 32  # pairs that are computed together on a CPU, whose caches hold so many
 LARGE_CHUNK = 1024  # elsewhere
 
-NO_PAGE = 2**31 - 1  # of no cache
+NO_PAGE = 2**31 - 1  # out of bounds, so that a write is dropped
 
 EACH: Names = ("batch",)
 ROWS: Names = ("batch", None)
@@ -68,7 +69,7 @@ class PagedMask:
     write_pages: Int[Array, "B S"]  # NO_PAGE for padding, which is not written
     tables: Int[Array, "B J"]
     starts: Int[Array, " B"]
-    ranks: Int[Array, " B"]  # of a sequence among those that have pairs
+    ranks: Int[Array, " B"]  # among the sequences that have pairs; without any, that before or -1
     num_pairs: Int[Array, " D"]
     pair_sequences: Int[Array, " M"]
     pair_pages: Int[Array, " M"]

@@ -48,26 +48,32 @@ class Scheduler:
         method = jax.tree.map(np.float32, self.method)
         constants = (method, np.asarray(self.stop_ids, np.int32), np.int32(self.max_new_tokens))
         self.on_device = sharding.put(constants, self.mesh)
-        self.waiting: deque[tuple[int, Request]] = deque()
+        self._start_anew(())
+
+    def _start_anew(self, requests: Sequence[Request]) -> None:
+        self.waiting: deque[tuple[int, Request]] = deque(enumerate(requests))
         self.running: list[Running] = []
         self.pools = [PagePool(self.sizes.pages) for _ in range(self.sizes.num_devices)]
         self.is_full = False  # pages ran out: nothing is admitted until a completion is done
 
     def run(self, requests: Sequence[Request], most: int = MOST_TOKENS) -> Iterator[list[Running]]:
-        """After every compiled call the completions that have new tokens.
+        """The completions to which a compiled call gave tokens, once the next call is under way.
 
-        The devices compute the next call while the caller has these. most: tokens of a completion
-        in one call, MOST_TOKENS at the largest. UserError where a request does not fit the cache.
+        They go on growing: the caller reads them before it asks for more. One that is not done may
+        begin again with its first token, where pages run out. most: tokens of a completion in one
+        call, MOST_TOKENS at the largest. UserError where a request does not fit the cache.
         """
         most = min(most, MOST_TOKENS)
+        if min(most, self.max_new_tokens) < 1:
+            raise ValueError(f"{most} tokens of a call, {self.max_new_tokens} of a completion.")
         self._check(requests)
-        self.waiting.extend(enumerate(requests))
+        self._start_anew(requests)
         cache = self._new_cache() if requests else None
         changed: list[Running] = []
         while self.waiting or self.running:
             interrupts.check()
             self._admit()
-            if self._has_idle_slots():
+            if self._should_prefill():
                 cache, emitted, rows = self._prefill(cache)
             else:
                 cache, emitted, rows = self._decode(cache, most)
@@ -82,7 +88,7 @@ class Scheduler:
             yield changed
 
     def is_done(self, one: Running) -> bool:
-        return one.finished or len(one.tokens) == self.max_new_tokens
+        return one.finished or len(one.tokens) >= self.max_new_tokens
 
     def _check(self, requests: Sequence[Request]) -> None:
         room = self.sizes.pages * PAGE
@@ -113,9 +119,9 @@ class Scheduler:
     # ---- who runs --------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Takes up waiting requests in their order: a quarter more than there are slots.
+        """Admits waiting requests in their order, up to a quarter more than there are slots.
 
-        So a slot that becomes free finds a prompt in the cache, and a call for prompts is full. A
+        So a slot that becomes free finds a prompt in the cache, and a prefill is full. A
         request whose prompt begins as one that is being computed waits for that, and others go
         before it.
         """
@@ -157,7 +163,7 @@ class Scheduler:
     ) -> Running | None:
         """A sequence with pages for its prompt and the first token; None where there are none."""
         pool = self.pools[device]
-        pool.share(shared)  # first, as they may be free: then nobody takes them
+        pool.share(shared)  # first: they may be free, and ``take`` would give them away
         needed = pages_of(len(request.prompt_ids) + 1) - len(shared)
         if needed > pool.num_free:
             pool.release(shared)
@@ -171,7 +177,7 @@ class Scheduler:
             missing=missing,
         )
 
-    def _has_idle_slots(self) -> bool:
+    def _should_prefill(self) -> bool:
         """Whether a slot waits for a prompt that is not all in the cache."""
         slots = [self.sizes.slots] * self.sizes.num_devices
         for one in self.running:
@@ -181,12 +187,13 @@ class Scheduler:
     def _leave(self, one: Running) -> None:
         self.running.remove(one)
         self.pools[one.device].release(one.pages)
+        one.pages = []
 
     def _make_room(self, one: Running, tokens: int) -> None:
         """Pages for so many more tokens of a completion.
 
-        Where there are none, the newest sequence on its device gives up its pages and waits again:
-        drawn anew, it is the same.
+        Where there are none, the newest sequence on its device is preempted and waits again: drawn
+        anew, it is the same.
         """
         most = len(one.request.prompt_ids) + self.max_new_tokens
         needed = pages_of(min(one.cached + tokens, most)) - len(one.pages)
@@ -212,16 +219,15 @@ class Scheduler:
                 by_device[one.device] += [one] * min(-(-left // PREFILL_BLOCK), room)
         rows = Rows(self.sizes, by_device)
         tokens = np.zeros((rows.size, PREFILL_BLOCK), np.int32)
-        starts = np.zeros((rows.size,), np.int32)
-        counts = np.zeros((rows.size,), np.int32)
+        starts, counts = np.zeros((2, rows.size), np.int32)
         for row, one in rows:
             block = one.request.prompt_ids[one.cached : one.cached + PREFILL_BLOCK]
             tokens[row, : len(block)] = block
             starts[row], counts[row] = one.cached, len(block)
             one.cached += len(block)
-        places = Places(tables=rows.tables(self._most_pages), starts=starts, counts=counts)
+        places = Places(tables=rows.tables(), starts=starts, counts=counts)
         tokens, places = sharding.put((tokens, places), self.mesh, "batch", None)
-        draw = self._draw(rows)
+        draw = self._draw_inputs(rows)
         with self._on_mesh():
             cache, emitted = engine.prefill(
                 self.params, cache, tokens, places, draw, cfg=self.model_cfg
@@ -232,14 +238,14 @@ class Scheduler:
 
     def _decode(self, cache: Cache, most: int) -> tuple[Cache, Emitted, NumberedRows]:
         """More tokens of the sequences in slots, until enough of them have ended."""
-        for one in list(self.running):
-            if one in self.running and not one.in_prompt:
-                self._make_room(one, most)
         by_device: list[list[Running]] = [[] for _ in range(self.sizes.num_devices)]
         for one in self.running:
             if not one.in_prompt and len(by_device[one.device]) < self.sizes.slots:
                 by_device[one.device].append(one)
-        rows = Rows(self.sizes, by_device)
+        for one in [one for some in by_device for one in some]:
+            if one.pages:  # it has not been preempted
+                self._make_room(one, most)
+        rows = Rows(self.sizes, [[one for one in some if one.pages] for some in by_device])
         last = np.zeros((rows.size,), np.int32)
         starts = np.zeros((rows.size,), np.int32)
         steps = np.zeros((rows.size,), np.int32)
@@ -248,12 +254,12 @@ class Scheduler:
             last[row], starts[row], steps[row] = one.tokens[-1], one.cached, len(one.tokens)
             live[row] = True
         progress = engine.Progress(last=last, starts=starts, steps=steps, live=live)
-        arrays = progress, rows.tables(self._most_pages)
+        arrays = progress, rows.tables()
         progress, tables = sharding.put(arrays, self.mesh, "batch", None)
         others_wait = len(rows.running) < len(self.running) or self.waiting
         enough = max(1, len(rows.running) // 8) if others_wait else len(rows.running)
         most_now, enough_now = sharding.put((np.int32(most), np.int32(enough)), self.mesh)
-        draw = self._draw(rows)
+        draw = self._draw_inputs(rows)
         _, _, max_new_tokens = self.on_device
         with self._on_mesh():
             cache, emitted = engine.decode(
@@ -284,13 +290,8 @@ class Scheduler:
             one.finished = bool(on_host.finished[row])
         return [one for _, one in rows]
 
-    @property
-    def _most_pages(self) -> int:
-        return pages_of(self.max_length)
-
-    def _draw(self, rows: Rows) -> Draw:
-        ids = np.zeros((rows.size,), np.int32)
-        indices = np.zeros((rows.size,), np.int32)
+    def _draw_inputs(self, rows: Rows) -> Draw:
+        ids, indices = np.zeros((2, rows.size), np.int32)
         for row, one in rows:
             ids[row], indices[row] = one.request.example_id, one.request.sample_index
         ids, indices = sharding.put((ids, indices), self.mesh, "batch")

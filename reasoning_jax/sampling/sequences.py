@@ -52,6 +52,7 @@ class Sizes:
     slots: int
     running: int  # sequences at most: those in slots, and those whose prompts are computed ahead
     pages: int
+    pages_of_one: int  # that a sequence may have
 
     @classmethod
     def of(cls, mesh: Mesh | None, num_slots: int, max_length: int, cache_tokens: int) -> Sizes:
@@ -61,13 +62,18 @@ class Sizes:
             num_devices = math.prod(mesh.shape[axis] for axis in sharding.RULES["batch"])
         slots = -(-num_slots // num_devices)
         quarter = -(-slots // 4)
-        pages = cache_tokens // PAGE // num_devices
+        running = slots + quarter
+        pages_of_one = pages_of(max_length)
+        pages = running * pages_of_one
+        if cache_tokens:
+            pages = cache_tokens // PAGE // num_devices
         return cls(
             num_devices=num_devices,
             rows=(quarter, slots) if slots >= 8 else (slots,),
             slots=slots,
-            running=slots + quarter,
-            pages=pages or (slots + quarter) * pages_of(max_length),
+            running=running,
+            pages=pages,
+            pages_of_one=pages_of_one,
         )
 
 
@@ -83,6 +89,7 @@ class Rows:
         most = max(len(running) for running in by_device)
         each = next(size for size in sizes.rows if size >= most)
         self.size = each * sizes.num_devices
+        self.pages_of_one = sizes.pages_of_one
         self.numbers: list[int] = []
         self.running: list[Running] = []
         for device, running in enumerate(by_device):
@@ -92,9 +99,9 @@ class Rows:
     def __iter__(self) -> Iterator[tuple[int, Running]]:
         return zip(self.numbers, self.running, strict=True)
 
-    def tables(self, most_pages: int) -> np.ndarray:
+    def tables(self) -> np.ndarray:
         """The pages of each."""
-        tables = np.zeros((self.size, most_pages), np.int32)
+        tables = np.zeros((self.size, self.pages_of_one), np.int32)
         for row, one in self:
             tables[row, : len(one.pages)] = one.pages
         return tables
