@@ -293,3 +293,25 @@ def test_frontier_smoke(folder, data_dir, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "frontier.json").read_text()) == found
     with pytest.raises(SystemExit, match="of another size"):
         frontier.main([f"--out={tmp_path}"])
+
+
+def test_seconds_belong_to_the_phase_that_ends(folder, tmp_path, monkeypatch, capsys):
+    import rounds
+
+    logged = [(0, "collect", 5), (0, "update", 8), (1, "collect", 9), (1, "update", 11)]
+    logged += [(1, "update", 14), (1, "eval", 15), (2, "collect", 19), (2, "update", 20)]
+    lines = [dict(zip(("round", "phase", "time"), line, strict=True)) for line in logged]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(sys, "argv", ["rounds.py", str(tmp_path)])
+    rounds.main()
+    _, header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["seconds,", "round", "collect", "eval", "update", "all"]
+    assert [row.split() for row in rows] == [
+        ["0", "0.0", "0.0", "3.0", "3.0"],
+        ["1", "1.0", "1.0", "5.0", "7.0"],
+        ["2", "4.0", "0.0", "1.0", "5.0"],
+        ["median", "4.0", "0.0", "1.0", "5.0"],
+    ]
+    monkeypatch.setattr(sys, "argv", ["rounds.py", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="no metrics.jsonl"):
+        rounds.main()
