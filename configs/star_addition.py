@@ -34,6 +34,7 @@ def get_config(arg: str = ""):
         c.base.learning_rate = 1e-2
         c.sampling.max_new_tokens = 48
         c.sampling.batch_size = 64
+        c.sequence_length = 128
         c.checkpoint.every = 5
         c.batch_size = 16
         c.rounds.count = 2
