@@ -231,7 +231,8 @@ def _attend(
     positions = jnp.repeat(mask.positions, G, axis=1)  # [B, S G]
     most = len(mask.pair_pages)
     size = min(most, CHUNK if platform() == "cpu" else LARGE_CHUNK)
-    span = min(size, B)
+    span = min(size, B)  # sequences that a chunk's pairs are of, at most
+    rows = B if span == B else B + span
     padding = -most % size
     pairs = [mask.pair_sequences, mask.pair_pages, mask.pair_starts]
     pairs = [jnp.pad(x, (0, padding)) for x in pairs]
@@ -250,8 +251,8 @@ def _attend(
         exists = (first + jnp.arange(size) < num_pairs)[:, None, None]
         visible = ((distance >= 0) & (distance < window) & exists)[:, None]
         logits = jnp.where(visible, logits, MASKED)
-        # The pairs are those of at most ``span`` sequences, whose ranks follow each other.
-        first_rank = mask.ranks[sequence[0]]
+        # The ranks of the chunk's sequences follow each other.
+        first_rank = mask.ranks[sequence[0]] if span < B else 0
         ranks = mask.ranks[sequence] - first_rank
         top, total, mixed = [jax.lax.dynamic_slice_in_dim(x, first_rank, span) for x in sums]
         new_top = top.at[ranks].max(jnp.max(logits, axis=-1))
@@ -267,8 +268,8 @@ def _attend(
             for x, new in zip(sums, (new_top, total, mixed), strict=True)
         )
 
-    zeros = jnp.zeros((B + span, K, S * G), jnp.float32)
-    sums = zeros + MASKED, zeros, jnp.zeros((B + span, *queries.shape[1:]), jnp.float32)
+    zeros = jnp.zeros((rows, K, S * G), jnp.float32)
+    sums = zeros + MASKED, zeros, jnp.zeros((rows, *queries.shape[1:]), jnp.float32)
     _, total, mixed = jax.lax.fori_loop(0, -(-num_pairs // size), add_chunk, sums)
     mixed = mixed / jnp.where(total == 0, 1.0, total)[..., None]  # padding sees nothing
     out = mixed[mask.ranks].reshape(B, K, S, G, H)
