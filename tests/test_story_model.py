@@ -67,8 +67,8 @@ def config(stories, questions):
             cfg.rounds.examples = 0
             cfg.sequence_length = 192  # both sides of a pair, with their soft prompts
         if algorithm == "policy_gradient":
-            cfg.algorithm.num_samples = 4
-            cfg.rounds.update(examples=4, updates=2, online=True)
+            cfg.algorithm.num_samples = 8
+            cfg.rounds.update(examples=8, updates=2, online=True)
         if algorithm == "trice":
             cfg.rounds.update(examples=8, updates=1, online=True)
         for key, value in changes.items():
