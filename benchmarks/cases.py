@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from reasoning_jax import algorithms, experiment, prng
-from reasoning_jax.model import decoder, paged_attention, sharding
+from reasoning_jax.model import decoder, paged_attention, pages, sharding
 from reasoning_jax.sampling import methods
 from reasoning_jax.sampling.sequences import Request
 from reasoning_jax.tpu import programs
@@ -97,10 +97,10 @@ def update_case(exp: experiment.Experiment, first: state.TrainState) -> UpdateCa
 def cache_bytes(cfg: decoder.ModelConfig, prompt_lengths: Sequence[int], steps: int) -> float:
     """What a step of decoding reads of the cache, in the mean of so many: whole pages."""
     tokens = np.asarray(prompt_lengths)[:, None] + np.arange(1, steps + 1)
-    pages = -(-tokens // paged_attention.PAGE)
+    in_use = -(-tokens // pages.PAGE)
     shapes = paged_attention.cache_shapes(cfg, num_pages=1)
     a_page = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
-    return float(pages.sum(axis=0).mean() * a_page)
+    return float(in_use.sum(axis=0).mean() * a_page)
 
 
 def sample_case(

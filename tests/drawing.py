@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 
 from reasoning_jax.model import decoder, paged_attention
-from reasoning_jax.model.paged_attention import PAGE, Places
+from reasoning_jax.model.pages import PAGE, Places
 from reasoning_jax.policy import Policy
 from reasoning_jax.sampling.sequences import Request
 

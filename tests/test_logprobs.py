@@ -12,7 +12,7 @@ from conftest import hidden_states, random_params
 
 from reasoning_jax import algorithms, default
 from reasoning_jax.model import decoder, logprobs, sharding
-from reasoning_jax.model.paged_attention import Places
+from reasoning_jax.model.pages import Places
 from reasoning_jax.sampling import engine, methods
 from reasoning_jax.training import optim, state, train_step
 

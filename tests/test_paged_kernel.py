@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reasoning_jax.model import decoder, paged_attention, paged_kernel, sharding
-from reasoning_jax.model.paged_attention import PAGE, Places, ProductCache
+from reasoning_jax.model import decoder, paged_attention, paged_kernel, pages, sharding
 from reasoning_jax.model.paged_kernel import KernelCache
+from reasoning_jax.model.paged_products import ProductCache
+from reasoning_jax.model.pages import PAGE, Places
 
 CFG = decoder.ModelConfig(
     vocab_size=8192,
@@ -63,7 +64,7 @@ def test_it_is_attention_by_products(reference, num_tokens, window, is_local, so
         starts=jnp.array([0, 31, 48], jnp.int32),
         counts=jnp.full(B, num_tokens, jnp.int32),
     )
-    mask = paged_attention.mask(places, num_tokens)
+    mask = pages.mask(places, num_tokens)
     q = random(B, num_tokens, K, G, H) * H**-0.5
     k, v = random(B, num_tokens, K, H), random(B, num_tokens, K, H)
     local = None if is_local is None else jnp.array(is_local)

@@ -14,7 +14,8 @@ from drawing import sample
 
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, paged_attention
-from reasoning_jax.model.paged_attention import PAGE, Cache, Places
+from reasoning_jax.model.paged_attention import Cache
+from reasoning_jax.model.pages import PAGE, Places
 from reasoning_jax.policy import Policy
 from reasoning_jax.sampling import engine
 from reasoning_jax.sampling.methods import Greedy, Temperature

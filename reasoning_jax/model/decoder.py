@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from reasoning_jax.model import int8, paged_attention, rotary
+from reasoning_jax.model import int8, pages, rotary
 from reasoning_jax.model.attention import DenseMask, Mask
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.linear import dot, lookup
-from reasoning_jax.model.paged_attention import Cache, PagedMask, Places
+from reasoning_jax.model.paged_attention import Cache
+from reasoning_jax.model.pages import PagedMask, Places
 from reasoning_jax.model.parameters import PARAMETERS
 from reasoning_jax.model.sharding import cast_matrices, shard
 from reasoning_jax.model.transformer import HIDDEN, Transformer, View
@@ -88,7 +89,7 @@ def apply_cached(
 
     Returns the cache with these tokens. places: where they are in it.
     """
-    mask = paged_attention.mask(places, inputs.shape[1])
+    mask = pages.mask(places, inputs.shape[1])
     view, local_view = _views(mask, mask.positions, cfg)
     return _transformer(params, inputs, mask.positions, view, local_view, cache, cfg)
 

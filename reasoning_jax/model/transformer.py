@@ -21,7 +21,8 @@ from reasoning_jax.model.attention import Mask
 from reasoning_jax.model.config import REMAT
 from reasoning_jax.model.linear import dot
 from reasoning_jax.model.norms import WithNorms
-from reasoning_jax.model.paged_attention import Cache, PagedMask
+from reasoning_jax.model.paged_attention import Cache
+from reasoning_jax.model.pages import PagedMask
 from reasoning_jax.model.parameters import PARAMETERS, Names, num_inputs
 from reasoning_jax.model.sharding import shard
 

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from reasoning_jax import prng
 from reasoning_jax.model import decoder, paged_attention
-from reasoning_jax.model.paged_attention import Cache, Places
+from reasoning_jax.model.paged_attention import Cache
+from reasoning_jax.model.pages import Places
 from reasoning_jax.model.sharding import shard
 from reasoning_jax.sampling.methods import Method
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reasoning_jax.model.paged_attention import PAGE
+from reasoning_jax.model.pages import PAGE
 
 Block = tuple[int, bytes]  # a page's tokens, and which block stands before them (0: none)
 

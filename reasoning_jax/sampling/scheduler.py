@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from reasoning_jax import interrupts
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, sharding
-from reasoning_jax.model.paged_attention import PAGE, Cache, Places
+from reasoning_jax.model.paged_attention import Cache
+from reasoning_jax.model.pages import PAGE, Places
 from reasoning_jax.sampling import engine
 from reasoning_jax.sampling.engine import MOST_TOKENS, PREFILL_BLOCK, Draw, Emitted
 from reasoning_jax.sampling.methods import Method

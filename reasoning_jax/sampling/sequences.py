@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from reasoning_jax.model import sharding
-from reasoning_jax.model.paged_attention import PAGE
+from reasoning_jax.model.pages import PAGE
 from reasoning_jax.sampling.page_pool import Block
 
 

@@ -20,7 +20,8 @@ from reasoning_jax import algorithms, starting
 from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.model import decoder, logprobs, paged_attention, sharding
-from reasoning_jax.model.paged_attention import Cache, Places
+from reasoning_jax.model.paged_attention import Cache
+from reasoning_jax.model.pages import Places
 from reasoning_jax.sampling import engine, methods, sequences
 from reasoning_jax.training import optim, train_step
 from reasoning_jax.training.state import TrainState

@@ -1,0 +1,211 @@
+"""Attention to pages of a cache by products, on CPUs and GPUs.
+
+A sequence's pages of its own are computed as pairs of a sequence and a page, a chunk of pairs at a
+time, so the work is that of the pages in use, however uneven the lengths are. Pages that all
+sequences begin with, as those of few-shot prompts, are read once for all of them, as in cascade
+inference and Hydragen (arXiv:2402.05099). What each gives is merged by its logits' logsumexp, as in
+Flash-Decoding.
+
+Letters of shapes: B sequences, S tokens of this call, N pages, T tokens of a page, L layers,
+K key-value heads, G query heads of each, H head size; C pairs or pages of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from reasoning_jax.model.flash_attention import MASKED
+from reasoning_jax.model.pages import PAGE, PagedMask
+from reasoning_jax.model.sharding import platform
+
+CHUNK = 32  # pairs that are computed together on a CPU, whose caches hold so many
+LARGE_CHUNK = 1024  # elsewhere
+SHARED_CHUNK = 8  # shared pages that are computed together
+
+
+@struct.dataclass(kw_only=True)
+class ProductCache:
+    """The keys and values of all layers, in an order that products take as it is."""
+
+    keys: Float[Array, "L N K H T"]
+    values: Float[Array, "L N K T H"]
+
+
+class Sums(NamedTuple):
+    """Attention to some of the keys: the largest logit, and sums over exp(logit - largest)."""
+
+    largest: Float[Array, "B K S*G"]
+    total: Float[Array, "B K S*G"]
+    mixed: Float[Array, "B K S*G H"]  # of the values
+
+
+def write(
+    cache: ProductCache,
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    layer: Int[Array, ""],
+    pages: Int[Array, "B S"],
+    slots: Int[Array, "B S"],
+) -> ProductCache:
+    """The cache with these tokens; pages above N are not written."""
+    k, v = k.astype(cache.keys.dtype), v.astype(cache.values.dtype)
+    at_keys = cache.keys.at[layer, pages, :, :, slots]
+    at_values = cache.values.at[layer, pages, :, slots]
+    return ProductCache(keys=at_keys.set(k, mode="drop"), values=at_values.set(v, mode="drop"))
+
+
+def attend(
+    q: Float[Array, "B S K G H"],
+    cache: ProductCache,
+    layer: Int[Array, ""],
+    mask: PagedMask,
+    window: Int[Array, ""],
+    softcap: float,
+) -> Float[Array, "B S K G H"]:
+    """Attention of tokens, which are written, to their sequences; on one device.
+
+    window: how many tokens are seen at most, the query's own included.
+    """
+    B, S, K, G, H = q.shape
+    queries = jnp.einsum("bskgh->bksgh", q).reshape(B, K, S * G, H)
+    positions = jnp.repeat(mask.positions, G, axis=1)  # [B, S G]
+    arguments = queries, positions, cache, layer, mask, window, softcap
+    own = _own_pages(*arguments)
+    sums = jax.lax.cond(
+        mask.num_shared[0] > 0, lambda: _merged(_shared_pages(*arguments), own), lambda: own
+    )
+    total = jnp.where(sums.total == 0, 1.0, sums.total)  # padding sees nothing
+    out = (sums.mixed / total[..., None]).reshape(B, K, S, G, H)
+    return jnp.einsum("bksgh->bskgh", out).astype(q.dtype)
+
+
+def _merged(a: Sums, b: Sums) -> Sums:
+    """Attention to the keys of both."""
+    largest = jnp.maximum(a.largest, b.largest)
+    of_a, of_b = jnp.exp(a.largest - largest), jnp.exp(b.largest - largest)
+    return Sums(
+        largest=largest,
+        total=a.total * of_a + b.total * of_b,
+        mixed=a.mixed * of_a[..., None] + b.mixed * of_b[..., None],
+    )
+
+
+def _shared_pages(
+    queries: Float[Array, "B K S*G H"],
+    positions: Int[Array, "B S*G"],
+    cache: ProductCache,
+    layer: jax.Array,
+    mask: PagedMask,
+    window: jax.Array,
+    softcap: float,
+) -> Sums:
+    """Attention to the pages that all sequences begin with."""
+    B, K, Q, H = queries.shape
+    num_shared = mask.num_shared[0]
+    pages = jnp.pad(mask.shared[0], (0, -mask.shared.shape[1] % SHARED_CHUNK))
+    tokens = SHARED_CHUNK * PAGE
+    # One product a key-value head, of the queries of all sequences.
+    queries = jnp.swapaxes(queries, 0, 1).reshape(K, B * Q, H)
+    positions = positions.reshape(B * Q, 1)
+
+    def add_chunk(i: jax.Array, sums: tuple) -> tuple:
+        largest, total, mixed = sums
+        chunk = jax.lax.dynamic_slice(pages, (i * SHARED_CHUNK,), (SHARED_CHUNK,))
+        k = jnp.moveaxis(cache.keys[layer, chunk], 0, 2).reshape(K, H, tokens)
+        v = jnp.moveaxis(cache.values[layer, chunk], 0, 1).reshape(K, tokens, H)
+        logits = _capped(_product("kqh,kht->kqt", queries, k.astype(queries.dtype)), softcap)
+        token = i * tokens + jnp.arange(tokens)
+        visible = (positions - token < window) & (token < num_shared * PAGE)
+        logits = jnp.where(visible, logits, MASKED)
+        new_largest = jnp.maximum(largest, jnp.max(logits, axis=-1))
+        weights = jnp.where(visible, jnp.exp(logits - new_largest[..., None]), 0.0)
+        rescale = jnp.exp(largest - new_largest)
+        new = _product("kqt,kth->kqh", weights.astype(queries.dtype), v.astype(queries.dtype))
+        total = total * rescale + jnp.sum(weights, axis=-1)
+        return new_largest, total, mixed * rescale[..., None] + new
+
+    zeros = jnp.zeros((K, B * Q), jnp.float32)
+    sums = zeros + MASKED, zeros, jnp.zeros(queries.shape, jnp.float32)
+    sums = jax.lax.fori_loop(0, -(-num_shared // SHARED_CHUNK), add_chunk, sums)
+    return Sums(*[jnp.swapaxes(x.reshape(K, B, Q, *x.shape[2:]), 0, 1) for x in sums])
+
+
+def _own_pages(
+    queries: Float[Array, "B K S*G H"],
+    positions: Int[Array, "B S*G"],
+    cache: ProductCache,
+    layer: jax.Array,
+    mask: PagedMask,
+    window: jax.Array,
+    softcap: float,
+) -> Sums:
+    """Attention to the pages of each sequence that not all have."""
+    B = len(queries)
+    most = len(mask.pair_pages)
+    size = min(most, CHUNK if platform() == "cpu" else LARGE_CHUNK)
+    span = min(size, B)  # sequences that a chunk's pairs are of, at most
+    rows = B if span == B else B + span
+    padding = -most % size
+    pairs = [mask.pair_sequences, mask.pair_pages, mask.pair_starts]
+    pairs = [jnp.pad(x, (0, padding)) for x in pairs]
+    num_pairs = mask.num_pairs[0]
+
+    def add_chunk(i: jax.Array, sums: Sums) -> Sums:
+        first = i * size
+        sequence, page, start = [jax.lax.dynamic_slice(x, (first,), (size,)) for x in pairs]
+        k = cache.keys[layer, page].astype(queries.dtype)  # [C, K, H, T]
+        v = cache.values[layer, page].astype(queries.dtype)  # [C, K, T, H]
+        logits = _capped(_product("ckqh,ckht->ckqt", queries[sequence], k), softcap)
+        distance = positions[sequence][..., None] - (start[:, None] + jnp.arange(PAGE))[:, None]
+        exists = (first + jnp.arange(size) < num_pairs)[:, None, None]
+        visible = ((distance >= 0) & (distance < window) & exists)[:, None]
+        logits = jnp.where(visible, logits, MASKED)
+        # The ranks of the chunk's sequences follow each other.
+        first_rank = mask.ranks[sequence[0]] if span < B else 0
+        ranks = mask.ranks[sequence] - first_rank
+        before = Sums(*[jax.lax.dynamic_slice_in_dim(x, first_rank, span) for x in sums])
+        largest = before.largest.at[ranks].max(jnp.max(logits, axis=-1))
+        weights = jnp.where(visible, jnp.exp(logits - largest[ranks][..., None]), 0.0)
+        values = _product("ckqt,ckth->ckqh", weights.astype(queries.dtype), v)
+        # As products: a CPU adds up scattered rows slowly.
+        belongs = jax.nn.one_hot(ranks, span, dtype=jnp.float32)
+        rescale = jnp.exp(before.largest - largest)
+        total = _exact_product("cb,ckq->bkq", belongs, jnp.sum(weights, axis=-1))
+        mixed = _exact_product("cb,ckqh->bkqh", belongs, values)
+        after = Sums(
+            largest=largest,
+            total=before.total * rescale + total,
+            mixed=before.mixed * rescale[..., None] + mixed,
+        )
+        return Sums(
+            *[
+                jax.lax.dynamic_update_slice_in_dim(x, new, first_rank, axis=0)
+                for x, new in zip(sums, after, strict=True)
+            ]
+        )
+
+    sums = _nothing((rows, *queries.shape[1:]))
+    sums = jax.lax.fori_loop(0, -(-num_pairs // size), add_chunk, sums)
+    return Sums(*[x[mask.ranks] for x in sums])
+
+
+def _nothing(shape: tuple[int, ...]) -> Sums:
+    zeros = jnp.zeros(shape[:3], jnp.float32)
+    return Sums(largest=zeros + MASKED, total=zeros, mixed=jnp.zeros(shape, jnp.float32))
+
+
+def _capped(logits: jax.Array, softcap: float) -> jax.Array:
+    return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+
+def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _exact_product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST)
