@@ -99,7 +99,8 @@ def yardstick(quick: bool, device: jax.Device) -> tuple[int, str, Run]:
         size, dtype = 2048, "float32"
     if quick:
         size, dtype = 512, "float32"
-    square = jax.device_put(jnp.ones((size, size), dtype), device)
+    # Random: a product of equal numbers draws less power, so that a GPU is faster at it.
+    square = jax.device_put(jax.random.normal(jax.random.key(0), (size, size), dtype), device)
     product = jax.jit(jnp.matmul)
     return size, dtype, lambda i: product(square, square)
 

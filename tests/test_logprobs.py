@@ -30,7 +30,8 @@ CFG = config(20, 16, tied=False)
 
 def of_targets(hidden, matrix, targets, chunk, cfg=CFG):
     hidden, matrix, targets = (jnp.asarray(x) for x in (hidden, matrix, targets))
-    return logprobs.of_targets({"unembedding": matrix}, hidden, targets, cfg, chunk)
+    everywhere = jnp.ones(targets.shape, bool)
+    return logprobs.of_targets({"unembedding": matrix}, hidden, targets, everywhere, cfg, chunk)
 
 
 def log_softmax(x):
@@ -71,6 +72,29 @@ def test_chunks_have_the_gradient_of_log_softmax(arrays):
     np.testing.assert_allclose(d_matrix, np.einsum("bsd,bsv->dv", hidden, error), atol=1e-4)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_only_what_is_asked_for_is_computed_and_has_a_gradient(arrays, share):
+    hidden, matrix, targets = arrays
+    asked = np.random.default_rng(4).random(targets.shape) < share
+    is_asked = jnp.asarray(asked)
+
+    def total(hidden, matrix):
+        out = logprobs.of_targets(
+            {"unembedding": matrix}, hidden, jnp.asarray(targets), is_asked, CFG, 1
+        )
+        return jnp.sum(jnp.where(asked, out, 0.0)), out
+
+    run = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
+    (_, out), (d_hidden, d_matrix) = run(hidden, matrix)
+    naive = np.take_along_axis(log_softmax(hidden @ matrix), targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(np.asarray(out)[asked], naive[asked], atol=1e-5)
+    num_left_out = np.sum(np.asarray(out)[~asked] == 0)
+    assert num_left_out >= np.sum(~asked) - 2  # chunks of 3 tokens
+    error = asked[..., None] * (np.eye(20)[targets] - np.exp(log_softmax(hidden @ matrix)))
+    np.testing.assert_allclose(d_hidden, error @ matrix.T, atol=1e-4)
+    np.testing.assert_allclose(d_matrix, np.einsum("bsd,bsv->dv", hidden, error), atol=1e-4)
+
+
 def test_bfloat16_hidden_states_are_summed_and_normalised_in_float32(arrays):
     hidden, matrix, targets = (jnp.asarray(a) for a in arrays)
     hidden = 4 * hidden.astype(jnp.bfloat16)
@@ -102,7 +126,8 @@ def test_tiles_of_the_vocabulary_over_several_devices_are_the_chunks_of_one(tied
     params = {"embedding": np.ascontiguousarray(matrix.T)} if tied else {"unembedding": matrix}
 
     def total(params, hidden, targets, weights):
-        out = logprobs.of_targets(params, hidden, targets, cfg, 4)
+        everywhere = jnp.ones(targets.shape, bool)
+        out = logprobs.of_targets(params, hidden, targets, everywhere, cfg, 4)
         return jnp.sum(out * weights), out
 
     run = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
@@ -135,7 +160,10 @@ def test_tiles_in_bfloat16_have_gradients_summed_in_float32():
 
         def total(table):
             half = hidden.astype(jnp.bfloat16)
-            return jnp.sum(logprobs.of_targets({"embedding": table}, half, targets, cfg, 1024))
+            everywhere = jnp.ones(targets.shape, bool)
+            params = {"embedding": table}
+            out = logprobs.of_targets(params, half, targets, everywhere, cfg, 1024)
+            return jnp.sum(out)
 
         gradient = jax.jit(jax.grad(total))(table)
     assert gradient.dtype == jnp.float32
@@ -221,7 +249,7 @@ def test_a_compiled_update_holds_no_logits_of_the_whole_batch(monkeypatch):
     tokens = B * (S - 1)
     ours = program()
     assert logit_arrays(ours, tokens, V) == set()
-    assert f"f32[{B},{logprobs.CHUNK},{V}]" in ours  # what there is instead
+    assert f"f32[{B * logprobs.CHUNK},{V}]" in ours  # what there is instead
     monkeypatch.setattr(logprobs, "token_logprobs", naive)
     assert logit_arrays(program(), tokens, V)  # it would be seen
 

@@ -72,6 +72,15 @@ def test_a_shared_prefix(num_tokens, window, softcap):
     check(behind_a_prefix(10, starts, counts), num_tokens, 10, window, softcap)
 
 
+@pytest.mark.parametrize("num_tokens", [1, 16])
+@pytest.mark.parametrize(("window", "softcap"), [(EVERYTHING, 3.0), (20, 0.0)])
+def test_all_pages_at_once_on_a_gpu(monkeypatch, num_tokens, window, softcap):
+    monkeypatch.setattr(paged_products, "platform", lambda: "gpu")
+    monkeypatch.setattr(paged_products, "_own_pages", None)
+    starts = 2 * PAGE + np.array([0, 5, PAGE, 2 * PAGE + 3])
+    check(behind_a_prefix(2, starts, np.full(4, num_tokens)), num_tokens, 2, window, softcap)
+
+
 def test_many_sequences_of_their_own():
     """More pairs than a chunk has, of more sequences than a chunk's pairs are of."""
     rng = np.random.default_rng(1)

@@ -97,7 +97,8 @@ def reported(samples):
 def logprobs_at_temperature(params, tokens, positions, segments, temperature, cfg):
     """Log-probabilities of every token but the first, at a temperature."""
     hidden = hidden_states(params, tokens, positions, segments, cfg)
-    out = logprobs.of_targets(params, hidden[:, :-1] / temperature, tokens[:, 1:], cfg)
+    everywhere = jnp.ones(tokens[:, 1:].shape, bool)
+    out = logprobs.of_targets(params, hidden[:, :-1] / temperature, tokens[:, 1:], everywhere, cfg)
     return jnp.pad(out, ((0, 0), (1, 0)))
 
 

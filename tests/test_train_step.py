@@ -306,7 +306,9 @@ def test_prompt_tokens_get_no_gradient_through_the_model(tiny):
     hidden = decoder.apply(params, inputs, batch["positions"], mask, cfg=cfg)
 
     def loss(shift):
-        log_p = logprobs.of_targets(params, (hidden + shift)[:, :-1], batch["tokens"][:, 1:], cfg)
+        targets = batch["tokens"][:, 1:]
+        everywhere = jnp.ones(targets.shape, bool)
+        log_p = logprobs.of_targets(params, (hidden + shift)[:, :-1], targets, everywhere, cfg)
         return SFT.loss(jnp.pad(log_p, ((0, 0), (1, 0))), batch, CFG).total
 
     size = np.abs(jax.jit(jax.grad(loss))(jnp.zeros_like(hidden))).max(-1)

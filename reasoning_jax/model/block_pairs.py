@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 from reasoning_jax.model.sharding import platform
 
 BLOCK = 64  # positions of a block on a CPU; elsewhere a multiple of it
+LARGE_BLOCK = 512  # elsewhere, in all but the longest sequences
 MOST_BLOCKS = 8  # of a sequence, elsewhere than on a CPU
 
 
@@ -35,7 +36,8 @@ def block_size(length: int) -> int:
     """Positions of a block in sequences of this length."""
     if platform() == "cpu":
         return min(BLOCK, length)
-    return min(BLOCK * -(-length // (MOST_BLOCKS * BLOCK)), length)
+    num_blocks = min(-(-length // LARGE_BLOCK), MOST_BLOCKS)
+    return min(BLOCK * -(-length // (num_blocks * BLOCK)), length)
 
 
 def make(

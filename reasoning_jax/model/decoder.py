@@ -6,7 +6,8 @@ of them as segments. Which tokens a token sees is said by a mask: see attention.
 
 With an adapter, the parameters are those of the frozen model and, beside them, "lora" (stacked
 factors) or "soft_prompt" [P, D], whose vectors are those of the ids after the vocabulary. To sample
-with there are "output" and, where matrices have 8 bits, "scales" and "output_scales" (int8.py).
+with there are "output" and, where matrices have 8 bits, "scales" and "output_scales" (int8.py); on
+a GPU each layer's parameters are then arrays of their own, in a list.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from reasoning_jax.model.linear import dot, lookup
 from reasoning_jax.model.paged_attention import Cache
 from reasoning_jax.model.pages import PagedMask, Places
 from reasoning_jax.model.parameters import PARAMETERS
-from reasoning_jax.model.sharding import cast_matrices, shard
-from reasoning_jax.model.transformer import HIDDEN, Transformer, View
+from reasoning_jax.model.sharding import cast_matrices, platform, shard
+from reasoning_jax.model.transformer import HIDDEN, Transformer, View, apply_separate_layers
 
-Params = dict[str, Array | dict[str, Array]]
+Params = dict[str, Array | dict[str, Array] | list[dict[str, Array]]]
+OF_LAYERS = ("layers", "lora", "scales")  # parameters whose first dimension is the layer
 
 
 def init(key: Key[Array, ""], cfg: ModelConfig) -> Params:
@@ -105,6 +107,8 @@ def _transformer(
 ) -> tuple[jax.Array, Cache | None]:
     if cfg.max_positions:
         inputs = inputs + lookup(params["position_embedding"], positions, cfg.dtype)
+    if isinstance(params["layers"], list):
+        return apply_separate_layers(cfg, params, inputs, view, local_view, cache)
     variables = {"params": params}
     for name in ("lora", "scales"):
         if name in params:
@@ -139,12 +143,24 @@ def for_decoding(params: Params, cfg: ModelConfig, in_int8: bool = False) -> Par
     """
     prepared = cast_matrices(params, cfg.dtype)
     output = _output(prepared, cfg)
-    if not in_int8:
-        return prepared | {"output": output}
-    layers, scales = int8.quantize_layers(params["layers"])
-    output, output_scales = int8.quantize(output, (1,) if cfg.tied else (0,))
-    new = {"layers": layers, "scales": scales, "output": output, "output_scales": output_scales}
-    return prepared | new
+    new: Params = {"output": output}
+    if in_int8:
+        layers, scales = int8.quantize_layers(params["layers"])
+        output, output_scales = int8.quantize(output, (1,) if cfg.tied else (0,))
+        new = {"layers": layers, "scales": scales, "output": output, "output_scales": output_scales}
+    prepared |= new
+    return prepared if platform() in ("cpu", "tpu") else _with_separate_layers(prepared, cfg)
+
+
+def _with_separate_layers(params: Params, cfg: ModelConfig) -> Params:
+    """The parameters with a list of layers: a GPU would copy a layer's from the stacked ones."""
+
+    def layer(stacked: dict[str, Array], number: int) -> dict[str, Array]:
+        return {name: x[number] for name, x in stacked.items()}
+
+    numbers = range(cfg.num_layers)
+    lists = {k: [layer(params[k], i) for i in numbers] for k in OF_LAYERS if k in params}
+    return params | lists
 
 
 def _output(params: Params, cfg: ModelConfig) -> jax.Array:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from reasoning_jax.model import decoder, linear, sharding
 from reasoning_jax.model.attention import CausalMask
@@ -35,7 +35,8 @@ def token_logprobs(
     """log p(token_t | the tokens before it in its segment) for a packed batch, in float32.
 
     batch: tokens, positions, segment_ids [B, S], and prefix_ids where segments share prompts. A
-    segment's first token and padding get 0.
+    segment's first token and padding get 0, and with ``weights`` [B, S] tokens whose weight is 0,
+    as those of prompts.
     """
     inputs = decoder.embed(params, batch["tokens"], cfg)
     mask = CausalMask(batch["segment_ids"], batch.get("prefix_ids"))
@@ -51,12 +52,16 @@ def of_hidden(
 ) -> Float[Array, "B S"]:
     """``token_logprobs`` from the final hidden states of the batch."""
     tokens, segments = batch["tokens"], batch["segment_ids"]
-    following = jnp.pad(tokens[:, 1:], ((0, 0), (0, 1)))
-    out = of_targets(params, hidden, following, cfg)
-    out = jnp.pad(out[:, :-1], ((0, 0), (1, 0)))
     previous = jnp.pad(segments[:, :-1], ((0, 0), (1, 0)))
-    inside = (segments == previous) & (segments > 0)
-    return jnp.where(inside, out, 0.0)
+    is_asked = (segments == previous) & (segments > 0)
+    if "weights" in batch:
+        is_asked = is_asked & (batch["weights"] != 0)
+    following, following_is_asked = [
+        jnp.pad(x[:, 1:], ((0, 0), (0, 1))) for x in (tokens, is_asked)
+    ]
+    out = of_targets(params, hidden, following, following_is_asked, cfg)
+    out = jnp.pad(out[:, :-1], ((0, 0), (1, 0)))
+    return jnp.where(is_asked, out, 0.0)
 
 
 compiled_token_logprobs = partial(jax.jit, static_argnames="cfg")(
@@ -68,41 +73,69 @@ def of_targets(
     params: decoder.Params,
     hidden: Float[Array, "B S D"],
     targets: Int[Array, "B S"],
+    is_asked: Bool[Array, "B S"],
     cfg: decoder.ModelConfig,
     chunk: int = CHUNK,
 ) -> Float[Array, "B S"]:
-    """log p(target) of hidden states, in float32.
+    """log p(target) of hidden states, in float32, where it is asked for; anything elsewhere.
 
-    Scans over chunks of S and recomputes each chunk's logits in the backward pass, so that the
-    largest array is [B, chunk, V]. Over several devices it scans over as many tiles of V instead:
-    the output matrix is then gathered, and its gradient reduced, once and not once a chunk, a tile
-    at a time.
+    Scans over chunks of B x chunk hidden states, those first that are asked for, leaves out the
+    chunks without any, and recomputes each chunk's logits in the backward pass, so that the largest
+    array is [B x chunk, V]. Over several devices it scans over as many tiles of V instead, of all
+    hidden states: the output matrix is then gathered, and its gradient reduced, once and not once a
+    chunk, a tile at a time.
     """
-    batch, length, _ = hidden.shape
+    batch, length, width = hidden.shape
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         table = params["embedding"] if cfg.tied else params["unembedding"].T
         bias = params["output_bias"] if cfg.output_bias else None
         count = -(-length // chunk)
         return _over_tiles(count, cfg.output_softcap, hidden, table, bias, targets)
-    chunk = min(chunk, length)
-    padding = -length % chunk
-    hidden = jnp.pad(hidden, ((0, 0), (0, padding), (0, 0)))
-    targets = jnp.pad(targets, ((0, 0), (0, padding)))
+    total = batch * length
+    size = batch * min(chunk, length)
+    order = jnp.argsort(~is_asked.reshape(total), stable=True)
+    place = jnp.argsort(order)
+    states = _permuted(hidden.reshape(total, width), order, place)
+    ordered = states, targets.reshape(total)[order], is_asked.reshape(total)[order]
+
+    def logprobs(h: jax.Array, t: jax.Array) -> jax.Array:
+        logits = decoder.logits(params, h[None], cfg)[0]
+        ids = jax.lax.broadcasted_iota(jnp.int32, (1, logits.shape[-1]), 1)
+        at_target = jnp.where(ids == t[:, None], logits, 0.0)  # unlike a gather, this fuses
+        return jnp.sum(at_target, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
 
     @jax.checkpoint
-    def one(carry: None, xs: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
-        h, t = xs
-        logits = decoder.logits(params, h, cfg)
-        ids = jax.lax.broadcasted_iota(jnp.int32, (1, 1, logits.shape[-1]), 2)
-        at_target = jnp.where(ids == t[..., None], logits, 0.0)  # unlike a gather, this fuses
-        return carry, jnp.sum(at_target, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+    def one(carry: None, xs: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
+        h, t, asked = xs
+        nothing = jnp.zeros(t.shape, jnp.float32)
+        return carry, jax.lax.cond(jnp.any(asked), logprobs, lambda h, t: nothing, h, t)
 
-    def split(x: jax.Array) -> jax.Array:  # [B, S, ...] -> [S / chunk, B, chunk, ...]
-        return jnp.moveaxis(x.reshape(batch, -1, chunk, *x.shape[2:]), 1, 0)
+    def split(x: jax.Array) -> jax.Array:  # [B S, ...] -> [chunks, B chunk, ...]
+        x = jnp.pad(x, ((0, -total % size),) + ((0, 0),) * (x.ndim - 1))
+        return x.reshape(-1, size, *x.shape[1:])
 
-    _, out = jax.lax.scan(one, None, (split(hidden), split(targets)))
-    return jnp.moveaxis(out, 0, 1).reshape(batch, -1)[:, :length]
+    _, out = jax.lax.scan(one, None, tuple(split(x) for x in ordered))
+    return _permuted(out.reshape(-1)[:total], place, order).reshape(batch, length)
+
+
+@jax.custom_vjp
+def _permuted(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
+    """x[order]; its gradient is taken by ``inverse``, not added up at places that are scattered."""
+    return x[order]
+
+
+def _permuted_forward(
+    x: jax.Array, order: jax.Array, inverse: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return x[order], inverse
+
+
+def _permuted_backward(inverse: jax.Array, g: jax.Array) -> tuple[jax.Array, None, None]:
+    return g[inverse], None, None
+
+
+_permuted.defvjp(_permuted_forward, _permuted_backward)
 
 
 def _scan(

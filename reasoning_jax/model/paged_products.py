@@ -25,6 +25,7 @@ from reasoning_jax.model.sharding import platform
 
 CHUNK = 32  # pairs that are computed together on a CPU, whose caches hold so many
 LARGE_CHUNK = 1024  # elsewhere
+MOST_AT_ONCE = 8192  # pages in all tables that a GPU gathers at once: it waits for each chunk
 SHARED_CHUNK = 8  # shared pages that are computed together
 
 
@@ -75,6 +76,9 @@ def attend(
     queries = jnp.einsum("bskgh->bksgh", q).reshape(B, K, S * G, H)
     positions = jnp.repeat(mask.positions, G, axis=1)  # [B, S G]
     arguments = queries, positions, cache, layer, mask, window, softcap
+    if platform() != "cpu" and mask.tables.size <= MOST_AT_ONCE:
+        out = _whole_tables(*arguments).reshape(B, K, S, G, H)
+        return jnp.einsum("bksgh->bskgh", out).astype(q.dtype)
     own = _own_pages(*arguments)
     sums = jax.lax.cond(
         mask.num_shared[0] > 0, lambda: _merged(_shared_pages(*arguments), own), lambda: own
@@ -82,6 +86,27 @@ def attend(
     total = jnp.where(sums.total == 0, 1.0, sums.total)  # padding sees nothing
     out = (sums.mixed / total[..., None]).reshape(B, K, S, G, H)
     return jnp.einsum("bksgh->bskgh", out).astype(q.dtype)
+
+
+def _whole_tables(
+    queries: Float[Array, "B K S*G H"],
+    positions: Int[Array, "B S*G"],
+    cache: ProductCache,
+    layer: jax.Array,
+    mask: PagedMask,
+    window: jax.Array,
+    softcap: float,
+) -> Float[Array, "B K S*G H"]:
+    """Attention to all pages of the tables at once, also to those that are not in use yet."""
+    B, K, _, H = queries.shape
+    tokens = mask.tables.shape[1] * PAGE
+    k = jnp.moveaxis(cache.keys[layer, mask.tables], 1, 3).reshape(B, K, H, tokens)
+    v = jnp.moveaxis(cache.values[layer, mask.tables], 1, 2).reshape(B, K, tokens, H)
+    logits = _capped(_product("bkqh,bkht->bkqt", queries, k.astype(queries.dtype)), softcap)
+    distance = positions[..., None] - jnp.arange(tokens)
+    visible = ((distance >= 0) & (distance < window))[:, None]
+    weights = jax.nn.softmax(jnp.where(visible, logits, MASKED), axis=-1)
+    return _product("bkqt,bkth->bkqh", weights.astype(queries.dtype), v.astype(queries.dtype))
 
 
 def _merged(a: Sums, b: Sums) -> Sums:

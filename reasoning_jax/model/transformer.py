@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from reasoning_jax.model import attention, paged_attention, rotary
 from reasoning_jax.model.attention import Mask
-from reasoning_jax.model.config import REMAT
+from reasoning_jax.model.config import REMAT, ModelConfig
 from reasoning_jax.model.linear import dot
 from reasoning_jax.model.norms import WithNorms
 from reasoning_jax.model.paged_attention import Cache
@@ -244,3 +244,32 @@ class Transformer(WithNorms):
         carry = x, cache, jnp.zeros((), jnp.int32)
         (x, cache, _), _ = layers(carry, view, local_view, is_local)
         return self.norm("final_norm", x), cache
+
+
+class FinalNorm(WithNorms):
+    """The norm after the layers."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        return self.norm("final_norm", x)
+
+
+def apply_separate_layers(
+    cfg: ModelConfig,
+    params: dict,
+    x: Float[Array, "B S D"],
+    view: View,
+    local_view: View | None,
+    cache: Cache | None,
+) -> tuple[Float[Array, "B S D"], Cache | None]:
+    """What ``Transformer`` computes, of parameters whose layers are a list, one after another."""
+    for number, layer in enumerate(params["layers"]):
+        variables = {"params": layer}
+        for name in ("lora", "scales"):
+            if name in params:
+                variables[name] = params[name][number]
+        is_local = None if local_view is None else jnp.array(cfg.local_layers[number])
+        carry = x, cache, jnp.asarray(number, jnp.int32)
+        (x, cache, _), _ = Block(cfg).apply(variables, carry, view, local_view, is_local)
+    of_norm = {name: value for name, value in params.items() if name.startswith("final_norm")}
+    return FinalNorm(cfg).apply({"params": of_norm}, x), cache
