@@ -158,6 +158,7 @@ class Experiment:
             max_length=self.cfg.sequence_length,
             cache_tokens=self.cfg.sampling.cache_tokens,
             in_int8=self.cfg.sampling.int8,
+            int8_cache=self.cfg.sampling.int8_cache,
         )
 
     def rollout(

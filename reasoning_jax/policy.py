@@ -57,6 +57,7 @@ class Policy:
     sampling_mesh: Mesh | None = None  # another mesh of the same devices; None = ``mesh``
     cache_tokens: int = 0  # of the sampler's cache; 0 = as many as its sequences can have
     in_int8: bool = False  # samples with matrices in 8 bits
+    int8_cache: bool = False  # and with keys and values in 8 bits
 
     # ---- sampling --------------------------------------------------------------------------------
 
@@ -95,6 +96,7 @@ class Policy:
             num_slots=self.batch_size,
             max_length=self.max_length,
             cache_tokens=self.cache_tokens,
+            int8_cache=self.int8_cache,
             key=self._key_to_sample(options["key"]),
             method=options["method"],
             stop_ids=options["stop_ids"],

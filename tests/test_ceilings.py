@@ -145,6 +145,9 @@ def test_decoding():
     assert read == 4 * params + 4 * 768 * 12_288
     read = ceilings.decode_bytes(QWEN, 4, 768, replicas=2, in_int8=True)
     assert read == 2 * params + 4 * 768 * 12_288
+    read = ceilings.decode_bytes(QWEN, 4, 768, replicas=2, int8_cache=True)
+    heads = 12_288 // 2 // QWEN.head_dim  # a token's, of keys and values in all layers
+    assert read == 4 * params + 4 * 768 * heads * (QWEN.head_dim + 4)
 
 
 # ---- the network ---------------------------------------------------------------------------------

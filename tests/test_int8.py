@@ -49,6 +49,34 @@ def dequantized(params, cfg):
     return prepared | {"output": rounded * jnp.expand_dims(scales, inputs)}
 
 
+def test_a_cache_in_8_bits_is_nearly_the_model(tiny):
+    """Its samples are the same on any mesh, and their log-probabilities near the exact ones."""
+    cfg, params = tiny
+    rng = np.random.default_rng(0)
+    requests = [Request(i, 0, rng.integers(3, 20, 9 + i).astype(np.int32)) for i in range(4)]
+
+    def drawn(mesh, **changes):
+        policy = Policy(
+            params=params, model_cfg=cfg, mesh=mesh, batch_size=4, max_length=64, **changes
+        )
+        options = dict(method=Temperature(1.0), stop_ids=[-1], max_new_tokens=30)
+        parts = list(policy.generate(requests, key=jax.random.key(0), **options))
+        order = np.argsort(np.concatenate([part.requests for part in parts]))
+        return [
+            np.concatenate([getattr(p, x) for p in parts])[order] for x in ("tokens", "logprobs")
+        ]
+
+    _, exact = drawn(None)
+    tokens, logprobs = drawn(None, int8_cache=True)
+    error = np.abs(logprobs - exact)[:, :5]  # later tokens may be others
+    assert 0 < error.max() < 0.02
+    mesh = sharding.make_mesh(2, 1, 2, devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        params = jax.device_put(params, sharding.parameter_specs(params, mesh))
+        others, _ = drawn(mesh, int8_cache=True)
+    np.testing.assert_array_equal(others, tokens)
+
+
 @pytest.mark.parametrize("changes", [{}, {"tied": False, "mlp_bias": True, "qkv_bias": True}])
 @pytest.mark.parametrize("dims", [None, (1, 1, 2), (1, 2, 1), (2, 1, 1)])
 def test_samples_are_those_of_the_rounded_model(tiny, monkeypatch, changes, dims):

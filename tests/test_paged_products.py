@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reasoning_jax.model import paged_products, pages
+from reasoning_jax.model import int8, paged_products, pages
 from reasoning_jax.model.paged_products import ProductCache
 from reasoning_jax.model.pages import PAGE, Places
 
@@ -18,6 +18,18 @@ def random_cache(rng, num_pages):
     shape = (2, num_pages, K)
     keys, values = rng.normal(size=(*shape, H, PAGE)), rng.normal(size=(*shape, PAGE, H))
     return ProductCache(keys=jnp.float32(keys), values=jnp.float32(values))
+
+
+def in_int8(cache):
+    """The cache in 8 bits, and the one in floats that it stands for."""
+    keys, key_scales = int8.quantize(cache.keys, (3,))
+    values, value_scales = int8.quantize(cache.values, (4,))
+    floats = ProductCache(
+        keys=keys * key_scales[:, :, :, None], values=values * value_scales[..., None]
+    )
+    return ProductCache(
+        keys=keys, values=values, key_scales=key_scales, value_scales=value_scales
+    ), floats
 
 
 def attend_to_tokens(q, cache, places, window, softcap):
@@ -39,16 +51,18 @@ def attend_to_tokens(q, cache, places, window, softcap):
     return out
 
 
-def check(places, num_tokens, num_shared, window=EVERYTHING, softcap=0.0):
+def check(places, num_tokens, num_shared, window=EVERYTHING, softcap=0.0, is_int8=False):
     rng = np.random.default_rng(0)
-    cache = random_cache(rng, int(places.tables.max()) + 1)
+    cache = floats = random_cache(rng, int(places.tables.max()) + 1)
+    if is_int8:
+        cache, floats = in_int8(cache)
     mask = pages.mask(places, num_tokens)
     assert mask.num_shared.tolist() == [num_shared]
     q = jnp.float32(rng.normal(size=(len(places.starts), num_tokens, K, G, H)))
     out = paged_products.attend(
         q, cache, jnp.int32(LAYER), mask, jnp.int32(window), softcap=softcap
     )
-    expected = attend_to_tokens(q, cache, places, window, softcap)
+    expected = attend_to_tokens(q, floats, places, window, softcap)
     is_token = np.arange(num_tokens) < np.asarray(places.counts)[:, None]
     np.testing.assert_allclose(np.asarray(out)[is_token], expected[is_token], atol=2e-6)
 
@@ -79,6 +93,31 @@ def test_all_pages_at_once_on_a_gpu(monkeypatch, num_tokens, window, softcap):
     monkeypatch.setattr(paged_products, "_own_pages", None)
     starts = 2 * PAGE + np.array([0, 5, PAGE, 2 * PAGE + 3])
     check(behind_a_prefix(2, starts, np.full(4, num_tokens)), num_tokens, 2, window, softcap)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_keys_and_values_in_8_bits(monkeypatch, platform):
+    monkeypatch.setattr(paged_products, "platform", lambda: platform)
+    starts = 2 * PAGE + np.array([0, 5, PAGE, 2 * PAGE + 3])
+    check(behind_a_prefix(2, starts, np.full(4, 1)), 1, 2, is_int8=True)
+
+
+def test_what_is_written_in_8_bits_is_read_to_half_a_scale():
+    rng = np.random.default_rng(0)
+    cache, _ = in_int8(random_cache(rng, 3))
+    k, v = jnp.float32(rng.normal(size=(2, 2, 3, K, H)))[:, :, :2]
+    where = jnp.array([[0, 2], [1, pages.NO_PAGE]]), jnp.array([[3, 4], [31, 5]])
+    after = paged_products.write(cache, k, v, jnp.int32(LAYER), *where)
+    _, dropped = where[0] >= 3
+    assert dropped.tolist() == [False, True]
+    keys, values = paged_products._read(after, jnp.int32(LAYER), jnp.arange(3), jnp.float32)
+    for b, s, page, slot in ((0, 0, 0, 3), (0, 1, 2, 4), (1, 0, 1, 31)):
+        half = np.abs(k[b, s]).max(-1, keepdims=True) / 127 / 2
+        assert (np.abs(keys[page, :, :, slot] - k[b, s]) <= half + 1e-6).all()
+        half = np.abs(v[b, s]).max(-1, keepdims=True) / 127 / 2
+        assert (np.abs(values[page, :, slot] - v[b, s]) <= half + 1e-6).all()
+    changed = np.any(np.asarray(after.keys != cache.keys), axis=(0, 2, 3))
+    assert np.argwhere(changed).tolist() == [[0, 3], [1, 31], [2, 4]]
 
 
 def test_many_sequences_of_their_own():

@@ -28,21 +28,27 @@ from reasoning_jax.model.sharding import shard, spec
 Cache = ProductCache | KernelCache
 
 
-def init(cfg: ModelConfig, num_pages: int) -> Cache:
-    """An empty cache; ``num_pages`` over all devices."""
-    shapes = cache_shapes(cfg, num_pages)
+def init(cfg: ModelConfig, num_pages: int, in_int8: bool = False) -> Cache:
+    """An empty cache; ``num_pages`` over all devices; in_int8: of numbers in 8 bits."""
+    shapes = cache_shapes(cfg, num_pages, in_int8)
     names = dimensions(shapes)
-    return jax.tree.map(lambda x: shard(jnp.zeros(x.shape, x.dtype), *names), shapes)
+    return jax.tree.map(lambda x: shard(jnp.zeros(x.shape, x.dtype), *names[: x.ndim]), shapes)
 
 
-def cache_shapes(cfg: ModelConfig, num_pages: int) -> Cache:
+def cache_shapes(cfg: ModelConfig, num_pages: int, in_int8: bool = False) -> Cache:
     """Shapes of ``init``'s result."""
     K, H = cfg.num_kv_heads, cfg.head_dim
     both = (cfg.num_layers, num_pages)
-    array = partial(jax.ShapeDtypeStruct, dtype=cfg.dtype)
-    if paged_kernel.fits(cfg):
+    array = partial(jax.ShapeDtypeStruct, dtype=jnp.int8 if in_int8 else cfg.dtype)
+    if paged_kernel.fits(cfg) and not in_int8:
         return KernelCache(pages=array((*both, PAGE, 2 * K, H)))
-    return ProductCache(keys=array((*both, K, H, PAGE)), values=array((*both, K, PAGE, H)))
+    scales = jax.ShapeDtypeStruct((*both, K, PAGE), jnp.float32) if in_int8 else None
+    return ProductCache(
+        keys=array((*both, K, H, PAGE)),
+        values=array((*both, K, PAGE, H)),
+        key_scales=scales,
+        value_scales=scales,
+    )
 
 
 def dimensions(cache: Cache) -> Names:
@@ -94,7 +100,7 @@ def write_and_attend(
     if has_mesh():
         queries, new = spec(q.shape, QUERIES), spec(k.shape, KEYS)
         names = dimensions(cache)
-        pages = jax.tree.map(lambda x: spec(x.shape, names), cache)
+        pages = jax.tree.map(lambda x: spec(x.shape, names[: x.ndim]), cache)
         masks = jax.tree.map(lambda x: spec(x.shape, ROWS[: x.ndim]), mask)
         ins, outs = (queries, new, new, pages, P(), masks, P()), (queries, pages)
     return on_each_device(on_one_device, ins, outs)(q, k, v, cache, layer, mask, is_local)

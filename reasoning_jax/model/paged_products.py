@@ -17,8 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
+from reasoning_jax.model import int8
 from reasoning_jax.model.flash_attention import MASKED
 from reasoning_jax.model.pages import PAGE, PagedMask
 from reasoning_jax.model.sharding import platform
@@ -33,8 +34,11 @@ SHARED_CHUNK = 8  # shared pages that are computed together
 class ProductCache:
     """The keys and values of all layers, in an order that products take as it is."""
 
-    keys: Float[Array, "L N K H T"]
-    values: Float[Array, "L N K T H"]
+    keys: Shaped[Array, "L N K H T"]
+    values: Shaped[Array, "L N K T H"]
+    # Of keys and values in 8 bits, one for each token and head; else None.
+    key_scales: Float[Array, "L N K T"] | None = None
+    value_scales: Float[Array, "L N K T"] | None = None
 
 
 class Sums(NamedTuple):
@@ -54,10 +58,30 @@ def write(
     slots: Int[Array, "B S"],
 ) -> ProductCache:
     """The cache with these tokens; pages above N are not written."""
-    k, v = k.astype(cache.keys.dtype), v.astype(cache.values.dtype)
-    at_keys = cache.keys.at[layer, pages, :, :, slots]
-    at_values = cache.values.at[layer, pages, :, slots]
-    return ProductCache(keys=at_keys.set(k, mode="drop"), values=at_values.set(v, mode="drop"))
+    new = {}
+    if cache.key_scales is None:
+        k, v = k.astype(cache.keys.dtype), v.astype(cache.values.dtype)
+    else:
+        k, key_scales = int8.quantize(k, (3,))
+        v, value_scales = int8.quantize(v, (3,))
+        for name, scales in (("key_scales", key_scales), ("value_scales", value_scales)):
+            at_scales = getattr(cache, name).at[layer, pages, :, slots]
+            new[name] = at_scales.set(scales, mode="drop")
+    new["keys"] = cache.keys.at[layer, pages, :, :, slots].set(k, mode="drop")
+    new["values"] = cache.values.at[layer, pages, :, slots].set(v, mode="drop")
+    return cache.replace(**new)
+
+
+def _read(
+    cache: ProductCache, layer: jax.Array, pages: jax.Array, dtype: jnp.dtype
+) -> tuple[Float[Array, "*pages K H T"], Float[Array, "*pages K T H"]]:
+    """The keys and values of these pages, as numbers of this type."""
+    k, v = cache.keys[layer, pages].astype(dtype), cache.values[layer, pages].astype(dtype)
+    if cache.key_scales is None:
+        return k, v
+    key_scales = cache.key_scales[layer, pages].astype(dtype)
+    value_scales = cache.value_scales[layer, pages].astype(dtype)
+    return k * key_scales[..., None, :], v * value_scales[..., None]
 
 
 def attend(
@@ -100,13 +124,14 @@ def _whole_tables(
     """Attention to all pages of the tables at once, also to those that are not in use yet."""
     B, K, _, H = queries.shape
     tokens = mask.tables.shape[1] * PAGE
-    k = jnp.moveaxis(cache.keys[layer, mask.tables], 1, 3).reshape(B, K, H, tokens)
-    v = jnp.moveaxis(cache.values[layer, mask.tables], 1, 2).reshape(B, K, tokens, H)
-    logits = _capped(_product("bkqh,bkht->bkqt", queries, k.astype(queries.dtype)), softcap)
+    k, v = _read(cache, layer, mask.tables, queries.dtype)
+    k = jnp.moveaxis(k, 1, 3).reshape(B, K, H, tokens)
+    v = jnp.moveaxis(v, 1, 2).reshape(B, K, tokens, H)
+    logits = _capped(_product("bkqh,bkht->bkqt", queries, k), softcap)
     distance = positions[..., None] - jnp.arange(tokens)
     visible = ((distance >= 0) & (distance < window))[:, None]
     weights = jax.nn.softmax(jnp.where(visible, logits, MASKED), axis=-1)
-    return _product("bkqt,bkth->bkqh", weights.astype(queries.dtype), v.astype(queries.dtype))
+    return _product("bkqt,bkth->bkqh", weights.astype(queries.dtype), v)
 
 
 def _merged(a: Sums, b: Sums) -> Sums:
@@ -141,16 +166,17 @@ def _shared_pages(
     def add_chunk(i: jax.Array, sums: tuple) -> tuple:
         largest, total, mixed = sums
         chunk = jax.lax.dynamic_slice(pages, (i * SHARED_CHUNK,), (SHARED_CHUNK,))
-        k = jnp.moveaxis(cache.keys[layer, chunk], 0, 2).reshape(K, H, tokens)
-        v = jnp.moveaxis(cache.values[layer, chunk], 0, 1).reshape(K, tokens, H)
-        logits = _capped(_product("kqh,kht->kqt", queries, k.astype(queries.dtype)), softcap)
+        k, v = _read(cache, layer, chunk, queries.dtype)
+        k = jnp.moveaxis(k, 0, 2).reshape(K, H, tokens)
+        v = jnp.moveaxis(v, 0, 1).reshape(K, tokens, H)
+        logits = _capped(_product("kqh,kht->kqt", queries, k), softcap)
         token = i * tokens + jnp.arange(tokens)
         visible = (positions - token < window) & (token < num_shared * PAGE)
         logits = jnp.where(visible, logits, MASKED)
         new_largest = jnp.maximum(largest, jnp.max(logits, axis=-1))
         weights = jnp.where(visible, jnp.exp(logits - new_largest[..., None]), 0.0)
         rescale = jnp.exp(largest - new_largest)
-        new = _product("kqt,kth->kqh", weights.astype(queries.dtype), v.astype(queries.dtype))
+        new = _product("kqt,kth->kqh", weights.astype(queries.dtype), v)
         total = total * rescale + jnp.sum(weights, axis=-1)
         return new_largest, total, mixed * rescale[..., None] + new
 
@@ -183,8 +209,7 @@ def _own_pages(
     def add_chunk(i: jax.Array, sums: Sums) -> Sums:
         first = i * size
         sequence, page, start = [jax.lax.dynamic_slice(x, (first,), (size,)) for x in pairs]
-        k = cache.keys[layer, page].astype(queries.dtype)  # [C, K, H, T]
-        v = cache.values[layer, page].astype(queries.dtype)  # [C, K, T, H]
+        k, v = _read(cache, layer, page, queries.dtype)  # [C, K, H, T] and [C, K, T, H]
         logits = _capped(_product("ckqh,ckht->ckqt", queries[sequence], k), softcap)
         distance = positions[sequence][..., None] - (start[:, None] + jnp.arange(PAGE))[:, None]
         exists = (first + jnp.arange(size) < num_pairs)[:, None, None]

@@ -56,10 +56,10 @@ def prepare(
     return decoder.for_decoding(params, cfg, in_int8)
 
 
-@partial(jax.jit, static_argnames=("cfg", "num_pages"))
-def new_cache(cfg: decoder.ModelConfig, num_pages: int) -> Cache:
-    """An empty cache; ``num_pages`` over all devices."""
-    return paged_attention.init(cfg, num_pages)
+@partial(jax.jit, static_argnames=("cfg", "num_pages", "in_int8"))
+def new_cache(cfg: decoder.ModelConfig, num_pages: int, in_int8: bool = False) -> Cache:
+    """An empty cache; as ``paged_attention.init``."""
+    return paged_attention.init(cfg, num_pages, in_int8)
 
 
 @partial(jax.jit, static_argnames="cfg", donate_argnames="cache")

@@ -39,6 +39,7 @@ class Scheduler:
     num_slots: int  # completions in progress at once
     max_length: int  # tokens of a sequence
     cache_tokens: int = 0  # that the cache has room for; 0 = for the longest sequences everywhere
+    int8_cache: bool = False  # keys and values in 8 bits
     key: jax.Array
     method: Method
     stop_ids: Sequence[int]
@@ -112,7 +113,8 @@ class Scheduler:
 
     def _new_cache(self) -> Cache:
         with self._on_mesh():
-            return engine.new_cache(self.model_cfg, self.sizes.pages * self.sizes.num_devices)
+            num_pages = self.sizes.pages * self.sizes.num_devices
+            return engine.new_cache(self.model_cfg, num_pages, self.int8_cache)
 
     def _on_mesh(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
@@ -247,9 +249,7 @@ class Scheduler:
             if one.pages:  # it has not been preempted
                 self._make_room(one, most)
         rows = Rows(self.sizes, [[one for one in some if one.pages] for some in by_device])
-        last = np.zeros((rows.size,), np.int32)
-        starts = np.zeros((rows.size,), np.int32)
-        steps = np.zeros((rows.size,), np.int32)
+        last, starts, steps = np.zeros((3, rows.size), np.int32)
         live = np.zeros((rows.size,), bool)
         for row, one in rows:
             last[row], starts[row], steps[row] = one.tokens[-1], one.cached, len(one.tokens)

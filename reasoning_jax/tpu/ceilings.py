@@ -115,13 +115,17 @@ def decode_bytes(
     replicas: int = 1,
     itemsize: int = 2,
     in_int8: bool = False,
+    int8_cache: bool = False,
 ) -> float:
     """Bytes that all chips together read in one step: R times the weights and B c cached tokens.
 
     Each of R replicas reads the weights, each sequence its own cache. in_int8: the weights.
     """
     weights = replicas * multiplied_params(cfg) * float(1 if in_int8 else itemsize)
-    return weights + batch * context * kv_bytes(cfg, itemsize)
+    cached = kv_bytes(cfg, itemsize)
+    if int8_cache:
+        cached = kv_bytes(cfg, 1) * (1 + 4 / cfg.head_dim)  # a float32 scale for each head
+    return weights + batch * context * cached
 
 
 def train_bytes(

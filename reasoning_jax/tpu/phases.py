@@ -84,6 +84,7 @@ def _decoding(
         replicas=step.mesh.shape["data"] * step.mesh.shape["fsdp"],
         itemsize=ceilings.itemsize(model_cfg),
         in_int8=cfg.sampling.int8,
+        int8_cache=cfg.sampling.int8_cache,
     )
     phase = _phase(
         "a decode step",

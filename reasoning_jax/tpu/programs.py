@@ -255,9 +255,9 @@ def _cache(cfg: ConfigDict, model_cfg: decoder.ModelConfig, mesh: Mesh) -> Cache
         mesh, cfg.sampling.batch_size, cfg.sequence_length, cfg.sampling.cache_tokens
     )
     num_pages = sizes.pages * sizes.num_devices
-    cache = paged_attention.cache_shapes(model_cfg, num_pages)
+    cache = paged_attention.cache_shapes(model_cfg, num_pages, cfg.sampling.int8_cache)
     names = paged_attention.dimensions(cache)
-    return jax.tree.map(lambda x: _array(mesh, x.shape, x.dtype, *names), cache)
+    return jax.tree.map(lambda x: _array(mesh, x.shape, x.dtype, *names[: x.ndim]), cache)
 
 
 def _draw(cfg: ConfigDict, mesh: Mesh) -> engine.Draw:
