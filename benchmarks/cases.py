@@ -98,9 +98,7 @@ def cache_bytes(cfg: decoder.ModelConfig, prompt_lengths: Sequence[int], steps: 
     """What a step of decoding reads of the cache, in the mean of so many: whole pages."""
     tokens = np.asarray(prompt_lengths)[:, None] + np.arange(1, steps + 1)
     in_use = -(-tokens // pages.PAGE)
-    shapes = paged_attention.cache_shapes(cfg, num_pages=1)
-    a_page = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
-    return float(in_use.sum(axis=0).mean() * a_page)
+    return float(in_use.sum(axis=0).mean() * pages.PAGE * paged_attention.token_bytes(cfg))
 
 
 def sample_case(

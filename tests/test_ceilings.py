@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from ml_collections import ConfigDict
 
-from reasoning_jax.model import presets
+from reasoning_jax.model import paged_attention, paged_kernel, presets
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.tpu import ceilings, chips, collectives
 
@@ -74,8 +74,7 @@ def test_parameters_and_cache_bytes():
     assert ceilings.multiplied_params(llama) == ceilings.num_params(llama) - 128_256 * 4096
     assert ceilings.multiplied_params(QWEN) == ceilings.num_params(QWEN)
     assert ceilings.num_params(QWEN) == pytest.approx(0.494e9, rel=1e-3)
-    assert ceilings.kv_bytes(qwen) == 147_456
-    assert ceilings.kv_bytes(QWEN) == 12_288
+    assert paged_attention.token_bytes(dataclasses.replace(qwen, dtype="bfloat16")) == 147_456
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_parameters_and_cache_bytes():
 )
 def test_decode_ceilings_of_a_chip(kind, batch, tokens_per_second):
     """At a mean context of 768."""
-    seconds = ceilings.decode_bytes(QWEN, batch, 768) / chips.CHIPS[kind].bandwidth
+    seconds = ceilings.decode_bytes(QWEN, batch, 768, 12_288) / chips.CHIPS[kind].bandwidth
     assert batch / seconds == pytest.approx(tokens_per_second, rel=5e-3)
 
 
@@ -141,13 +140,20 @@ def test_forward_flops():
 def test_decoding():
     params = ceilings.multiplied_params(QWEN)
     assert ceilings.decode_flops(QWEN, 4, 768) == 4 * (2 * params + 4 * WIDTH_OF_HEADS * 768)
-    read = ceilings.decode_bytes(QWEN, 4, 768, replicas=2)
+    read = ceilings.decode_bytes(QWEN, 4, 768, 12_288, replicas=2)
     assert read == 4 * params + 4 * 768 * 12_288
-    read = ceilings.decode_bytes(QWEN, 4, 768, replicas=2, in_int8=True)
+    read = ceilings.decode_bytes(QWEN, 4, 768, 12_288, replicas=2, in_int8=True)
     assert read == 2 * params + 4 * 768 * 12_288
-    read = ceilings.decode_bytes(QWEN, 4, 768, replicas=2, int8_cache=True)
-    heads = 12_288 // 2 // QWEN.head_dim  # a token's, of keys and values in all layers
-    assert read == 4 * params + 4 * 768 * heads * (QWEN.head_dim + 4)
+
+
+def test_a_cached_token(monkeypatch):
+    cfg = dataclasses.replace(QWEN, dtype="bfloat16")
+    assert cfg.head_dim == 64
+    heads = 2 * cfg.num_layers * cfg.num_kv_heads  # of a token's keys and values
+    assert paged_attention.token_bytes(cfg) == heads * 64 * 2 == 12_288
+    assert paged_attention.token_bytes(cfg, in_int8=True) == heads * (64 + 4)
+    monkeypatch.setattr(paged_kernel, "platform", lambda: "tpu")
+    assert paged_attention.token_bytes(cfg) == heads * 128 * 2  # the kernel's heads are padded
 
 
 # ---- the network ---------------------------------------------------------------------------------

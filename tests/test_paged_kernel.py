@@ -45,12 +45,12 @@ def reference(monkeypatch):
 
 @pytest.mark.parametrize("num_tokens", [1, 16])
 @pytest.mark.parametrize(
-    ("window", "is_local", "softcap"),
-    [(0, None, 0.0), (20, None, 0.0), (20, False, 5.0), (20, True, 0.0)],
+    ("window", "is_local", "softcap", "head_dim"),
+    [(0, None, 0.0, 128), (20, None, 0.0, 64), (20, False, 5.0, 128), (20, True, 0.0, 64)],
 )
-def test_it_is_attention_by_products(reference, num_tokens, window, is_local, softcap):
+def test_it_is_attention_by_products(reference, num_tokens, window, is_local, softcap, head_dim):
     rng = np.random.default_rng(0)
-    L, N, K, G, H, B = 2, 12, 2, 2, 128, 3
+    L, N, K, G, H, B = 2, 12, 2, 2, head_dim, 3
 
     def random(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -59,6 +59,7 @@ def test_it_is_attention_by_products(reference, num_tokens, window, is_local, so
     keys = jnp.einsum("lnkht->lntkh", by_products.keys)
     values = jnp.einsum("lnkth->lntkh", by_products.values)
     both = jnp.stack([keys, values], axis=4).reshape(L, N, PAGE, 2 * K, H)
+    both = jnp.pad(both, [(0, 0)] * 4 + [(0, 128 - H)])
     places = Places(
         tables=jnp.asarray(rng.permutation(N)[:9].reshape(B, 3), jnp.int32),
         starts=jnp.array([0, 31, 48], jnp.int32),
@@ -74,7 +75,9 @@ def test_it_is_attention_by_products(reference, num_tokens, window, is_local, so
         out, other = paged_attention.write_and_attend(q, k, v, KernelCache(pages=both), *rest)
     np.testing.assert_allclose(out, expected, atol=2e-6)
     for entry, dims, array in ((0, "lnkht->lntkh", cache.keys), (1, "lnkth->lntkh", cache.values)):
-        assert np.array_equal(other.pages[:, :, :, entry::2], jnp.einsum(dims, array))
+        written = np.asarray(other.pages[:, :, :, entry::2])
+        assert np.array_equal(written[..., :H], jnp.einsum(dims, array))
+        assert not written[..., H:].any()
 
 
 def test_it_takes_what_it_can_tile(monkeypatch):
@@ -82,7 +85,6 @@ def test_it_takes_what_it_can_tile(monkeypatch):
     monkeypatch.setattr(paged_kernel, "platform", lambda: "tpu")
     assert paged_kernel.fits(CFG)
     for changes in (
-        {"head_dim": 64},
         {"attention": "flash"},
         {"num_kv_heads": 3, "num_heads": 6},
         {"num_kv_heads": 3, "num_heads": 6, "dtype": "float32"},
@@ -93,9 +95,14 @@ def test_it_takes_what_it_can_tile(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("topology", "dims"), [("v5e:2x4", (2, 4, 1)), ("v6e:2x4", (2, 2, 2)), ("v5p:2x2x1", (1, 1, 4))]
+    ("topology", "dims", "head_dim"),
+    [
+        ("v5e:2x4", (2, 4, 1), 64),
+        ("v6e:2x4", (2, 2, 2), 128),
+        ("v5p:2x2x1", (1, 1, 4), 128),
+    ],
 )
-def test_the_sampler_compiles_with_it(tpu_compiler, topology, dims):
+def test_the_sampler_compiles_with_it(tpu_compiler, topology, dims, head_dim):
     """And no collective is as large as a layer's weights, which fsdp gathers."""
     from reasoning_jax import experiment
     from reasoning_jax.tpu import chips, compiler, programs
@@ -106,7 +113,7 @@ def test_the_sampler_compiles_with_it(tpu_compiler, topology, dims):
     cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor = dims
     slice = chips.topology(topology)
     exp = experiment.make(cfg, compiler.devices(slice))
-    exp = dataclasses.replace(exp, model_cfg=CFG)
+    exp = dataclasses.replace(exp, model_cfg=dataclasses.replace(CFG, head_dim=head_dim))
     steps = [step for step in programs.steps(cfg, exp) if step.kind in ("prefill", "decode")]
     assert len(steps) == 2
     for step in steps:

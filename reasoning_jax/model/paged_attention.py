@@ -41,7 +41,7 @@ def cache_shapes(cfg: ModelConfig, num_pages: int, in_int8: bool = False) -> Cac
     both = (cfg.num_layers, num_pages)
     array = partial(jax.ShapeDtypeStruct, dtype=jnp.int8 if in_int8 else cfg.dtype)
     if paged_kernel.fits(cfg) and not in_int8:
-        return KernelCache(pages=array((*both, PAGE, 2 * K, H)))
+        return KernelCache(pages=array((*both, PAGE, 2 * K, paged_kernel.padded(H))))
     scales = jax.ShapeDtypeStruct((*both, K, PAGE), jnp.float32) if in_int8 else None
     return ProductCache(
         keys=array((*both, K, H, PAGE)),
@@ -49,6 +49,12 @@ def cache_shapes(cfg: ModelConfig, num_pages: int, in_int8: bool = False) -> Cac
         key_scales=scales,
         value_scales=scales,
     )
+
+
+def token_bytes(cfg: ModelConfig, in_int8: bool = False) -> float:
+    """Bytes of a token in the cache, as it is laid out on the mesh that is set."""
+    page = cache_shapes(cfg, num_pages=1, in_int8=in_int8)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(page)) / PAGE
 
 
 def dimensions(cache: Cache) -> Names:

@@ -1,10 +1,11 @@
 """Attention to pages by a kernel for TPUs: jax.experimental's ragged_paged_attention.
 
 It reads each page from HBM as the table of pages says; nothing is gathered. It takes heads of a
-multiple of 128 numbers, and its own order of the cache: keys and values of a head side by side.
+multiple of 128 numbers, to which others are padded with zeros, as TPU's memory would pad them; and
+its own order of the cache: keys and values of a head side by side.
 
 Letters of shapes: B sequences, S tokens of this call, J pages of a sequence at most, N pages, T
-tokens of a page, L layers, K key-value heads, G query heads of each, H head size.
+tokens of a page, L layers, K key-value heads, G query heads of each, H head size, W of it padded.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ PAGES_A_BLOCK = 16
 class KernelCache:
     """The keys and values of all layers: head k's keys are entry 2 k, its values entry 2 k + 1."""
 
-    pages: Float[Array, "L N T 2*K H"]
+    pages: Float[Array, "L N T 2*K W"]
 
 
 def fits(cfg: ModelConfig) -> bool:
     """Whether this model attends to pages by the kernel, on the mesh that is set."""
     chosen = cfg.attention == "splash" or (cfg.attention == "auto" and platform() == "tpu")
-    return chosen and cfg.head_dim % LANES == 0 and _is_tileable(cfg)
+    return chosen and _is_tileable(cfg)
 
 
 def _is_tileable(cfg: ModelConfig) -> bool:
@@ -46,6 +47,11 @@ def _is_tileable(cfg: ModelConfig) -> bool:
         heads //= mesh.shape["tensor"]
     rows = 2 * heads // (4 // jnp.dtype(cfg.dtype).itemsize)  # of 4 bytes a lane
     return rows in (1, 2, 4) or (rows > 0 and rows % SUBLANES == 0)
+
+
+def padded(head_dim: int) -> int:
+    """The size of a head in the cache."""
+    return -(-head_dim // LANES) * LANES
 
 
 def splits_heads(num_kv_heads: int) -> bool:
@@ -65,6 +71,7 @@ def write(
     """The cache with these tokens; pages above N are not written."""
     B, S, K, H = k.shape
     both = jnp.stack([k, v], axis=3).reshape(B, S, 2 * K, H).astype(cache.pages.dtype)
+    both = _padded(both)
     return KernelCache(pages=cache.pages.at[layer, pages, slots].set(both, mode="drop"))
 
 
@@ -90,7 +97,7 @@ def attend(
     layers, num_pages = cache.pages.shape[:2]
     call = partial(
         ragged_paged_attention,
-        q.reshape(B * S, K * G, H),
+        _padded(q.reshape(B * S, K * G, H)),
         cache.pages.reshape(layers * num_pages, *cache.pages.shape[2:]),
         starts + S,
         tables + layer * num_pages,
@@ -104,4 +111,10 @@ def attend(
         out = call(sliding_window=window or None)
     else:
         out = jax.lax.cond(is_local, lambda: call(sliding_window=window), lambda: call())
-    return out.reshape(q.shape)
+    return out[..., :H].reshape(q.shape)
+
+
+def _padded(x: Float[Array, "*batch H"]) -> Float[Array, "*batch W"]:
+    """x with zeros to the size of a head in the cache."""
+    head_dim = x.shape[-1]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padded(head_dim) - head_dim)])

@@ -53,11 +53,6 @@ def itemsize(cfg: ModelConfig) -> int:
     return 2 if cfg.dtype == "bfloat16" else 4
 
 
-def kv_bytes(cfg: ModelConfig, itemsize: int = 2) -> int:
-    """Bytes of one cached token: 2 L K h numbers."""
-    return 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim * itemsize
-
-
 def _forward_passes(cfg: ModelConfig) -> int:
     """How often an update makes each layer's forward pass."""
     return 2 if cfg.remat == "full" else 1
@@ -112,20 +107,18 @@ def decode_bytes(
     cfg: ModelConfig,
     batch: int,
     context: float,
+    token_bytes: float,
     replicas: int = 1,
     itemsize: int = 2,
     in_int8: bool = False,
-    int8_cache: bool = False,
 ) -> float:
     """Bytes that all chips together read in one step: R times the weights and B c cached tokens.
 
-    Each of R replicas reads the weights, each sequence its own cache. in_int8: the weights.
+    Each of R replicas reads the weights, each sequence its own cache. token_bytes: of a token in
+    the cache, as it is laid out; in_int8: the weights.
     """
     weights = replicas * multiplied_params(cfg) * float(1 if in_int8 else itemsize)
-    cached = kv_bytes(cfg, itemsize)
-    if int8_cache:
-        cached = kv_bytes(cfg, 1) * (1 + 4 / cfg.head_dim)  # a float32 scale for each head
-    return weights + batch * context * cached
+    return weights + batch * context * token_bytes
 
 
 def train_bytes(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 from ml_collections import ConfigDict
 
 from reasoning_jax import tune
+from reasoning_jax.model import paged_attention
 from reasoning_jax.model.decoder import ModelConfig
 from reasoning_jax.tpu import ceilings, collectives
 from reasoning_jax.tpu.chips import Topology
@@ -77,14 +79,16 @@ def _decoding(
     """A step of decoding, at the middle of the longest completion."""
     context = step.length - cfg.sampling.max_new_tokens / 2
     flops = ceilings.decode_flops(model_cfg, step.batch_size, context)
+    with jax.set_mesh(step.mesh):
+        token_bytes = paged_attention.token_bytes(model_cfg, cfg.sampling.int8_cache)
     read = ceilings.decode_bytes(
         model_cfg,
         step.batch_size,
         context,
+        token_bytes,
         replicas=step.mesh.shape["data"] * step.mesh.shape["fsdp"],
         itemsize=ceilings.itemsize(model_cfg),
         in_int8=cfg.sampling.int8,
-        int8_cache=cfg.sampling.int8_cache,
     )
     phase = _phase(
         "a decode step",
