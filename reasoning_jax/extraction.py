@@ -72,7 +72,8 @@ def _check(cfg: ConfigDict) -> None:
 
 def is_zero_shot(cfg: ConfigDict) -> bool:
     """Whether answers come from a second prompt, after the rationale (arXiv:2205.11916)."""
-    return cfg.get("prompting", "") == "zero_shot"
+    # Not cfg.get: for a key that is absent ConfigDict looks, slowly, for names that are near.
+    return "prompting" in cfg and cfg["prompting"] == "zero_shot"
 
 
 def second_prompt(task: Task, cfg: ConfigDict) -> str:

@@ -12,6 +12,7 @@ import time
 
 import jax
 import numpy as np
+from compiling import DEVICES, XLA_FLAGS
 
 from reasoning_jax import algorithms, config, experiment, metrics
 from reasoning_jax.training import checkpoint
@@ -23,6 +24,7 @@ TINY = {
     "log_every": 2,
     "task.max_digits": 1,
     "task.given": (40,),
+    "task.num_train": 200,
     "task.num_eval": 8,
     "base.num_updates": 40,
     "base.algorithm.hinted": 1.0,
@@ -63,11 +65,9 @@ class Cluster:
         command = [sys.executable, "-m", "reasoning_jax.main", f"--workdir={folder}"]
         command.append(f"--config=configs/{name}.py:smoke")
         command += [f"--config.{key}={value}" for key, value in values.items()]
-        # Little optimisation: only process 0 uses jax's cache, and the others compile everything.
         shared = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{DEVICES}={devices} {XLA_FLAGS}",
             "PYTHONUNBUFFERED": "1",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         }
         for i in range(count or 1):
             own = {}

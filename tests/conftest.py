@@ -6,18 +6,16 @@ import os
 import pathlib
 import time
 
+import compiling
 import pytest
 import shapes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DEVICES = "--xla_force_host_platform_device_count"
 
 # Before anything imports jax: it reads these once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+compiling.set_environment()
 
 shapes.install()  # before anything imports the package
 
@@ -42,18 +40,18 @@ def no_mesh():
 
 
 @pytest.fixture(scope="module")
-def quick_compile():
-    """Compiles without LLVM's optimisations, in half the time: for tests that mostly compile."""
+def optimised():
+    """Compiles as users do: for tests about what a compiler makes of a program."""
     import jax
 
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")
-def tpu_compiler():
+def tpu_compiler(optimised):
     """Skips where TPU's compiler is absent; the mesh of what was compiled is unset afterwards."""
     reason = 'libtpu is not installed (pip install "jax[tpu]"): nothing is compiled for TPU'
     pytest.importorskip("libtpu", reason=reason)

@@ -32,7 +32,6 @@ from reasoning_jax.tasks import Example
 from reasoning_jax.tokenizer import Bytes, Characters, SentencePiece
 from reasoning_jax.vocabularies.fast import Fast
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 END = {"content": "<|im_end|>", "special": True}
 GOLDEN = (

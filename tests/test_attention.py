@@ -14,7 +14,6 @@ from reasoning_jax.model import attention, block_pairs, decoder, logprobs, shard
 from reasoning_jax.training import packing
 from reasoning_jax.training.rows import pair_row
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 S = 384  # three of the kernel's blocks
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compiling import XLA_FLAGS
 from conftest import random_params
 
 from reasoning_jax.model import decoder
@@ -31,7 +32,7 @@ def test_throughput_quick():
     script = str(ROOT / "benchmarks" / "throughput.py")
     command = [sys.executable, script, "--preset=tiny", "--quick", "--rows=4", "--samples=8"]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": ""}
+        command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": XLA_FLAGS}
     )
     assert done.returncode == 0, done.stderr
     *shown, line = done.stdout.splitlines()
@@ -141,7 +142,7 @@ def test_libraries_take_turns_where_they_are(folder, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize("case", ["sampling.queue", "update.dpo", "update.grpo"])
-def test_a_case_of_ours_is_measured(folder, quick_compile, monkeypatch, case):
+def test_a_case_of_ours_is_measured(folder, monkeypatch, case):
     """A tiny model in place of the one that is measured; what is counted is what is drawn."""
     import peers
 
@@ -164,7 +165,7 @@ def test_a_case_of_ours_is_measured(folder, quick_compile, monkeypatch, case):
         assert figures["tokens_per_s"] > 0 and figures["pairs_per_s"] > 0
 
 
-def test_variance_of_the_toys_and_of_a_model(folder, quick_compile, tmp_path, capsys):
+def test_variance_of_the_toys_and_of_a_model(folder, tmp_path, capsys):
     """Exact numbers of the toys; of a model's samples, variances that can be had by hand."""
     import variance
     from variance_estimates import Question, least_squares, moments, variances
@@ -233,7 +234,7 @@ def test_the_optimum_is_the_highest_reward_less_kl(folder):
         assert value.mean() < most
 
 
-def test_kl_of_samples_against_enumeration(folder, tiny, quick_compile):
+def test_kl_of_samples_against_enumeration(folder, tiny):
     """Two models of 20 tokens, one of which is never drawn: all 19 * 19 continuations of two."""
     import study_kl
 
@@ -267,12 +268,12 @@ def test_frontier_smoke(folder, data_dir, tmp_path, monkeypatch, capsys):
     import frontier
 
     flags = ["--seeds=1", "--smoke", f"--out={tmp_path}", f"--plot={tmp_path / 'plot.png'}"]
-    quick = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    one_device = {"XLA_FLAGS": XLA_FLAGS}
     done = subprocess.run(
         [sys.executable, frontier.__file__, *flags],
         capture_output=True,
         text=True,
-        env=os.environ | quick | {"REASONING_DATA": str(data_dir)},
+        env=os.environ | one_device | {"REASONING_DATA": str(data_dir)},
     )
     assert done.returncode == 0, done.stderr
     assert "1 runs, 3 updates and 192 measured samples are left" in done.stdout

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from compiling import XLA_FLAGS
 from orbax.checkpoint import v1 as ocp
 
 from reasoning_jax import ask, command_line, errors, evaluate, main
@@ -47,7 +48,7 @@ def get_config(arg=""):
 
 def environment(path: pathlib.Path = ROOT) -> dict[str, str]:
     """One device, whatever the tests' own process has."""
-    return {**os.environ, "PYTHONPATH": str(path), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, "PYTHONPATH": str(path), "XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu"}
 
 
 def start(

@@ -32,7 +32,6 @@ from reasoning_jax.training import (
     train_step,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 DPO = algorithms.get("dpo")
 PAIRS = [
     {"prompt": "1+2\n", "chosen": "3", "rejected": "4"},

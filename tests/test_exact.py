@@ -15,7 +15,6 @@ from jax.flatten_util import ravel_pytree
 from reasoning_jax.algorithms.trice import chains, control_variate
 from reasoning_jax.algorithms.trice.gradient import coefficients, subsample
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 LEVELS = (0.05, 0.2, 0.6, 0.8, 0.9, 0.97, 0.999)  # mean p(correct) of the transformers
 SHIFTS = (-3, -2, -1, 0, 1, 2, 3, 4, 6, 8)
 

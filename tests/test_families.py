@@ -16,7 +16,6 @@ from reasoning_jax.errors import UserError
 from reasoning_jax.model import attention, decoder, logprobs, rotary, sharding
 from reasoning_jax.model.config import ModelConfig, RopeScaling
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 S = 12
 TINY = dict(vocab_size=24, width=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,
             mlp_dim=32)  # fmt: skip

@@ -16,8 +16,6 @@ from reasoning_jax.policy import Policy
 from reasoning_jax.sampling.methods import Temperature
 from reasoning_jax.sampling.sequences import Request
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def test_every_output_has_its_own_scale():
     w = jnp.array([[1.0, 100.0, 0.0], [-0.5, -127.0, 0.0]])

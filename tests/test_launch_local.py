@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiling import XLA_FLAGS
 from conftest import ROOT, wait_for
 
 UNTIL_STOPPED = "trap 'echo saved; exit 143' TERM; echo step 1; while :; do sleep 0.05; done"
@@ -179,7 +180,7 @@ def test_local_with_jax(tmp_path):
     ]
     env = os.environ | {
         "PYTHON": sys.executable,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": XLA_FLAGS,
         "TMPDIR": str(tmp_path),
         "HERE": str(tmp_path),
     }

@@ -16,8 +16,6 @@ from reasoning_jax.model.pages import Places
 from reasoning_jax.sampling import engine, methods
 from reasoning_jax.training import optim, state, train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def config(vocab, width, **other):
     """A model of which only the output matrix matters."""

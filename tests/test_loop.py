@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from cluster import TINY
 
 from reasoning_jax import (
     algorithms,
@@ -32,19 +33,12 @@ from reasoning_jax.training.data import examples_for_round
 from reasoning_jax.training.train_step import make_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
-OVERRIDES = {
-    "task.num_eval": 8,
-    "base.num_updates": 80,  # until hinted samples come out right: else there is nothing to test
-    # So that rationalization keeps something even of a model that has hardly begun.
-    "base.algorithm.hinted": 1.0,
-    "rounds.examples": 48,
+OVERRIDES = TINY | {
     "rounds.updates": 7,
     "rounds.increment": 1,
     "rounds.min_kept_rows": 1,
-    "rounds.patience": 0,
-    "sampling.max_new_tokens": 40,
-    "sampling.batch_size": 32,
     "checkpoint.every": 3,
+    "eval.test_every": 4,
     "log_every": 1,
 }
 
@@ -123,7 +117,7 @@ def test_every_round_starts_from_the_base_with_a_fresh_optimiser(run):
     assert [method for method, _ in starts] == ["sft", "star", "star"]
     for _, begun in starts[1:]:
         assert same(begun.params, jax.device_get(base))
-    assert [int(begun.step) for _, begun in starts] == [0, 80, 87]
+    assert [int(begun.step) for _, begun in starts] == [0, 40, 47]
 
 
 def test_no_hint_and_no_failure_in_what_is_trained_on(run):
@@ -153,7 +147,7 @@ def test_any_number_of_devices_collects_the_same_and_learns_the_same(run, device
     star = algorithms.get("star")
     params = checkpoint.restore(directory / "base", exp.abstract_state().params).params
     source = exp.load("train")
-    examples = [source[int(i)] for i in examples_for_round(len(source), 48, cfg.seed, 0)]
+    examples = [source[int(i)] for i in examples_for_round(len(source), 16, cfg.seed, 0)]
     rows = star.collect(exp.rollout(params, "collect", 1), examples, (), 1, cfg).rows
     kept, _ = rows_file.read_rows(directory / "rounds/0001/rows.npz", ())
     assert len(rows) == len(kept)

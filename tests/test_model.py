@@ -20,7 +20,6 @@ from reasoning_jax.model import decoder
 from reasoning_jax.model.attention import CausalMask, DenseMask
 from reasoning_jax.sampling import methods
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 S = 12
 forward = jax.jit(hidden_states, static_argnames="cfg")
 

@@ -144,7 +144,7 @@ def config():
 
 
 @pytest.fixture
-def one_device(monkeypatch, quick_compile):
+def one_device(monkeypatch):
     make = experiment.make
     monkeypatch.setattr(
         experiment, "make", lambda cfg, devices=None: make(cfg, devices or jax.devices()[:1])
@@ -154,7 +154,7 @@ def one_device(monkeypatch, quick_compile):
 def test_stopped_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):
     """While sampling, between updates and while evaluating; and nothing is logged twice."""
     loop.train(config(), tmp_path / "whole")
-    folder, moments = tmp_path / "stopped", iter((50, 14, 6, 6, 4, 5, 9))
+    folder, moments = tmp_path / "stopped", iter((50, 14, 6, 6, 4))
     asked = 0
 
     def preempted() -> bool:
@@ -172,7 +172,7 @@ def test_stopped_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, monkeypat
         except interrupts.Preempted:
             about = final(folder)[1]
             stopped.append((about["round"], about["update"]))
-    assert stopped == [(0, 50), (0, 60), (1, 0), (1, 2), (1, 4), (2, 0), (2, 4)]
+    assert stopped == [(0, 50), (0, 60), (1, 0), (1, 2), (1, 4)]
     (mine, about), (theirs, like) = final(folder), final(tmp_path / "whole")
     assert {k: v.tobytes() for k, v in mine.items()} == {k: v.tobytes() for k, v in theirs.items()}
     assert about["finished"] and about == like | {"metrics_bytes": about["metrics_bytes"]}

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from compiling import XLA_FLAGS
 from published import chat_model, gsm8k_of_one_length
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,7 @@ def execute(name, tmp_path, monkeypatch):
         (tmp_path / part).symlink_to(ROOT / part)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("REASONING_NOTEBOOK_SETTINGS", "smoke")
-    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as on Colab
+    monkeypatch.setenv("XLA_FLAGS", XLA_FLAGS)  # one device, as on Colab
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     book = read(name)
     folder = {"metadata": {"path": str(tmp_path / "notebooks")}}

@@ -345,21 +345,20 @@ def test_a_stream_keeps_the_rows_of_a_prompt_together():
 def test_logprobs_of_a_policy_are_those_of_rows_apart(tiny):
     cfg, params = tiny
     policy = Policy(params=params, model_cfg=cfg, mesh=None, batch_size=4, max_length=48)
+    by_hand = jax.jit(lambda batch: logprobs.token_logprobs(params, batch, cfg))
     for rows in (groups_of_completions(1), groups_of_pairs(1)):
         for row, together in zip(rows, policy.logprobs(rows), strict=True):
             [alone] = policy.logprobs([row])
             assert np.count_nonzero(together) == np.count_nonzero(row["weights"][1:])
             np.testing.assert_allclose(together, alone, atol=1e-5)
-            # By hand, each side a row of its own.
+            # By hand, each side a row of its own; of one length, as each is compiled for.
             sides = [row["side"] == side for side in (0, 1)] if "side" in row else [slice(None)]
             for side in sides:
-                tokens = row["tokens"][side]
-                batch = {
-                    "tokens": tokens[None],
-                    "positions": np.arange(len(tokens))[None],
-                    "segment_ids": np.ones((1, len(tokens)), np.int32),
-                }
-                batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), batch)
-                expected = logprobs.token_logprobs(params, batch, cfg)[0]
+                n = len(row["tokens"][side])
+                batch = {key: np.zeros((1, 24), np.int32) for key in ("tokens", "segment_ids")}
+                batch["tokens"][0, :n] = row["tokens"][side]
+                batch["segment_ids"][0, :n] = 1
+                batch["positions"] = np.arange(24, dtype=np.int32)[None]
+                expected = by_hand(batch)[0][:n]
                 expected = np.where(row["weights"][side] != 0, expected, 0)
                 np.testing.assert_allclose(together[side], expected, atol=1e-5)

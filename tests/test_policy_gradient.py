@@ -132,7 +132,6 @@ def test_the_expected_coefficients(p):
     assert abs(coefficient(q, 800, "grpo") / math.sqrt(p / (1 - p)) - 1) < 0.05
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_the_expected_coefficients_of_a_transformer():
     for q in exact.of_model(exact.params(0)):
         assert coefficient(q, 4, "rloo") == pytest.approx(exact.pi(q), rel=1e-4)
@@ -618,7 +617,6 @@ def test_updates():
 # ---- a run ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_a_run_is_on_policy_at_its_first_update_only(tmp_path):
     """Two updates a round: ratios are 1 at the first, KL from the base model is 0 in round 1.
 

@@ -15,7 +15,6 @@ from reasoning_jax.model import logprobs, sharding
 from reasoning_jax.training import losses, packing, preferences
 from reasoning_jax.training.rows import attach, pair_row
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 # Tokens of prompt, chosen and rejected.
 SHAPES = [(3, 2, 5), (1, 4, 1), (2, 1, 1), (4, 6, 3), (1, 2, 2), (2, 7, 4), (5, 3, 2)]
 

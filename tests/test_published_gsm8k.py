@@ -9,6 +9,7 @@ import sys
 
 import jax
 import pytest
+from compiling import XLA_FLAGS
 from conftest import ROOT
 from golden import make_models
 from published import chat_model, gsm8k_of_one_length
@@ -21,7 +22,6 @@ from reasoning_jax.pretrained import peft
 CONFIG = ROOT / "configs" / "published_gsm8k.py"
 METHODS = ("trice", "star", "dpo", "grpo")
 TUNED = ("lora", "prompt", "full")
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_smoke_from_the_folder_to_an_adapter(model, shard, tmp_path):
     command = [sys.executable, "-m", "reasoning_jax.main", f"--config={CONFIG}:smoke"]
     command += [f"--workdir={run_dir}", f"--config.model.source={model}"]
     command += [f"--config.task.path={shard}"]
-    env = os.environ | {"XLA_FLAGS": ""}
+    env = os.environ | {"XLA_FLAGS": XLA_FLAGS}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run = rj.open(run_dir)

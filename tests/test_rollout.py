@@ -21,7 +21,6 @@ from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Example, ad
 from reasoning_jax.tokenizer import Characters
 from reasoning_jax.training.rows import completion_row, weighted_row
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TOK = Characters(addition.ALPHABET)
 N = 6
 CFG = default.get_config()

@@ -22,7 +22,6 @@ from reasoning_jax.policy import Policy, Request
 from reasoning_jax.sampling import engine, methods
 from reasoning_jax.sampling.methods import Greedy, Temperature, TopK, TopP
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 P, N = 16, 8
 LENGTHS = np.array([2, 9, 4, 1, 12, 7, 3, 16], np.int32)
 IDS = np.array([3, 0, 10_000_000, 5, 5, 8, 1, 2], np.int32)

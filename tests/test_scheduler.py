@@ -23,7 +23,6 @@ from reasoning_jax.sampling.page_pool import PagePool
 from reasoning_jax.sampling.scheduler import Scheduler
 from reasoning_jax.sampling.sequences import Request
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 N = 40  # new tokens: more than a page
 COUNT = 24
 

@@ -16,8 +16,6 @@ from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, linear, sharding
 from reasoning_jax.training import state
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def cube():

@@ -18,7 +18,6 @@ from reasoning_jax.training import losses, optim, state
 from reasoning_jax.training.losses import Loss, masked_sum
 from reasoning_jax.training.train_step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 B, S = 8, 16
 RATE = np.float32(0.01)
 SFT = algorithms.get("sft")

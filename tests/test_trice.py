@@ -30,7 +30,6 @@ from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, addition
 from reasoning_jax.training import packing
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TRICE = algorithms.get("trice")
 VERDICTS = (CORRECT, WRONG, UNPARSED, TRUNCATED)
 

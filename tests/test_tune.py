@@ -22,7 +22,6 @@ from reasoning_jax.sampling import methods
 from reasoning_jax.training import optim, packing, state
 from reasoning_jax.training.train_step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 S = 12
 LORA = tune.get("lora")
 PROMPT = tune.get("prompt")

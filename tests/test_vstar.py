@@ -241,19 +241,22 @@ def test_errors(section, key, value):
 
 def small():
     cfg = vstar_addition.get_config("smoke")
+    cfg.sequence_length = 96
+    cfg.batch_size = 8
+    cfg.task.max_digits = 1
+    cfg.task.given = (40,)
     cfg.task.num_eval = 8
     cfg.base.num_updates = 60
     cfg.algorithm.verifier_updates = 6
     cfg.rounds.updates = 4
     cfg.rounds.min_kept_rows = 1
-    cfg.sampling.max_new_tokens = 40
-    cfg.sampling.batch_size = 32
+    cfg.sampling.max_new_tokens = 32
+    cfg.sampling.batch_size = 16
     cfg.checkpoint.every = 3
     cfg.log_every = 1
     return cfg
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_a_run_ends_with_a_generator_and_a_verifier(tmp_path, monkeypatch):
     """The verifier starts from the base model (DPO loss ln 2).
 
