@@ -13,8 +13,6 @@ from drawing import cached_states
 from reasoning_jax.model import decoder
 from reasoning_jax.model.parameters import BLOCK_MATRICES, num_inputs
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 RANK = 2
 
 
