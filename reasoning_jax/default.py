@@ -109,7 +109,7 @@ class Sampling:
     # Tokens that the cache has room for; 0 = for the longest sequences in all places.
     cache_tokens: int = key(0, at_least(0))
     int8: bool = False  # matrices in 8 bits: less memory to read, samples of a slightly other model
-    int8_cache: bool = False  # keys and values in 8 bits; not by the kernel of TPUs
+    int8_cache: bool = False  # keys and values in 8 bits; on TPU by products, not by the kernel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,7 @@ def for_decoding(params: Params, cfg: ModelConfig, in_int8: bool = False) -> Par
 
     Matrices are cast once to the dtype of the computation, and the output matrix is split once by
     its vocabulary, so that no step gathers it. in_int8: the layers' matrices and the output matrix
-    in 8 bits; an adapter and the embedding stay as they are.
+    in 8 bits; an adapter and the embedding stay as they are. On a GPU the layers become a list.
     """
     prepared = cast_matrices(params, cfg.dtype)
     output = _output(prepared, cfg)
@@ -153,7 +153,7 @@ def for_decoding(params: Params, cfg: ModelConfig, in_int8: bool = False) -> Par
 
 
 def _with_separate_layers(params: Params, cfg: ModelConfig) -> Params:
-    """The parameters with a list of layers: a GPU would copy a layer's from the stacked ones."""
+    """Each layer's parameters apart: a GPU would copy them out of stacked ones at every step."""
 
     def layer(stacked: dict[str, Array], number: int) -> dict[str, Array]:
         return {name: x[number] for name, x in stacked.items()}

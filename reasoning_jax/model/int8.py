@@ -1,8 +1,8 @@
-"""Weight-only int8 quantization for sampling: half of what a step of decoding reads in bfloat16.
+"""int8 quantization for sampling: half of what a step of decoding reads in bfloat16.
 
-Each output channel has its own scale, its largest absolute weight over 127: absmax quantization, a
-vector at a time (LLM.int8(), arXiv:2208.07339, sections 2.1 and 3.1), of weights alone.
-Activations, sums and the cache are not quantized.
+Each output channel of a matrix has its own scale, its largest absolute weight over 127: absmax
+quantization, a vector at a time (LLM.int8(), arXiv:2208.07339, sections 2.1 and 3.1). Keys and
+values may have 8 bits too (paged_products.py); activations and sums do not.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from reasoning_jax.model.sharding import shard
 
 LARGEST = 127
 
-Quantized = tuple[Int8[Array, "..."], Float[Array, "..."]]  # a matrix, and its outputs' scales
+Quantized = tuple[Int8[Array, "..."], Float[Array, "..."]]  # an array, and its scales
 
 
-def quantize(w: Float[Array, ...], inputs: tuple[int, ...]) -> Quantized:
-    """w in the nearest of 255 levels, -127 to 127, of each output's scale; and the scales.
+def quantize(w: Float[Array, ...], axes: tuple[int, ...]) -> Quantized:
+    """w in the nearest of 255 levels, -127 to 127, of its scale; and the scales.
 
-    inputs: the dimensions that are summed over, which the scales do not have.
+    axes: the dimensions that share a scale, which the scales do not have: a matrix's inputs.
     """
     w = w.astype(jnp.float32)
-    scale = jnp.max(jnp.abs(w), axis=inputs, keepdims=True) / LARGEST
+    scale = jnp.max(jnp.abs(w), axis=axes, keepdims=True) / LARGEST
     scale = jnp.where(scale == 0, 1.0, scale)
-    return jnp.round(w / scale).astype(jnp.int8), jnp.squeeze(scale, inputs)
+    return jnp.round(w / scale).astype(jnp.int8), jnp.squeeze(scale, axes)
 
 
 def quantize_layers(

@@ -35,8 +35,7 @@ def token_logprobs(
     """log p(token_t | the tokens before it in its segment) for a packed batch, in float32.
 
     batch: tokens, positions, segment_ids [B, S], and prefix_ids where segments share prompts. A
-    segment's first token and padding get 0, and with ``weights`` [B, S] tokens whose weight is 0,
-    as those of prompts.
+    segment's first token and padding get 0; so do tokens of weight 0, if there are ``weights``.
     """
     inputs = decoder.embed(params, batch["tokens"], cfg)
     mask = CausalMask(batch["segment_ids"], batch.get("prefix_ids"))
@@ -64,9 +63,8 @@ def of_hidden(
     return jnp.where(is_asked, out, 0.0)
 
 
-compiled_token_logprobs = partial(jax.jit, static_argnames="cfg")(
-    token_logprobs
-)  # compiled, outside an update
+# Outside an update.
+compiled_token_logprobs = jax.jit(token_logprobs, static_argnames="cfg")
 
 
 def of_targets(
@@ -79,11 +77,11 @@ def of_targets(
 ) -> Float[Array, "B S"]:
     """log p(target) of hidden states, in float32, where it is asked for; anything elsewhere.
 
-    Scans over chunks of B x chunk hidden states, those first that are asked for, leaves out the
-    chunks without any, and recomputes each chunk's logits in the backward pass, so that the largest
-    array is [B x chunk, V]. Over several devices it scans over as many tiles of V instead, of all
-    hidden states: the output matrix is then gathered, and its gradient reduced, once and not once a
-    chunk, a tile at a time.
+    Orders the hidden states so that those asked for come first, scans over chunks of B x chunk of
+    them, leaves out the chunks without any, and recomputes each chunk's logits in the backward
+    pass: the largest array is [B x chunk, V]. Over several devices it scans over as many tiles of V
+    instead, of all hidden states: the output matrix is then gathered, and its gradient reduced,
+    once and not once a chunk, a tile at a time.
     """
     batch, length, width = hidden.shape
     mesh = jax.sharding.get_abstract_mesh()
@@ -95,8 +93,8 @@ def of_targets(
     total = batch * length
     size = batch * min(chunk, length)
     order = jnp.argsort(~is_asked.reshape(total), stable=True)
-    place = jnp.argsort(order)
-    states = _permuted(hidden.reshape(total, width), order, place)
+    inverse = jnp.argsort(order)
+    states = _permuted(hidden.reshape(total, width), order, inverse)
     ordered = states, targets.reshape(total)[order], is_asked.reshape(total)[order]
 
     def logprobs(h: jax.Array, t: jax.Array) -> jax.Array:
@@ -106,22 +104,23 @@ def of_targets(
         return jnp.sum(at_target, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
 
     @jax.checkpoint
-    def one(carry: None, xs: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
+    def of_chunk(carry: None, xs: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
         h, t, asked = xs
-        nothing = jnp.zeros(t.shape, jnp.float32)
-        return carry, jax.lax.cond(jnp.any(asked), logprobs, lambda h, t: nothing, h, t)
+        h = jnp.where(asked[:, None], h, 0)  # what is not finite there stays without effect
+        zeros = jnp.zeros(t.shape, jnp.float32)
+        return carry, jax.lax.cond(jnp.any(asked), logprobs, lambda h, t: zeros, h, t)
 
     def split(x: jax.Array) -> jax.Array:  # [B S, ...] -> [chunks, B chunk, ...]
         x = jnp.pad(x, ((0, -total % size),) + ((0, 0),) * (x.ndim - 1))
         return x.reshape(-1, size, *x.shape[1:])
 
-    _, out = jax.lax.scan(one, None, tuple(split(x) for x in ordered))
-    return _permuted(out.reshape(-1)[:total], place, order).reshape(batch, length)
+    _, out = jax.lax.scan(of_chunk, None, tuple(split(x) for x in ordered))
+    return _permuted(out.reshape(-1)[:total], inverse, order).reshape(batch, length)
 
 
 @jax.custom_vjp
 def _permuted(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
-    """x[order]; its gradient is taken by ``inverse``, not added up at places that are scattered."""
+    """x[order] of a permutation: its gradient is a gather by the inverse, not a scattered sum."""
     return x[order]
 
 

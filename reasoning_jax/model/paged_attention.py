@@ -1,7 +1,7 @@
 """A cache of keys and values in pages (pages.py), and attention to it.
 
-On TPU a kernel attends to pages (paged_kernel.py), elsewhere products do (paged_products.py). The
-two keep keys and values in orders of their own.
+On TPU a kernel attends to pages (paged_kernel.py), where it fits and numbers do not have 8 bits;
+else products do (paged_products.py). The two keep keys and values in orders of their own.
 
 Letters of shapes: B sequences, S tokens of this call, N pages, T tokens of a page, L layers,
 K key-value heads, G query heads of each, H head size.

@@ -68,7 +68,7 @@ def write(
     pages: Int[Array, "B S"],
     slots: Int[Array, "B S"],
 ) -> KernelCache:
-    """The cache with these tokens; pages above N are not written."""
+    """The cache with these tokens; pages from N on are not written."""
     B, S, K, H = k.shape
     both = jnp.stack([k, v], axis=3).reshape(B, S, 2 * K, H).astype(cache.pages.dtype)
     both = _padded(both)

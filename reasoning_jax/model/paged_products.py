@@ -1,10 +1,11 @@
-"""Attention to pages of a cache by products, on CPUs and GPUs.
+"""Attention to pages of a cache by products, wherever the kernel of TPUs is not used.
 
-A sequence's pages of its own are computed as pairs of a sequence and a page, a chunk of pairs at a
-time, so the work is that of the pages in use, however uneven the lengths are. Pages that all
-sequences begin with, as those of few-shot prompts, are read once for all of them, as in cascade
-inference and Hydragen (arXiv:2402.05099). What each gives is merged by its logits' logsumexp, as in
-Flash-Decoding.
+Off the CPU small tables are gathered whole. Else a sequence's pages of its own are computed as
+pairs of a sequence and a page, a chunk of pairs at a time, so the work is that of the pages in use,
+however uneven the lengths are; and pages that all sequences begin with, as those of few-shot
+prompts, are read once for all of them, as in cascade inference and Hydragen (arXiv:2402.05099).
+What each gives is merged by its logits' logsumexp, as in Flash-Decoding. Numbers must be finite: a
+NaN in one sequence's pages can reach the others.
 
 Letters of shapes: B sequences, S tokens of this call, N pages, T tokens of a page, L layers,
 K key-value heads, G query heads of each, H head size; C pairs or pages of a chunk.
@@ -26,7 +27,8 @@ from reasoning_jax.model.sharding import platform
 
 CHUNK = 32  # pairs that are computed together on a CPU, whose caches hold so many
 LARGE_CHUNK = 1024  # elsewhere
-MOST_AT_ONCE = 8192  # pages in all tables that a GPU gathers at once: it waits for each chunk
+# Off the CPU, tables of so many pages are gathered whole: a GPU waits at each turn of a loop.
+MOST_AT_ONCE = 8192
 SHARED_CHUNK = 8  # shared pages that are computed together
 
 
@@ -42,11 +44,11 @@ class ProductCache:
 
 
 class Sums(NamedTuple):
-    """Attention to some of the keys: the largest logit, and sums over exp(logit - largest)."""
+    """Attention of queries to some of the keys, of which B sequences have K heads of S G each."""
 
-    largest: Float[Array, "B K S*G"]
-    total: Float[Array, "B K S*G"]
-    mixed: Float[Array, "B K S*G H"]  # of the values
+    largest: Float[Array, "*queries"]  # logit
+    total: Float[Array, "*queries"]  # of exp(logit - largest)
+    mixed: Float[Array, "*queries H"]  # the same, times the values
 
 
 def write(
@@ -57,7 +59,7 @@ def write(
     pages: Int[Array, "B S"],
     slots: Int[Array, "B S"],
 ) -> ProductCache:
-    """The cache with these tokens; pages above N are not written."""
+    """The cache with these tokens; pages from N on are not written."""
     new = {}
     if cache.key_scales is None:
         k, v = k.astype(cache.keys.dtype), v.astype(cache.values.dtype)
@@ -76,12 +78,11 @@ def _read(
     cache: ProductCache, layer: jax.Array, pages: jax.Array, dtype: jnp.dtype
 ) -> tuple[Float[Array, "*pages K H T"], Float[Array, "*pages K T H"]]:
     """The keys and values of these pages, as numbers of this type."""
-    k, v = cache.keys[layer, pages].astype(dtype), cache.values[layer, pages].astype(dtype)
-    if cache.key_scales is None:
-        return k, v
-    key_scales = cache.key_scales[layer, pages].astype(dtype)
-    value_scales = cache.value_scales[layer, pages].astype(dtype)
-    return k * key_scales[..., None, :], v * value_scales[..., None]
+    k, v = cache.keys[layer, pages], cache.values[layer, pages]
+    if cache.key_scales is not None:  # products in float32, and rounded once
+        k = k * cache.key_scales[layer, pages][..., None, :]
+        v = v * cache.value_scales[layer, pages][..., None]
+    return k.astype(dtype), v.astype(dtype)
 
 
 def attend(
@@ -163,8 +164,7 @@ def _shared_pages(
     queries = jnp.swapaxes(queries, 0, 1).reshape(K, B * Q, H)
     positions = positions.reshape(B * Q, 1)
 
-    def add_chunk(i: jax.Array, sums: tuple) -> tuple:
-        largest, total, mixed = sums
+    def add_chunk(i: jax.Array, sums: Sums) -> Sums:
         chunk = jax.lax.dynamic_slice(pages, (i * SHARED_CHUNK,), (SHARED_CHUNK,))
         k, v = _read(cache, layer, chunk, queries.dtype)
         k = jnp.moveaxis(k, 0, 2).reshape(K, H, tokens)
@@ -173,16 +173,18 @@ def _shared_pages(
         token = i * tokens + jnp.arange(tokens)
         visible = (positions - token < window) & (token < num_shared * PAGE)
         logits = jnp.where(visible, logits, MASKED)
-        new_largest = jnp.maximum(largest, jnp.max(logits, axis=-1))
-        weights = jnp.where(visible, jnp.exp(logits - new_largest[..., None]), 0.0)
-        rescale = jnp.exp(largest - new_largest)
-        new = _product("kqt,kth->kqh", weights.astype(queries.dtype), v)
-        total = total * rescale + jnp.sum(weights, axis=-1)
-        return new_largest, total, mixed * rescale[..., None] + new
+        largest = jnp.maximum(sums.largest, jnp.max(logits, axis=-1))
+        weights = jnp.where(visible, jnp.exp(logits - largest[..., None]), 0.0)
+        rescale = jnp.exp(sums.largest - largest)
+        mixed = _product("kqt,kth->kqh", weights.astype(queries.dtype), v)
+        return Sums(
+            largest=largest,
+            total=sums.total * rescale + jnp.sum(weights, axis=-1),
+            mixed=sums.mixed * rescale[..., None] + mixed,
+        )
 
-    zeros = jnp.zeros((K, B * Q), jnp.float32)
-    sums = zeros + MASKED, zeros, jnp.zeros(queries.shape, jnp.float32)
-    sums = jax.lax.fori_loop(0, -(-num_shared // SHARED_CHUNK), add_chunk, sums)
+    num_chunks = -(-num_shared // SHARED_CHUNK)
+    sums = jax.lax.fori_loop(0, num_chunks, add_chunk, _nothing(queries.shape))
     return Sums(*[jnp.swapaxes(x.reshape(K, B, Q, *x.shape[2:]), 0, 1) for x in sums])
 
 
@@ -195,11 +197,12 @@ def _own_pages(
     window: jax.Array,
     softcap: float,
 ) -> Sums:
-    """Attention to the pages of each sequence that not all have."""
+    """Attention to each sequence's pages that are not shared."""
     B = len(queries)
     most = len(mask.pair_pages)
     size = min(most, CHUNK if platform() == "cpu" else LARGE_CHUNK)
     span = min(size, B)  # sequences that a chunk's pairs are of, at most
+    # A slice of so many may begin at any sequence: JAX moves one that would not fit.
     rows = B if span == B else B + span
     padding = -most % size
     pairs = [mask.pair_sequences, mask.pair_pages, mask.pair_starts]
@@ -212,8 +215,8 @@ def _own_pages(
         k, v = _read(cache, layer, page, queries.dtype)  # [C, K, H, T] and [C, K, T, H]
         logits = _capped(_product("ckqh,ckht->ckqt", queries[sequence], k), softcap)
         distance = positions[sequence][..., None] - (start[:, None] + jnp.arange(PAGE))[:, None]
-        exists = (first + jnp.arange(size) < num_pairs)[:, None, None]
-        visible = ((distance >= 0) & (distance < window) & exists)[:, None]
+        is_pair = (first + jnp.arange(size) < num_pairs)[:, None, None]
+        visible = ((distance >= 0) & (distance < window) & is_pair)[:, None]
         logits = jnp.where(visible, logits, MASKED)
         # The ranks of the chunk's sequences follow each other.
         first_rank = mask.ranks[sequence[0]] if span < B else 0
@@ -222,7 +225,7 @@ def _own_pages(
         largest = before.largest.at[ranks].max(jnp.max(logits, axis=-1))
         weights = jnp.where(visible, jnp.exp(logits - largest[ranks][..., None]), 0.0)
         values = _product("ckqt,ckth->ckqh", weights.astype(queries.dtype), v)
-        # As products: a CPU adds up scattered rows slowly.
+        # As products: adding up scattered rows is slow on a CPU.
         belongs = jax.nn.one_hot(ranks, span, dtype=jnp.float32)
         rescale = jnp.exp(before.largest - largest)
         total = _exact_product("cb,ckq->bkq", belongs, jnp.sum(weights, axis=-1))
@@ -245,7 +248,7 @@ def _own_pages(
 
 
 def _nothing(shape: tuple[int, ...]) -> Sums:
-    zeros = jnp.zeros(shape[:3], jnp.float32)
+    zeros = jnp.zeros(shape[:-1], jnp.float32)
     return Sums(largest=zeros + MASKED, total=zeros, mixed=jnp.zeros(shape, jnp.float32))
 
 

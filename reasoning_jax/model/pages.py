@@ -26,6 +26,7 @@ PAGE = 32  # tokens
 
 NO_PAGE = 2**31 - 1  # out of bounds, so that a write is dropped
 
+# The names of the dimensions of [B], and of [B, ...].
 EACH: Names = ("batch",)
 ROWS: Names = ("batch", None)
 
@@ -53,7 +54,7 @@ class PagedMask:
     starts: Int[Array, " B"]
     num_shared: Int[Array, " D"]
     shared: Int[Array, "D J"]  # the shared pages are the first num_shared of these
-    ranks: Int[Array, " B"]  # among the sequences that have pairs; without any, that before or -1
+    ranks: Int[Array, " B"]  # the number of a sequence among those with pairs; of others, anything
     num_pairs: Int[Array, " D"]
     pair_sequences: Int[Array, " M"]
     pair_pages: Int[Array, " M"]
@@ -61,7 +62,7 @@ class PagedMask:
 
 
 def mask(places: Places, num_tokens: int) -> PagedMask:
-    """The mask of a call with S = ``num_tokens``."""
+    """The mask of a call with S = ``num_tokens``; B is a multiple of the devices that split it."""
     each = rows = P()
     if has_mesh():
         each, rows = spec(places.starts.shape, EACH), spec(places.tables.shape, ROWS)
@@ -93,11 +94,12 @@ def _mask(places: Places, num_tokens: int) -> PagedMask:
     shared = places.tables[jnp.argmax(is_used)]
     num_shared = _num_shared(places, shared)
     lengths = places.starts + places.counts
-    own = jnp.where(is_used, -(-lengths // PAGE) - num_shared, 0)
-    ends = jnp.cumsum(own)
+    num_own = jnp.where(is_used, -(-lengths // PAGE) - num_shared, 0)
+    # Pairs are in the order of their sequences, whose last ones end before ``ends``.
+    ends = jnp.cumsum(num_own)
     pair = jnp.arange(count * most)
     sequences = jnp.minimum(jnp.searchsorted(ends, pair, side="right"), count - 1)
-    page = pair - (ends - own)[sequences] + num_shared
+    page = pair - (ends - num_own)[sequences] + num_shared
     page = jnp.clip(page, 0, most - 1)
     return PagedMask(
         positions=positions,
@@ -106,7 +108,7 @@ def _mask(places: Places, num_tokens: int) -> PagedMask:
         starts=places.starts,
         num_shared=num_shared[None],
         shared=shared[None],
-        ranks=jnp.cumsum(own > 0) - 1,
+        ranks=jnp.cumsum(num_own > 0) - 1,
         num_pairs=ends[-1:],
         pair_sequences=sequences,
         pair_pages=places.tables[sequences, page],
@@ -115,14 +117,15 @@ def _mask(places: Places, num_tokens: int) -> PagedMask:
 
 
 def _num_shared(places: Places, candidate: Int[Array, " J"]) -> Int[Array, ""]:
-    """How many pages, full before this call, all sequences begin with; ``candidate`` are of one.
+    """How many pages all sequences of this call begin with, and had filled before it.
 
-    0 where less than half of the rows are in use: a product with the shared pages is of all rows.
+    candidate: the table of one of them. 0 where there is one sequence, or where less than half of
+    the rows are in use: products with the shared pages are of all rows.
     """
     is_used = places.counts > 0
     is_same = jnp.all((places.tables == candidate) | ~is_used[:, None], axis=0)
-    full = jnp.min(jnp.where(is_used, places.starts // PAGE, len(candidate)))
-    is_shared = is_same & (jnp.arange(len(candidate)) < full)
+    num_full = jnp.min(jnp.where(is_used, places.starts // PAGE, len(candidate)))
+    is_shared = is_same & (jnp.arange(len(candidate)) < num_full)
     in_use = jnp.sum(is_used)
     worth = (in_use > 1) & (2 * in_use >= len(is_used))
     return jnp.where(worth, jnp.sum(jnp.cumprod(is_shared)), 0)

@@ -262,7 +262,10 @@ def apply_separate_layers(
     local_view: View | None,
     cache: Cache | None,
 ) -> tuple[Float[Array, "B S D"], Cache | None]:
-    """What ``Transformer`` computes, of parameters whose layers are a list, one after another."""
+    """``Transformer``, for parameters whose layers are a list (``decoder.for_decoding``).
+
+    Without remat: it is for sampling only.
+    """
     for number, layer in enumerate(params["layers"]):
         variables = {"params": layer}
         for name in ("lora", "scales"):

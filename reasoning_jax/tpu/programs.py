@@ -155,6 +155,7 @@ def _lower_update(
 def _lower_logprobs(cfg: ConfigDict, exp: Experiment, params: decoder.Params) -> jax.stages.Lowered:
     shape = (cfg.sampling.batch_size, cfg.sequence_length)
     batch = {name: _array(exp.mesh, shape, jnp.int32, "batch", None) for name in TOKEN_ARRAYS}
+    batch["weights"] = _array(exp.mesh, shape, jnp.float32, "batch", None)
     return logprobs.compiled_token_logprobs.lower(params, batch, exp.model_cfg)
 
 
