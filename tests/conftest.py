@@ -40,6 +40,21 @@ def no_mesh():
 
 
 @pytest.fixture(scope="module")
+def one_device():
+    """Runs on the first of the eight devices: for tests that are not about several."""
+    import jax
+
+    from reasoning_jax import experiment
+
+    make = experiment.make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            experiment, "make", lambda cfg, devices=None: make(cfg, devices or jax.devices()[:1])
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
 def optimised():
     """Compiles as users do: for tests about what a compiler makes of a program."""
     import jax

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 
-import jax
 import numpy as np
 import pytest
 from cluster import ROOT, TINY, Cluster, collected, final, log
@@ -18,7 +17,6 @@ from configs import star_addition
 from reasoning_jax import (
     command_line,
     discovery,
-    experiment,
     interrupts,
     loop,
     main,
@@ -141,14 +139,6 @@ def config():
     c.base.num_updates = 60
     c.rounds.updates = 4
     return c
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    make = experiment.make
-    monkeypatch.setattr(
-        experiment, "make", lambda cfg, devices=None: make(cfg, devices or jax.devices()[:1])
-    )
 
 
 def test_stopped_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, monkeypatch, one_device):

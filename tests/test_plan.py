@@ -87,7 +87,7 @@ def command(*arguments: str, **env: str) -> subprocess.CompletedProcess:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ | env,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"} | env,
     )
 
 

@@ -13,6 +13,7 @@ from reasoning_jax import api, default, experiment, loop, metrics, pretrained
 from reasoning_jax.errors import UserError
 from reasoning_jax.training import checkpoint_folders
 
+pytestmark = pytest.mark.usefixtures("one_device")
 NAMES = "Lily Tim Tom Ben Sue Mia Max Anna Jack Lucy Sam Spot".split()
 THINGS = "ball park dog cat tree car box".split()
 RATES = {"lora": 1e-2, "prompt": 1e-1}
