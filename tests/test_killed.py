@@ -88,7 +88,7 @@ def play_broken(directory, run, moments):
 def end(directory, run):
     """All that a run ends with: parameters, optimiser and memory, and where it is."""
     cfg = config_of(run)
-    exp = experiment.make(cfg)
+    exp = experiment.make(cfg, jax.devices()[:1])
     abstract, method = exp.abstract_state(), algorithms.get(cfg.algorithm.name)
     memory = method.init_memory(cfg, len(exp.load(cfg.rounds.split)))
     rest = {"state": abstract.replace(params=()), "memory": memory}
@@ -222,7 +222,8 @@ def test_preferences(tmp_path, method):
     losses = [loss for *_, loss, _ in log(whole) if loss is not None]
     assert len(set(losses)) > 8, "there were pairs to train on"
     if method == "vstar":
-        abstract = experiment.make(config_of(run)).abstract_state().params
+        exp = experiment.make(config_of(run), jax.devices()[:1])
+        abstract = exp.abstract_state().params
         folders = [folder / "verifier" for folder in (whole, broken)]
         assert same(*(checkpoint.load_params(folder, abstract)[0] for folder in folders))
 
@@ -231,6 +232,7 @@ def test_an_adapter_of_a_published_model(tmp_path):
     """A LoRA, whose frozen model is read again at each start; then the model is another one."""
     model = chat_model(tmp_path / "model")
     changes = {"tune": "lora", "model.source": str(model), "base.num_updates": 6}
+    changes["sequence_length"] = 256  # its tokens are bytes
     run = ("dpo_jsonl.py:smoke", PAIRS | ALL | changes)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     output, code = play(whole, run)
