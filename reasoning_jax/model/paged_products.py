@@ -43,6 +43,18 @@ class ProductCache:
     value_scales: Float[Array, "L N K T"] | None = None
 
 
+class _Attention(NamedTuple):
+    """What is asked of the pages of a layer, heads first."""
+
+    queries: Float[Array, "B K S*G H"]
+    positions: Int[Array, "B S*G"]
+    cache: ProductCache
+    layer: Int[Array, ""]
+    mask: PagedMask
+    window: Int[Array, ""]
+    softcap: float
+
+
 class Sums(NamedTuple):
     """Attention of queries to some of the keys, of which B sequences have K heads of S G each."""
 
@@ -74,17 +86,6 @@ def write(
     return cache.replace(**new)
 
 
-def _read(
-    cache: ProductCache, layer: jax.Array, pages: jax.Array, dtype: jnp.dtype
-) -> tuple[Float[Array, "*pages K H T"], Float[Array, "*pages K T H"]]:
-    """The keys and values of these pages, as numbers of this type."""
-    k, v = cache.keys[layer, pages], cache.values[layer, pages]
-    if cache.key_scales is not None:  # products in float32, and rounded once
-        k = k * cache.key_scales[layer, pages][..., None, :]
-        v = v * cache.value_scales[layer, pages][..., None]
-    return k.astype(dtype), v.astype(dtype)
-
-
 def attend(
     q: Float[Array, "B S K G H"],
     cache: ProductCache,
@@ -98,41 +99,38 @@ def attend(
     window: how many tokens are seen at most, the query's own included.
     """
     B, S, K, G, H = q.shape
-    queries = jnp.einsum("bskgh->bksgh", q).reshape(B, K, S * G, H)
-    positions = jnp.repeat(mask.positions, G, axis=1)  # [B, S G]
-    arguments = queries, positions, cache, layer, mask, window, softcap
-    if platform() != "cpu" and mask.tables.size <= MOST_AT_ONCE:
-        out = _whole_tables(*arguments).reshape(B, K, S, G, H)
-        return jnp.einsum("bksgh->bskgh", out).astype(q.dtype)
-    own = _own_pages(*arguments)
-    sums = jax.lax.cond(
-        mask.num_shared[0] > 0, lambda: _merged(_shared_pages(*arguments), own), lambda: own
+    x = _Attention(
+        queries=jnp.einsum("bskgh->bksgh", q).reshape(B, K, S * G, H),
+        positions=jnp.repeat(mask.positions, G, axis=1),
+        cache=cache,
+        layer=layer,
+        mask=mask,
+        window=window,
+        softcap=softcap,
     )
-    total = jnp.where(sums.total == 0, 1.0, sums.total)  # padding sees nothing
-    out = (sums.mixed / total[..., None]).reshape(B, K, S, G, H)
-    return jnp.einsum("bksgh->bskgh", out).astype(q.dtype)
+    if platform() != "cpu" and mask.tables.size <= MOST_AT_ONCE:
+        out = _whole_tables(x)
+    else:
+        own = _own_pages(x)
+        has_shared = mask.num_shared[0] > 0
+        sums = jax.lax.cond(has_shared, lambda: _merged(_shared_pages(x), own), lambda: own)
+        total = jnp.where(sums.total == 0, 1.0, sums.total)  # padding sees nothing
+        out = sums.mixed / total[..., None]
+    return jnp.einsum("bksgh->bskgh", out.reshape(B, K, S, G, H)).astype(q.dtype)
 
 
-def _whole_tables(
-    queries: Float[Array, "B K S*G H"],
-    positions: Int[Array, "B S*G"],
-    cache: ProductCache,
-    layer: jax.Array,
-    mask: PagedMask,
-    window: jax.Array,
-    softcap: float,
-) -> Float[Array, "B K S*G H"]:
+def _whole_tables(x: _Attention) -> Float[Array, "B K S*G H"]:
     """Attention to all pages of the tables at once, also to those that are not in use yet."""
-    B, K, _, H = queries.shape
-    tokens = mask.tables.shape[1] * PAGE
-    k, v = _read(cache, layer, mask.tables, queries.dtype)
+    B, K, _, H = x.queries.shape
+    tokens = x.mask.tables.shape[1] * PAGE
+    k, v = _read(x, x.mask.tables)
     k = jnp.moveaxis(k, 1, 3).reshape(B, K, H, tokens)
     v = jnp.moveaxis(v, 1, 2).reshape(B, K, tokens, H)
-    logits = _capped(_product("bkqh,bkht->bkqt", queries, k), softcap)
-    distance = positions[..., None] - jnp.arange(tokens)
-    visible = ((distance >= 0) & (distance < window))[:, None]
+    logits = _capped(_product("bkqh,bkht->bkqt", x.queries, k), x.softcap)
+    distance = x.positions[..., None] - jnp.arange(tokens)
+    visible = ((distance >= 0) & (distance < x.window))[:, None]
     weights = jax.nn.softmax(jnp.where(visible, logits, MASKED), axis=-1)
-    return _product("bkqt,bkth->bkqh", weights.astype(queries.dtype), v)
+    return _product("bkqt,bkth->bkqh", weights.astype(v.dtype), v)
 
 
 def _merged(a: Sums, b: Sums) -> Sums:
@@ -146,37 +144,30 @@ def _merged(a: Sums, b: Sums) -> Sums:
     )
 
 
-def _shared_pages(
-    queries: Float[Array, "B K S*G H"],
-    positions: Int[Array, "B S*G"],
-    cache: ProductCache,
-    layer: jax.Array,
-    mask: PagedMask,
-    window: jax.Array,
-    softcap: float,
-) -> Sums:
+def _shared_pages(x: _Attention) -> Sums:
     """Attention to the pages that all sequences begin with."""
-    B, K, Q, H = queries.shape
-    num_shared = mask.num_shared[0]
-    pages = jnp.pad(mask.shared[0], (0, -mask.shared.shape[1] % SHARED_CHUNK))
+    B, K, Q, H = x.queries.shape
+    num_shared = x.mask.num_shared[0]
+    shared = x.mask.shared[0]
+    pages = jnp.pad(shared, (0, -len(shared) % SHARED_CHUNK))
     tokens = SHARED_CHUNK * PAGE
     # One product a key-value head, of the queries of all sequences.
-    queries = jnp.swapaxes(queries, 0, 1).reshape(K, B * Q, H)
-    positions = positions.reshape(B * Q, 1)
+    queries = jnp.swapaxes(x.queries, 0, 1).reshape(K, B * Q, H)
+    positions = x.positions.reshape(B * Q, 1)
 
     def add_chunk(i: jax.Array, sums: Sums) -> Sums:
         chunk = jax.lax.dynamic_slice(pages, (i * SHARED_CHUNK,), (SHARED_CHUNK,))
-        k, v = _read(cache, layer, chunk, queries.dtype)
+        k, v = _read(x, chunk)
         k = jnp.moveaxis(k, 0, 2).reshape(K, H, tokens)
         v = jnp.moveaxis(v, 0, 1).reshape(K, tokens, H)
-        logits = _capped(_product("kqh,kht->kqt", queries, k), softcap)
+        logits = _capped(_product("kqh,kht->kqt", queries, k), x.softcap)
         token = i * tokens + jnp.arange(tokens)
-        visible = (positions - token < window) & (token < num_shared * PAGE)
+        visible = (positions - token < x.window) & (token < num_shared * PAGE)
         logits = jnp.where(visible, logits, MASKED)
         largest = jnp.maximum(sums.largest, jnp.max(logits, axis=-1))
         weights = jnp.where(visible, jnp.exp(logits - largest[..., None]), 0.0)
         rescale = jnp.exp(sums.largest - largest)
-        mixed = _product("kqt,kth->kqh", weights.astype(queries.dtype), v)
+        mixed = _product("kqt,kth->kqh", weights.astype(v.dtype), v)
         return Sums(
             largest=largest,
             total=sums.total * rescale + jnp.sum(weights, axis=-1),
@@ -185,20 +176,13 @@ def _shared_pages(
 
     num_chunks = -(-num_shared // SHARED_CHUNK)
     sums = jax.lax.fori_loop(0, num_chunks, add_chunk, _nothing(queries.shape))
-    return Sums(*[jnp.swapaxes(x.reshape(K, B, Q, *x.shape[2:]), 0, 1) for x in sums])
+    return Sums(*[jnp.swapaxes(y.reshape(K, B, Q, *y.shape[2:]), 0, 1) for y in sums])
 
 
-def _own_pages(
-    queries: Float[Array, "B K S*G H"],
-    positions: Int[Array, "B S*G"],
-    cache: ProductCache,
-    layer: jax.Array,
-    mask: PagedMask,
-    window: jax.Array,
-    softcap: float,
-) -> Sums:
+def _own_pages(x: _Attention) -> Sums:
     """Attention to each sequence's pages that are not shared."""
-    B = len(queries)
+    B = len(x.queries)
+    mask = x.mask
     most = len(mask.pair_pages)
     size = min(most, CHUNK if platform() == "cpu" else LARGE_CHUNK)
     span = min(size, B)  # sequences that a chunk's pairs are of, at most
@@ -206,25 +190,25 @@ def _own_pages(
     rows = B if span == B else B + span
     padding = -most % size
     pairs = [mask.pair_sequences, mask.pair_pages, mask.pair_starts]
-    pairs = [jnp.pad(x, (0, padding)) for x in pairs]
+    pairs = [jnp.pad(y, (0, padding)) for y in pairs]
     num_pairs = mask.num_pairs[0]
 
     def add_chunk(i: jax.Array, sums: Sums) -> Sums:
         first = i * size
-        sequence, page, start = [jax.lax.dynamic_slice(x, (first,), (size,)) for x in pairs]
-        k, v = _read(cache, layer, page, queries.dtype)  # [C, K, H, T] and [C, K, T, H]
-        logits = _capped(_product("ckqh,ckht->ckqt", queries[sequence], k), softcap)
-        distance = positions[sequence][..., None] - (start[:, None] + jnp.arange(PAGE))[:, None]
+        sequence, page, start = [jax.lax.dynamic_slice(y, (first,), (size,)) for y in pairs]
+        k, v = _read(x, page)  # [C, K, H, T] and [C, K, T, H]
+        logits = _capped(_product("ckqh,ckht->ckqt", x.queries[sequence], k), x.softcap)
+        distance = x.positions[sequence][..., None] - (start[:, None] + jnp.arange(PAGE))[:, None]
         is_pair = (first + jnp.arange(size) < num_pairs)[:, None, None]
-        visible = ((distance >= 0) & (distance < window) & is_pair)[:, None]
+        visible = ((distance >= 0) & (distance < x.window) & is_pair)[:, None]
         logits = jnp.where(visible, logits, MASKED)
         # The ranks of the chunk's sequences follow each other.
         first_rank = mask.ranks[sequence[0]] if span < B else 0
         ranks = mask.ranks[sequence] - first_rank
-        before = Sums(*[jax.lax.dynamic_slice_in_dim(x, first_rank, span) for x in sums])
+        before = Sums(*[jax.lax.dynamic_slice_in_dim(y, first_rank, span) for y in sums])
         largest = before.largest.at[ranks].max(jnp.max(logits, axis=-1))
         weights = jnp.where(visible, jnp.exp(logits - largest[ranks][..., None]), 0.0)
-        values = _product("ckqt,ckth->ckqh", weights.astype(queries.dtype), v)
+        values = _product("ckqt,ckth->ckqh", weights.astype(v.dtype), v)
         # As products: adding up scattered rows is slow on a CPU.
         belongs = jax.nn.one_hot(ranks, span, dtype=jnp.float32)
         rescale = jnp.exp(before.largest - largest)
@@ -237,14 +221,26 @@ def _own_pages(
         )
         return Sums(
             *[
-                jax.lax.dynamic_update_slice_in_dim(x, new, first_rank, axis=0)
-                for x, new in zip(sums, after, strict=True)
+                jax.lax.dynamic_update_slice_in_dim(y, new, first_rank, axis=0)
+                for y, new in zip(sums, after, strict=True)
             ]
         )
 
-    sums = _nothing((rows, *queries.shape[1:]))
+    sums = _nothing((rows, *x.queries.shape[1:]))
     sums = jax.lax.fori_loop(0, -(-num_pairs // size), add_chunk, sums)
-    return Sums(*[x[mask.ranks] for x in sums])
+    return Sums(*[y[mask.ranks] for y in sums])
+
+
+def _read(
+    x: _Attention, pages: Int[Array, ...]
+) -> tuple[Float[Array, "*pages K H T"], Float[Array, "*pages K T H"]]:
+    """The keys and values of these pages, in the dtype of the queries."""
+    cache, dtype = x.cache, x.queries.dtype
+    k, v = cache.keys[x.layer, pages], cache.values[x.layer, pages]
+    if cache.key_scales is not None:  # products in float32, and rounded once
+        k = k * cache.key_scales[x.layer, pages][..., None, :]
+        v = v * cache.value_scales[x.layer, pages][..., None]
+    return k.astype(dtype), v.astype(dtype)
 
 
 def _nothing(shape: tuple[int, ...]) -> Sums:
