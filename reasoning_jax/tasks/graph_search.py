@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,7 +51,7 @@ def load(cfg: ConfigDict, split: str) -> Sequence[GraphExample]:
 
 
 def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:
-    graph = draw_graph(rng, int(rng.choice(cfg.num_steps)), cfg.width)
+    graph = draw_graph(rng, cfg.num_steps[int(rng.integers(len(cfg.num_steps)))], cfg.width)
     edges = [graph.edges[i] for i in rng.permutation(len(graph.edges))]
     listed = " ".join(f"{parent} {child} |" for parent, child in edges)
     first, second = graph.candidates
@@ -68,15 +69,17 @@ def draw_graph(rng: np.random.Generator, num_steps: int, width: int) -> Graph:
     """Two graphs of ``num_steps`` layers of ``width`` nodes; ids are drawn afresh."""
     ids = rng.permutation(NUM_IDS)[: 2 * (1 + width * num_steps)].tolist()
     halves = [ids[: len(ids) // 2], ids[len(ids) // 2 :]]
-    while True:
-        edges = [_layers(rng, half, width) for half in halves]
-        parents_of = parents(edges[0] + edges[1])
-        candidates = [int(rng.choice(half[-width:])) for half in halves]
-        if len(parents_of[candidates[0]]) == len(parents_of[candidates[1]]):
-            break
+    pairs: list[tuple[int, int]] = []
+    while not pairs:
+        edges = [edge for half in halves for edge in _layers(rng, half, width)]
+        parents_of = parents(edges)
+        for pair in itertools.product(halves[0][-width:], halves[1][-width:]):
+            if len(parents_of[pair[0]]) == len(parents_of[pair[1]]):
+                pairs.append(pair)
+    candidates = list(pairs[int(rng.integers(len(pairs)))])
     rng.shuffle(candidates)
     return Graph(
-        edges=tuple(edges[0] + edges[1]),
+        edges=tuple(edges),
         root=halves[int(rng.integers(2))][0],
         candidates=(candidates[0], candidates[1]),
     )
