@@ -172,14 +172,14 @@ def extract(text: str) -> str | None:
 
 def steps(text: str) -> int:
     """Pairs before the answer."""
-    worked, mark, _ = text.partition("=")
-    return len(_labels(worked)) if mark else 0
+    return len(_labels(text))
 
 
-def _labels(worked: str) -> list[str]:
-    """The symbols of a worked row: " 3", "3" or " C"; other characters are symbols of their own."""
-    labels = []
-    for character in worked:
+def _labels(text: str) -> list[str]:
+    """The symbols before "=", such as " 3", "3" or " C"; any other character is one too."""
+    worked, mark, _ = text.partition(" =")
+    labels: list[str] = []
+    for character in worked if mark else "":
         if labels and labels[-1] == " ":
             labels[-1] = f" {character}"
         else:
@@ -192,14 +192,11 @@ def wrong_line(text: str, example: Example) -> int | None:
     numbers = np.array([[int(digit) for digit in number] for number in example.question.split()])
     if extract(text) != example.answer:
         return 0
-    worked, mark, _ = text.partition("=")
-    if not mark:
-        return None
-    labels = _labels(worked.removesuffix(" "))
+    labels = _labels(text)
     allowed = true_labels(numbers)
-    if len(labels) != len(allowed):
+    if labels and len(labels) != len(allowed):
         return 0
-    is_true = all(label in true for label, true in zip(labels, allowed, strict=True))
+    is_true = all(label in true for label, true in zip(labels, allowed, strict=False))
     return None if is_true else 0
 
 
