@@ -97,18 +97,17 @@ def _draw(rng: np.random.Generator, cfg: ConfigDict) -> Document:
     following = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
     is_worked = bool(rng.random() < cfg.worked)
     parts = []  # (tokens, their kinds)
-    for node in rng.permutation(cycle).tolist():
-        parts.append((["f", node, following[node]], [OTHER] * 3))
-    for node in rng.permutation(cycle).tolist()[: cfg.num_questions]:
-        parts.append(_question(node, following, cfg.hops, is_worked))
+    for i in rng.permutation(cfg.num_facts):
+        parts.append((["f", cycle[i], following[cycle[i]]], [OTHER] * 3))
+    for i in rng.permutation(cfg.num_facts)[: cfg.num_questions]:
+        parts.append(_question(cycle[i], following, cfg.hops, is_worked))
     easy = markov_chain(rng, cfg.stretch * (len(parts) + 1))
     tokens: list[str] = []
     kinds: list[str] = []
-    for number, part in enumerate([*parts, ([], [])]):
-        tokens += easy[number * cfg.stretch : (number + 1) * cfg.stretch]
-        kinds += [EASY_TOKEN] * cfg.stretch
-        tokens += part[0]
-        kinds += part[1]
+    for number, (own_tokens, own_kinds) in enumerate([*parts, ([], [])]):
+        stretch = easy[number * cfg.stretch : (number + 1) * cfg.stretch]
+        tokens += stretch + own_tokens
+        kinds += [EASY_TOKEN] * len(stretch) + own_kinds
     kinds[:2] = [OTHER, OTHER]  # no two easy tokens are before them
     last = max(i for i, kind in enumerate(kinds) if kind == COMPUTED)
     asked = last - cfg.hops - 1 if is_worked else last
@@ -136,11 +135,11 @@ def _question(
 
 
 @functools.cache
-def _successors() -> np.ndarray:
-    """The successors of each two easy tokens, likeliest first, [26, 26, 4]."""
+def _successors() -> list[list[list[int]]]:
+    """The successors of each two easy tokens, likeliest first: 26 x 26 x 4."""
     symbols = np.tile(np.arange(len(EASY)), (len(EASY), len(EASY), 1))
     shuffled = np.random.default_rng(LANGUAGE).permuted(symbols, axis=-1)
-    return shuffled[..., : len(SUCCESSORS)]
+    return shuffled[..., : len(SUCCESSORS)].tolist()
 
 
 def markov_chain(rng: np.random.Generator, length: int) -> list[str]:
@@ -149,7 +148,7 @@ def markov_chain(rng: np.random.Generator, length: int) -> list[str]:
     choices = rng.choice(len(SUCCESSORS), size=length, p=SUCCESSORS).tolist()
     successors = _successors()
     for choice in choices[2:]:
-        found.append(int(successors[found[-2], found[-1], choice]))
+        found.append(successors[found[-2]][found[-1]][choice])
     return [EASY[i] for i in found[:length]]
 
 

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import text_files
 from reasoning_jax.answers import conventions
-from reasoning_jax.errors import UserError
+from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.ranges import between, key, one_of
 from reasoning_jax.tasks import IDS, Example, FileTaskConfig, generated
 from reasoning_jax.tasks.graphs import Graph, GraphExample, prosqa_graphs
@@ -55,7 +55,12 @@ def load(cfg: ConfigDict, split: str) -> Sequence[GraphExample]:
         return generated(cfg, split, _draw)
     if cfg.train == "file" and cfg.seed:
         raise UserError("config.task.seed: with config.task.train=file it has no effect.")
-    records = data.read_split(cfg.path, f"prosqa_{PUBLISHED[split]}")
+    name = f"prosqa_{PUBLISHED[split]}"
+    if training and not data.split_files(cfg.path, name):
+        raise MissingFileError(
+            f"config.task.train=file: {cfg.path}/{name}.json: there is no such file."
+        )
+    records = data.read_split(cfg.path, name)
     if training:
         if cfg.num_train > len(records):
             raise UserError(
