@@ -52,7 +52,7 @@ def test_an_equation_is_a_line(folder):
 def test_answers_may_be_marked_otherwise(folder):
     cfg = config(folder, extraction="boxed")
     [first, *_] = extraction.make(cfg).load(cfg, "given")
-    assert first.rationale == "<<1+1=2>>\n<<1+2=3>>\n\\boxed{3}" or "boxed" in first.rationale
+    assert first.rationale == "<<1+1=2>>\n<<1+2=3>>\n\\boxed{3}"
 
 
 def test_gsm8k_is_trained_on_without_validation(folder):
@@ -102,7 +102,7 @@ def test_a_bad_line_is_one_sentence_with_its_place(folder, line, sentence):
         ("<<16-3-4=9>>\n<<9*2=18>>\n#### 18", None),
         ("<<16-3-4=9>>\n<<9*2=17>>\n#### 17", 1),
         ("<<1+1=3>> <<1/0=1>>", 0),
-        ("1+1=3\n<<1/3=.33>>\n<<1/3=.34>>", 2),
+        ("1+1=3\n<<1/3=.33>>\n<<1/3=.35>>", 2),
         ("<<no>>\n<<x=3>>", None),
         ("", None),
     ],

@@ -78,14 +78,13 @@ def test_easy_tokens_are_as_random_as_the_oracle_says():
         easy = [token for token in document.tokens if token in text_task.EASY]
         for first, second, third in zip(easy, easy[1:], easy[2:], strict=False):
             counts[first, second][third] += 1
-    assert len(counts) == 26**2
     assert max(len(successors) for successors in counts.values()) == 4
-    total = sum(successors.total() for successors in counts.values())
-    ranked = [[n for _, n in successors.most_common()] for successors in counts.values()]
-    likeliest = sum(n[0] for n in ranked) / total
-    assert likeliest == pytest.approx(0.5, abs=0.01)
-    second = sum(n[1] for n in ranked) / total
-    assert second == pytest.approx(0.25, abs=0.01)
+    often = [successors for successors in counts.values() if successors.total() >= 200]
+    total = sum(successors.total() for successors in often)
+    assert total > 50_000
+    ranked = [[n for _, n in successors.most_common()] for successors in often]
+    shares = [sum(numbers[rank] for numbers in ranked) / total for rank in (0, 1)]
+    assert shares == pytest.approx([1 / 2, 1 / 4], abs=0.01)
 
 
 def test_the_language_is_one_whatever_the_seed():
@@ -100,7 +99,7 @@ def test_the_language_is_one_whatever_the_seed():
 
 
 def test_computed_tokens_are_uniform_over_what_the_oracle_leaves():
-    """Of four facts and two hops... by counting documents with the same first question."""
+    """Counted over 6,000 documents of five facts, for each of three questions."""
     cfg = config(num_facts=5, hops=2, num_questions=3, num_train=6000, worked=0.0)
     assert [text_task.computed_entropy(cfg, n) for n in range(3)] == [
         math.log(4),

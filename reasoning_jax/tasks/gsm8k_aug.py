@@ -89,9 +89,8 @@ def _lines(path: Path, key: str) -> list[Line]:
 
 def _gsm8k(cfg: ConfigDict) -> list[Line]:
     """GSM8K's train split, without what is validation here."""
-    held_out = {
-        _spaced(question) for _, question, _ in _lines(Path(cfg.path) / FILES["validation"])
-    }
+    validation = _lines(Path(cfg.path) / FILES["validation"], "path")
+    held_out = {_spaced(question) for _, question, _ in validation}
     found = []
     for where, record in data.read_split(cfg.gsm8k_path or data.folder("gsm8k"), "train"):
         question, solution = text_files.check_texts(record, ("question", "answer"), where)
