@@ -27,7 +27,7 @@ FLOORS = [
     vocabularies vocabularies/fast vocabularies/byte_level vocabularies/pieces
     vocabularies/folder vocabularies/gguf_tokens pretrained_tokenizer tokenizer svg charts""",
     """model model/config model/rotary model/parameters model/sharding model/int8 model/linear
-    model/norms model/block_pairs model/flash_attention model/attention model/pages
+    model/norms model/past model/block_pairs model/flash_attention model/attention model/pages
     model/paged_kernel model/paged_products model/paged_attention model/transformer model/decoder
     model/presets model/logprobs""",
     """sampling sampling/methods sampling/engine sampling/page_pool sampling/sequences
