@@ -31,17 +31,22 @@ def check_shots(exp: Experiment) -> None:
 def check_evaluations(exp: Experiment) -> None:
     """UserError naming the question of an evaluation that cannot be asked."""
     for split in dict.fromkeys((exp.cfg.eval.split, "test")):
-        rollout = _rollout(exp, split)
+        rollout = _rollout(exp, split, _longest_prompts(exp))
         for example in exp.load_eval(split):
             rollout.check_prompt(example)
 
 
 def check_method(
-    exp: Experiment, algorithm: Algorithm, source: Sequence[Example], cfg: ConfigDict
+    exp: Experiment,
+    algorithm: Algorithm,
+    source: Sequence[Example],
+    cfg: ConfigDict,
+    round: int = 0,
 ) -> None:
     """UserError for what the method cannot ask or train on; prints what it warns of.
 
-    cfg: the experiment's, with this method in the section ``algorithm``.
+    cfg: the experiment's, with this method in the section ``algorithm``. round: the last one that
+    is the method's.
     """
     rounds = cfg.rounds
     if rounds.examples > len(source):
@@ -49,10 +54,15 @@ def check_method(
             f"config.rounds.examples: {rounds.examples} are more than the {len(source)} examples "
             f"of the split {rounds.split}."
         )
-    for sentence in algorithm.check_data(_rollout(exp, rounds.split), source, cfg):
+    for sentence in algorithm.check_data(_rollout(exp, rounds.split, round), source, cfg):
         multihost.print_once(f"WARNING: {algorithm.name}: {sentence}", file=sys.stderr)
 
 
-def _rollout(exp: Experiment, split: str) -> Rollout:
+def _longest_prompts(exp: Experiment) -> int:
+    """The round, of the first and the last, whose prompts are longer."""
+    return max((0, exp.cfg.rounds.count), key=lambda round: len(exp.prompt_suffix(round)))
+
+
+def _rollout(exp: Experiment, split: str, round: int) -> Rollout:
     """A rollout that writes prompts of a split; it has no model to draw from."""
-    return exp.rollout({}, f"{split} split", 0)
+    return exp.rollout({}, f"{split} split", round)

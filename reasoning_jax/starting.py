@@ -57,7 +57,8 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     data_checks.check_evaluations(exp)
     stages = [stage for stage in (base_stage, method_stage) if stage is not None]
     for stage in stages:
-        data_checks.check_method(exp, stage.algorithm, stage.source, stage.cfg)
+        last = cfg.rounds.count if stage is method_stage else 0
+        data_checks.check_method(exp, stage.algorithm, stage.source, stage.cfg, last)
     memory = method_stage.algorithm.init_memory(cfg, len(method_stage.source))
     splits = {stage.cfg.rounds.split: stage.source for stage in stages}
     splits |= {split: exp.load(split) for split in (cfg.eval.split, "test")}

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -52,6 +53,11 @@ def no_parameters(key: jax.Array, model_cfg: ModelConfig, cfg: Settings) -> Para
     return {}
 
 
+def no_suffix(cfg: Settings, first: int, round: int) -> list[int]:
+    """Prompts end with their text."""
+    return []
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forward:
     """A way's parts. ``cfg`` is an instance of its ``Config``: see ``settings``.
@@ -63,12 +69,15 @@ class Forward:
         where not RANDOM. The log-probabilities are float32, and 0 where ``weights`` are 0.
         aux: scalars, sums over the batch. aux["loss"], where there is one, is added to the total
         of the method's loss; the others are logged as means, after division by the loss's weight.
+    prompt_suffix(cfg, first, round) -> token ids after each prompt of this round; round 0 is the
+        base model's. first: the id of the forward's first vector, after the vocabulary.
     """
 
     name: str
     Config: type
     logprobs: Logprobs
     init: Init = no_parameters
+    prompt_suffix: Callable[[Settings, int, int], list[int]] = no_suffix
     RANDOM: bool = False  # whether ``logprobs`` draws, and so needs ``keys``
     PACKS: bool = True  # whether a sequence of the batch may hold several rows
 
