@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
+import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ from reasoning_jax import forwards
 from reasoning_jax.forwards import coconut
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
+from reasoning_jax.sampling import methods
 
 S = 14
 COCONUT = forwards.get("coconut")
@@ -184,3 +186,73 @@ def test_on_a_mesh(tiny):
         jax.device_get(grads),
         jax.device_get(wanted_grads),
     )
+
+
+# ---- sampling ------------------------------------------------------------------------------------
+
+
+def drawn(model, prompts, slots, mesh=None, ids=None, cache_tokens=0):
+    """Samples of prompts at temperature 1, of at most 3 tokens."""
+    cfg, params = model
+    width = max(len(prompt) for prompt in prompts)
+    padded = np.zeros((len(prompts), width), np.int32)
+    for number, prompt in enumerate(prompts):
+        padded[number, : len(prompt)] = prompt
+    return drawing.sample(
+        params,
+        padded,
+        [len(prompt) for prompt in prompts],
+        range(len(prompts)) if ids is None else ids,
+        [0] * len(prompts),
+        jax.random.key(0),
+        methods.make_method(1.0),
+        (3,),
+        cfg=cfg,
+        max_new_tokens=3,
+        num_slots=slots,
+        mesh=mesh,
+        cache_tokens=cache_tokens,
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny):
+    """Of several lengths, two of which begin alike for two pages; with 3 to 0 thoughts."""
+    long = np.random.default_rng(0).integers(4, 20, 70).tolist()
+    questions = [[4, 5, 6], [7], long, [*long[:64], 9], [8, 8], [5, 4, 3, 2, 1], long[:33], [6]]
+    counts = [3, 2, 3, 1, 0, 3, 2, 3]
+    return [row(tiny[0], q, n, []) for q, n in zip(questions, counts, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def samples(tiny, prompts):
+    return drawn(with_markers(tiny), prompts, slots=8)
+
+
+def test_samples_think(tiny, prompts, samples):
+    """Their log-probabilities are those that an update computes of the same rows."""
+    cfg, params = with_markers(tiny)
+    rows = []
+    for number, prompt in enumerate(prompts):
+        rows.append([*prompt, *samples.tokens[number, : samples.lengths[number]].tolist()])
+    out, _ = compiled(params, batch_of(rows, 96), None, cfg, THREE)
+    for number, prompt in enumerate(prompts):
+        own = samples.logprobs[number, : samples.lengths[number]]
+        wanted = out[number, len(prompt) : len(rows[number])]
+        np.testing.assert_allclose(own, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_the_queue_changes_no_sample(tiny, prompts, samples, slots):
+    order = [5, 2, 7, 0, 3, 1, 6, 4]
+    again = drawn(with_markers(tiny), [prompts[i] for i in order], slots, ids=order)
+    np.testing.assert_array_equal(again.tokens, samples.tokens[order])
+
+
+def test_devices_change_no_sample(tiny, prompts, samples):
+    cfg, params = with_markers(tiny)
+    mesh = sharding.make_mesh(4, 2, 1)
+    with jax.set_mesh(mesh):
+        split = jax.device_put(params, sharding.parameter_specs(params, mesh))
+        out = drawn((cfg, split), prompts, slots=8, mesh=mesh)
+    np.testing.assert_array_equal(out.tokens, samples.tokens)

@@ -143,8 +143,7 @@ def with_thoughts(
     tokens = batch["tokens"]
     size = tokens.shape[1]
     question_room = cfg.question_length or size
-    thought_id = decoder.first_id(params, "thought_markers", model_cfg) + THOUGHT
-    layout = layout_of(batch, thought_id, question_room)
+    layout = layout_of(batch, decoder.thought_id(params, model_cfg), question_room)
     question, past = _question(params, tokens[:, :question_room], layout, model_cfg)
     last = _taken(question, layout.question[:, None] - 1)
     fed, thought, thoughts = _thoughts(params, last, past, layout, model_cfg, max_thoughts(cfg))
