@@ -31,7 +31,7 @@ FLOORS = [
     model/norms model/past model/block_pairs model/flash_attention model/attention model/pages
     model/paged_kernel model/paged_products model/paged_attention model/transformer model/decoder
     model/presets model/logprobs""",
-    "forwards forwards/plain forwards/pause forwards/*",
+    "curriculum forwards forwards/plain forwards/pause forwards/*",
     """sampling sampling/methods sampling/engine sampling/page_pool sampling/sequences
     sampling/scheduler""",
     """training training/rows training/packing training/losses training/data
@@ -46,7 +46,7 @@ FLOORS = [
     "policy growing graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation named_model cpu_devices
-    config_checks experiment data_checks
+    config_checks round_prompts experiment data_checks
     report_samples report_histories report run_record position run_state starting events assessment
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler

@@ -16,15 +16,18 @@ room for, N thoughts and R tokens of what remains, L layers, K key-value heads, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from reasoning_jax.forwards import Aux, Batch, pause, plain
+from reasoning_jax import curriculum
+from reasoning_jax.errors import UserError
+from reasoning_jax.forwards import Aux, Batch, Row, pause, plain
 from reasoning_jax.model import decoder, sharding
 from reasoning_jax.model import logprobs as model_logprobs
 from reasoning_jax.model.attention import DenseMask
@@ -88,6 +91,52 @@ def thought_distributions(
     return jax.nn.softmax(decoder.logits(params, fed, model_cfg), axis=-1)
 
 
+# ---- the curriculum ------------------------------------------------------------------------------
+
+
+def stage(cfg: Config, round: int) -> int:
+    """The stage of a round; in stage s the first s steps are replaced by s x c thoughts."""
+    return curriculum.stage_of(round, cfg.stages, cfg.rounds_per_stage)
+
+
+def prompt_suffix(cfg: Config, first: int, round: int) -> list[int]:
+    """The markers, and between them as many thoughts as the round's stage has."""
+    return _suffix(cfg, first, stage(cfg, round))
+
+
+def _suffix(cfg: Config, first: int, stage: int) -> list[int]:
+    thoughts = [first + THOUGHT] * (stage * cfg.thoughts_per_step)
+    return [first + BEGIN, *thoughts, first + END]
+
+
+def worked(cfg: Config, first: int, round: int, seed: Sequence[int]) -> tuple[list[int], int]:
+    """Of a worked example: its own stage's suffix, and how many steps that replaces."""
+    own = curriculum.mixed_stage(stage(cfg, round), cfg.uniform_prob, seed)
+    return _suffix(cfg, first, own), own
+
+
+def begins_stage(cfg: Config, round: int) -> bool:
+    """The optimiser is fresh in each stage, as in the paper."""
+    return round > 0 and stage(cfg, round) != stage(cfg, round - 1)
+
+
+def check_rows(cfg: Config, first: int, rows: Sequence[Row]) -> None:
+    """UserError where a question or an answer is longer than its key says."""
+    for row in rows:
+        is_thought = row["tokens"] == first + THOUGHT
+        if not is_thought.any():
+            question = min(len(is_thought), cfg.question_length or len(is_thought))
+        else:
+            question = int(np.argmax(is_thought))
+        answer = len(is_thought) - question - int(is_thought.sum())
+        for name, length, room in (
+            ("question_length", question, cfg.question_length),
+            ("answer_length", answer, cfg.answer_length),
+        ):
+            if room and length > room:
+                raise UserError(f"config.forward.{name}: {room}, but a row has {length} tokens.")
+
+
 # ---- the layout of rows --------------------------------------------------------------------------
 
 
@@ -110,27 +159,18 @@ def layout_of(batch: Batch, thought_id: int, question_length: int) -> Layout:
     return Layout(question, thoughts, length)
 
 
-def _of_rows(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """``function`` of arrays [B, ...], each device on its own rows."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return function(*arrays)
-    batch = sharding.spec(arrays[0].shape, ("batch",) + (None,) * (arrays[0].ndim - 1))[0]
-    rows = P(batch)
-    sharded = jax.shard_map(
-        function, in_specs=(rows,) * len(arrays), out_specs=rows, check_vma=False
-    )
-    return sharded(*arrays)
-
-
 def _taken(x: jax.Array, numbers: jax.Array) -> jax.Array:
-    """x [B, S, ...] at numbers [B, M], which are put into the range of S."""
+    """x [B, S, ...] at numbers [B, M], put into the range of S: each device of its own rows."""
 
     def take(x: jax.Array, numbers: jax.Array) -> jax.Array:
         inside = jnp.clip(numbers, 0, x.shape[1] - 1)
         return jax.vmap(lambda row, i: row[i])(x, inside)
 
-    return _of_rows(take, x, numbers)
+    if jax.sharding.get_abstract_mesh().empty:
+        return take(x, numbers)
+    rows = P(sharding.spec(numbers.shape, ("batch", None))[0])
+    sharded = jax.shard_map(take, in_specs=(rows, rows), out_specs=rows, check_vma=False)
+    return sharded(x, numbers)
 
 
 # ---- the passes ----------------------------------------------------------------------------------
