@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 from test_pause import tiny_config
 
-from reasoning_jax import api, curriculum, default, experiment, forwards, loop, rows_file
+from reasoning_jax import (
+    api,
+    curriculum,
+    default,
+    experiment,
+    forwards,
+    loop,
+    rows_file,
+    run_export,
+)
 from reasoning_jax.errors import UserError
+from reasoning_jax.tpu import programs
+from reasoning_jax.training import checkpoint
 
 COCONUT = forwards.get("coconut")
 TEXT = "one\ntwo\nthree\nfour"  # three steps and the answer
@@ -91,6 +102,38 @@ def test_what_has_no_room_is_refused(tmp_path, one_device, changes, sentence):
         cfg[section][name] = value
     with pytest.raises(UserError, match=sentence):
         loop.train(cfg, tmp_path)
+
+
+@pytest.mark.parametrize("forward", ["pause", "coconut"])
+def test_the_planner_lowers_its_programs(forward, one_device):
+    cfg = tiny_config(forward)
+    exp = experiment.make(cfg)
+    steps = programs.steps(cfg, exp)
+    assert [step.kind for step in steps] == ["update", "prefill", "decode"]
+    for step in steps:
+        step.lower()
+
+
+def test_a_base_model_without_markers(tmp_path, one_device):
+    """A run may begin with one that another forward trained; its own vectors are added."""
+    plain = tiny_config("plain")
+    plain.rounds.count = 0
+    loop.train(plain, tmp_path / "plain")
+    cfg = thinking_run()
+    cfg.base.update(num_updates=0, init_from=str(tmp_path / "plain" / "base"))
+    loop.train(cfg, tmp_path / "coconut")
+    params, _ = checkpoint.load_params(
+        tmp_path / "coconut", experiment.make(cfg).abstract_state().params
+    )
+    assert params["thought_markers"].shape == (2, 16)
+
+
+def test_it_is_not_exported(tmp_path, one_device):
+    cfg = tiny_config("pause")
+    cfg.rounds.count = 0
+    loop.train(cfg, tmp_path / "run")
+    with pytest.raises(UserError, match="config.forward.name: the vectors of pause have no place"):
+        run_export.write(tmp_path / "run", tmp_path / "out", merge=False)
 
 
 @pytest.mark.parametrize("method", ["irpo", "vstar", "trice"])
