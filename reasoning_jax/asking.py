@@ -28,12 +28,12 @@ class TooLongError(UserError):
 
 
 class Asker:
-    """A model that is asked; ``load`` gives its parameters, when they are first needed.
+    """A model that is asked; ``load`` gives its parameters and their round, when first needed.
 
     A text that grows comes whole each time, and begins with what came before.
     """
 
-    def __init__(self, exp: Experiment, load: Callable[[], Params]):
+    def __init__(self, exp: Experiment, load: Callable[[], tuple[Params, int]]):
         self.exp = exp
         self._load = load
         self._asked = 0
@@ -86,15 +86,16 @@ class Asker:
     def continuation(self, text: str, temperature: float) -> Iterator[str]:
         """What follows the text, as it grows; UserError where that cannot be."""
         check_encoding(text, "text")
-        prompt = self.exp.tokenizer.prompt(text)
-        if not prompt:
+        if not self.exp.tokenizer.prompt(text):
             raise UserError("The text is empty, and the model has no start token to begin with.")
+        prompt = self._rollout.tokenizer.prompt(text)
         self._check_room(prompt, self._room, "text")
         return self._complete(prompt, temperature, prompt)
 
     def reply(self, messages: Sequence[Message], temperature: float) -> Iterator[str]:
         """The assistant's next words, as they grow; UserError where that cannot be."""
-        prompt = self.exp.tokenizer.chat(messages)
+        self.check_chat(messages)
+        prompt = self._rollout.tokenizer.chat(messages)
         goes_on = any(message["role"] == "assistant" for message in messages)
         self._check_room(prompt, self._room, "conversation" if goes_on else "message")
         return self._complete(prompt, temperature)
@@ -129,8 +130,10 @@ class Asker:
     @functools.cached_property
     def _rollout(self) -> Rollout:
         """Its policy, the same for all questions, prepares its parameters once."""
-        params = self._load()
-        return self.exp.rollout(params, "ask", 0, temperature=0.0, until_question=True)
+        jax.set_mesh(self.exp.mesh)
+        params, round = self._load()
+        roll = self.exp.rollout(params, "ask", 0, temperature=0.0, until_question=True)
+        return dataclasses.replace(roll, tokenizer=self.exp.prompts.tokenizer(round))
 
     def _next_index(self) -> int:
         """The random stream of the next completion."""

@@ -17,6 +17,9 @@ from ml_collections import ConfigDict
 from reasoning_jax import default, legacy, overrides, text_files, workdir
 from reasoning_jax.errors import UserError
 
+# What a config means that is older than these sections.
+BEFORE = {"tune": "full", "forward": "plain"}
+
 # ---- experiment files --------------------------------------------------------------------------
 
 
@@ -155,7 +158,7 @@ def _fill(values: Mapping[str, workdir.Json], path: Path | str) -> ConfigDict:
     """A config with these values by dotted key; UserError naming the file and the key."""
     names = {}
     for section in default.NAMED:
-        name = values.get(f"{section}.name", "full" if section == "tune" else None)
+        name = values.get(f"{section}.name", BEFORE.get(section))
         if not isinstance(name, str):
             raise UserError(f"{path}: the key {section}.name is missing.")
         names[section] = name
@@ -166,6 +169,7 @@ def _fill(values: Mapping[str, workdir.Json], path: Path | str) -> ConfigDict:
             grader=names["grader"],
             base=names["base.algorithm"],
             tuned=names["tune"],
+            forward=names["forward"],
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import multihost
+from reasoning_jax import curriculum, multihost
 from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.errors import UserError
 from reasoning_jax.experiment import Experiment
@@ -31,17 +31,22 @@ def check_shots(exp: Experiment) -> None:
 def check_evaluations(exp: Experiment) -> None:
     """UserError naming the question of an evaluation that cannot be asked."""
     for split in dict.fromkeys((exp.cfg.eval.split, "test")):
-        rollout = _rollout(exp, split)
+        rollout = _rollout(exp, split, _longest_prompts(exp))
         for example in exp.load_eval(split):
             rollout.check_prompt(example)
 
 
 def check_method(
-    exp: Experiment, algorithm: Algorithm, source: Sequence[Example], cfg: ConfigDict
+    exp: Experiment,
+    algorithm: Algorithm,
+    source: Sequence[Example],
+    cfg: ConfigDict,
+    round: int = 0,
 ) -> None:
     """UserError for what the method cannot ask or train on; prints what it warns of.
 
-    cfg: the experiment's, with this method in the section ``algorithm``.
+    cfg: the experiment's, with this method in the section ``algorithm``. round: the last one that
+    is the method's.
     """
     rounds = cfg.rounds
     if rounds.examples > len(source):
@@ -49,10 +54,28 @@ def check_method(
             f"config.rounds.examples: {rounds.examples} are more than the {len(source)} examples "
             f"of the split {rounds.split}."
         )
-    for sentence in algorithm.check_data(_rollout(exp, rounds.split), source, cfg):
+    if exp.forward.worked is not None:
+        _check_stages(exp, source)
+    for sentence in algorithm.check_data(_rollout(exp, rounds.split, round), source, cfg):
         multihost.print_once(f"WARNING: {algorithm.name}: {sentence}", file=sys.stderr)
 
 
-def _rollout(exp: Experiment, split: str) -> Rollout:
+def _check_stages(exp: Experiment, source: Sequence[Example]) -> None:
+    """UserError where the curriculum has more stages than any rationale has steps."""
+    texts = [exp.task.target(example) for example in source if example.rationale is not None]
+    most = max((curriculum.num_steps(text) for text in texts), default=None)
+    stages = exp.cfg.forward.stages
+    if most is not None and stages > most:
+        raise UserError(
+            f"config.forward.stages: {stages}, but no rationale has more than {most} steps."
+        )
+
+
+def _longest_prompts(exp: Experiment) -> int:
+    """The round, of the first and the last, whose prompts are longer."""
+    return max((0, exp.cfg.rounds.count), key=lambda round: len(exp.prompts.suffix(round)))
+
+
+def _rollout(exp: Experiment, split: str, round: int) -> Rollout:
     """A rollout that writes prompts of a split; it has no model to draw from."""
-    return exp.rollout({}, f"{split} split", 0)
+    return exp.rollout({}, f"{split} split", round)

@@ -13,7 +13,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from reasoning_jax import algorithms, graders, ranges, tasks, tune, workdir
+from reasoning_jax import algorithms, forwards, graders, ranges, tasks, tune, workdir
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import config as model_config
 from reasoning_jax.model import presets
@@ -172,6 +172,7 @@ NAMED: dict[str, ModuleType] = {
     "task": tasks,
     "grader": graders,
     "tune": tune,
+    "forward": forwards,
 }
 
 
@@ -181,15 +182,18 @@ def get_config(
     grader: str = "",
     base: str = "sft",
     tuned: str = "full",
+    forward: str = "plain",
 ) -> ConfigDict:
     """The config of a method on a task, locked: only the keys that it has can be set.
 
     grader: "" is the task's own. base: the method that trains the base model in round 0. tuned:
-    what is trained of the model. UserError where there is none of that name.
+    what is trained of the model. forward: how it computes. UserError where there is none of that
+    name.
     """
     c = _section(Experiment)
     c.model = _section(Model)
     c.tune = section(tune, tuned)
+    c.forward = section(forwards, forward)
     c.tokenizer = _section(Tokenizer)
     c.task = section(tasks, task)
     c.grader = section(graders, grader or tasks.get(task).GRADER)
@@ -208,7 +212,7 @@ def get_config(
 
 
 def section(package: ModuleType, name: str) -> ConfigDict:
-    """A name and the keys of its ``Config``; package: algorithms, tasks, graders or tune."""
+    """A name and the keys of its ``Config``; package: one of NAMED."""
     return _section(package.get(name).Config, {"name": name})
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import (
     cpu_devices,
-    default,
     extraction,
+    forwards,
     graders,
     named_model,
     pretrained,
@@ -30,11 +29,12 @@ from reasoning_jax import (
     tokenizer,
     tune,
 )
+from reasoning_jax.config_checks import check, sampling_mesh
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, sharding
 from reasoning_jax.policy import Policy
 from reasoning_jax.rollout import Rollout
-from reasoning_jax.sampling.methods import make_method
+from reasoning_jax.round_prompts import RoundPrompts
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import optim, state
 from reasoning_jax.training.checkpoint import Meta
@@ -78,6 +78,15 @@ class Experiment:
         return [examples[int(i)] for i in np.linspace(0, len(examples) - 1, count)]
 
     # ---- parameters ------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def forward(self) -> forwards.Forward:
+        """How parameters become log-probabilities."""
+        return forwards.get(self.cfg.forward.name)
+
+    @functools.cached_property
+    def forward_cfg(self) -> forwards.Settings:
+        return forwards.settings(self.cfg.forward)
 
     @functools.cached_property
     def frozen(self) -> decoder.Params:
@@ -124,12 +133,31 @@ class Experiment:
     def initial_params(self) -> decoder.Params:
         """What is trained, before any update."""
         if self.source is not None and not self.tuning.FREEZES:
-            return self.source.load(self.model_cfg, self.mesh, dtype="float32")
+            model = self.source.load(self.model_cfg, self.mesh, dtype="float32")
+            return model | self.forward_params()
         key = prng.key(self.cfg.seed, "init")
         words = sharding.put(np.asarray(self._first_words(), np.int32), self.mesh)
         create = functools.partial(self.tuning.init, cfg=self.cfg.tune, model_cfg=self.model_cfg)
-        shardings = sharding.parameter_specs(self._abstract_params(), self.mesh)
-        return jax.jit(create, out_shardings=shardings)(key, self.frozen, words)
+        shapes = tune.abstract_trained(self.tuning, self.cfg.tune, self.model_cfg)
+        shardings = sharding.parameter_specs(shapes, self.mesh)
+        model = jax.jit(create, out_shardings=shardings)(key, self.frozen, words)
+        return model | self.forward_params()
+
+    def forward_params(self) -> decoder.Params:
+        """What the forward adds to the model's parameters, before any update."""
+        shapes = self._abstract_forward_params()
+        if not shapes:
+            return {}
+        shardings = sharding.parameter_specs(shapes, self.mesh)
+        key = prng.key(self.cfg.seed, "forward")
+        return jax.jit(self._new_forward_params, out_shardings=shardings)(key)
+
+    def _new_forward_params(self, key: jax.Array) -> decoder.Params:
+        return self.forward.init(key, self.model_cfg, self.forward_cfg)
+
+    def _abstract_forward_params(self) -> decoder.Params:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return jax.eval_shape(self._new_forward_params, key)
 
     def _first_words(self) -> list[int]:
         """The tokens that a soft prompt begins as."""
@@ -145,7 +173,20 @@ class Experiment:
         return drawn.tolist()
 
     def _abstract_params(self) -> decoder.Params:
-        return tune.abstract_trained(self.tuning, self.cfg.tune, self.model_cfg)
+        model = tune.abstract_trained(self.tuning, self.cfg.tune, self.model_cfg)
+        return model | self._abstract_forward_params()
+
+    @functools.cached_property
+    def prompts(self) -> RoundPrompts:
+        """What stands after the prompts of each round."""
+        return RoundPrompts(
+            forward=self.forward,
+            cfg=self.forward_cfg,
+            words=self.tokenizer,
+            vocab_size=self.model_cfg.vocab_size,
+            first_id=self.model_cfg.vocab_size + self.tuning.prompt_length(self.cfg.tune),
+            seed=self.cfg.seed,
+        )
 
     def policy(self, params: decoder.Params) -> Policy:
         """A policy with these parameters for what is trained."""
@@ -156,6 +197,8 @@ class Experiment:
             sampling_mesh=self.sampling_mesh,
             batch_size=self.cfg.sampling.batch_size,
             max_length=self.cfg.sequence_length,
+            forward=self.forward,
+            forward_cfg=self.forward_cfg,
             cache_tokens=self.cfg.sampling.cache_tokens,
             in_int8=self.cfg.sampling.int8,
             int8_cache=self.cfg.sampling.int8_cache,
@@ -180,7 +223,8 @@ class Experiment:
         own = temperature is None
         return Rollout(
             policy=self.policy(params),
-            tokenizer=self.tokenizer,
+            tokenizer=self.prompts.tokenizer(round),
+            worked=self.forward.worked and (lambda id: self.prompts.worked(id, round)),
             task=self.task,
             task_cfg=self.task_cfg,
             grader=self.grader,
@@ -252,48 +296,5 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
         source=source,
         shots=shots,
         mesh=mesh,
-        sampling_mesh=_sampling_mesh(cfg, mesh),
+        sampling_mesh=sampling_mesh(cfg, mesh),
     )
-
-
-def check(cfg: ConfigDict) -> None:
-    """UserError naming a key whose value is out of its range, or keys that do not go together."""
-    default.check(cfg)
-    if cfg.sampling.max_new_tokens >= cfg.sequence_length:
-        raise UserError(
-            f"config.sampling.max_new_tokens: {cfg.sampling.max_new_tokens} leave no room for a "
-            f"prompt in config.sequence_length {cfg.sequence_length}."
-        )
-    make_method(cfg.sampling.temperature, cfg.sampling.top_k, cfg.sampling.top_p)
-    rounds = cfg.rounds
-    if rounds.online and (rounds.growth != 1 or rounds.increment != 0):
-        raise UserError(
-            "config.rounds.growth, increment: where rounds.online, every round has as many "
-            "updates: 1 and 0."
-        )
-    if math.log(rounds.updates) + math.log(rounds.growth) * rounds.count > math.log(2**31):
-        raise UserError(
-            f"config.rounds.growth: {rounds.growth} makes more updates in round {rounds.count} "
-            "than can be counted."
-        )
-
-
-def _sampling_mesh(cfg: ConfigDict, mesh: Mesh) -> Mesh | None:
-    """The mesh that samples, where it is another; UserError for batches that split over neither."""
-    groups = mesh.shape["data"] * mesh.shape["fsdp"]
-    if cfg.batch_size % (cfg.micro_batches * groups):
-        raise UserError(
-            f"config.batch_size: {cfg.batch_size} sequences do not split into "
-            f"{cfg.micro_batches} micro-batches over {groups} device groups."
-        )
-    other = None
-    if cfg.mesh.sampling_tensor:
-        other = sharding.sampling_mesh(mesh, cfg.mesh.sampling_tensor)
-    size = cfg.sampling.batch_size
-    sampling_groups = groups if other is None else other.shape["data"]
-    for count in (groups, sampling_groups):
-        if size % count:
-            raise UserError(
-                f"config.sampling.batch_size: {size} does not split over {count} device groups."
-            )
-    return other

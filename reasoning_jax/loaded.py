@@ -175,7 +175,7 @@ class LoadedModel:
         cfg.micro_batches = 1
         cfg.sampling.batch_size = fsdp
         exp = experiment.make(cfg, jax.devices()[: fsdp * tensor])
-        return Asker(exp, lambda: self._load(exp)[0])
+        return Asker(exp, lambda: self._load(exp))
 
 
 # ---- what an evaluation writes -------------------------------------------------------------------

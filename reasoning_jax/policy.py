@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from reasoning_jax import interrupts
+from reasoning_jax import forwards, interrupts
 from reasoning_jax.errors import UserError
-from reasoning_jax.model import attention, decoder, logprobs, sharding
+from reasoning_jax.model import attention, decoder, sharding
 from reasoning_jax.sampling import engine
 from reasoning_jax.sampling.methods import Method
 from reasoning_jax.sampling.scheduler import Scheduler
@@ -54,6 +54,8 @@ class Policy:
     mesh: Mesh | None
     batch_size: int  # sequences of a compiled call; completions in progress at once
     max_length: int  # tokens of a sequence, prompt and completion together
+    forward: forwards.Forward = dataclasses.field(default_factory=lambda: forwards.get("plain"))
+    forward_cfg: forwards.Settings = ()  # an instance of the forward's Config
     sampling_mesh: Mesh | None = None  # another mesh of the same devices; None = ``mesh``
     cache_tokens: int = 0  # of the sampler's cache; 0 = as many as its sequences can have
     in_int8: bool = False  # samples with matrices in 8 bits
@@ -128,15 +130,16 @@ class Policy:
         """
         if not rows:
             return []
-        share = attention.shares_prompts(self.model_cfg)
+        packs = self.forward.PACKS
+        share = packs and attention.shares_prompts(self.model_cfg)
         groups, share = packing.grouped(rows, self.max_length, share)
         longest = max(packing.packed_length(group, share) for group in groups)
         width = min(engine.bucket(longest), self.max_length)
-        sequences = packing.best_fit_groups(groups, width, share)
+        sequences = packing.best_fit_groups(groups, width, share) if packs else groups
         results = {id(row): np.zeros(len(row["tokens"]), np.float32) for row in rows}
         for start in range(0, len(sequences), self.batch_size):
             chunk = sequences[start : start + self.batch_size]
-            out = self._on_sequences(logprobs.compiled_token_logprobs, chunk, width, share)
+            out = self._on_sequences(self._logprobs_of, chunk, width, share)
             for members, row_logprobs in zip(chunk, out, strict=False):
                 at = 0
                 for part in packing.parts(members, width, share):
@@ -144,6 +147,16 @@ class Policy:
                     results[id(part.row)][part.tokens] = row_logprobs[at:end]
                     at = end
         return [np.where(row["weights"] != 0, results[id(row)], 0) for row in rows]
+
+    def _logprobs_of(
+        self,
+        params: decoder.Params,
+        batch: dict[str, jax.Array],
+        model_cfg: decoder.ModelConfig,
+    ) -> jax.Array:
+        return forwards.compiled_logprobs(
+            params, batch, None, forward=self.forward, model_cfg=model_cfg, cfg=self.forward_cfg
+        )
 
     def completion_logprobs(self, rows: Sequence[Row]) -> list[np.ndarray]:
         """log p of the tokens that have a weight, of rows with one completion each."""

@@ -19,6 +19,7 @@ from reasoning_jax import (
     workdir,
 )
 from reasoning_jax.errors import UserError
+from reasoning_jax.model.decoder import Params
 from reasoning_jax.position import from_meta
 from reasoning_jax.run_lock import RunLock
 from reasoning_jax.run_state import Run, Stage, restart
@@ -57,7 +58,8 @@ def start(cfg: ConfigDict, directory: Path) -> Run:
     data_checks.check_evaluations(exp)
     stages = [stage for stage in (base_stage, method_stage) if stage is not None]
     for stage in stages:
-        data_checks.check_method(exp, stage.algorithm, stage.source, stage.cfg)
+        last = cfg.rounds.count if stage is method_stage else 0
+        data_checks.check_method(exp, stage.algorithm, stage.source, stage.cfg, last)
     memory = method_stage.algorithm.init_memory(cfg, len(method_stage.source))
     splits = {stage.cfg.rounds.split: stage.source for stage in stages}
     splits |= {split: exp.load(split) for split in (cfg.eval.split, "test")}
@@ -184,6 +186,19 @@ def _begin(run: Run) -> None:
     run.state = state.around(run.exp.initial_params(), optimizer)
     if run.cfg.base.init_from:
         folder = workdir.path(run.cfg.base.init_from)
-        params, meta = checkpoint.load_params(folder, run.abstract.params)
+        params, meta = _load_base(run, folder)
         run.exp.check_stamp(meta, folder)
         restart(run, params)
+
+
+def _load_base(run: Run, folder: Path) -> tuple[Params, checkpoint.Meta]:
+    """The parameters of another run, which may lack those that this run's forward adds."""
+    try:
+        return checkpoint.load_params(folder, run.abstract.params)
+    except UserError:
+        added = run.exp.forward_params()
+        if not added:
+            raise
+    model = {name: x for name, x in run.abstract.params.items() if name not in added}
+    params, meta = checkpoint.load_params(folder, model)
+    return params | added, meta

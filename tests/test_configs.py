@@ -18,6 +18,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 MORE = {
     "sft_addition": ["given"],
+    "latent_addition": ["pause", "pause,smoke"],
     "rejection_addition": ["rft", "four_particles", "four_particles,smoke"],
     "trice_addition": ["online", "online,smoke"],
     "trice_bbh": ["navigate", "object_counting,smoke"],
@@ -55,6 +56,7 @@ def test_a_config_is_locked_and_adds_no_keys(name, arg):
         grader=cfg.grader.name,
         base=cfg.base.algorithm.name,
         tuned=cfg.tune.name,
+        forward=cfg.forward.name,
     )
     assert set(flat(cfg.to_dict())) == set(flat(made.to_dict()))
     assert cfg.is_locked

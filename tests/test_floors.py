@@ -25,11 +25,13 @@ FLOORS = [
     answers/words answers/equivalence answers/expressions
     metric_line workdir rows_file run_lock metrics progress streams chat_sandbox chat gguf_metadata
     vocabularies vocabularies/fast vocabularies/byte_level vocabularies/pieces
-    vocabularies/folder vocabularies/gguf_tokens pretrained_tokenizer tokenizer svg charts""",
+    vocabularies/folder vocabularies/gguf_tokens pretrained_tokenizer tokenizer prompt_ids svg
+    charts""",
     """model model/config model/rotary model/parameters model/sharding model/int8 model/linear
-    model/norms model/block_pairs model/flash_attention model/attention model/pages
+    model/norms model/past model/block_pairs model/flash_attention model/attention model/pages
     model/paged_kernel model/paged_products model/paged_attention model/transformer model/decoder
     model/presets model/logprobs""",
+    "curriculum forwards forwards/plain forwards/pause forwards/*",
     """sampling sampling/methods sampling/engine sampling/page_pool sampling/sequences
     sampling/scheduler""",
     """training training/rows training/packing training/losses training/data
@@ -44,7 +46,7 @@ FLOORS = [
     "policy growing graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation named_model cpu_devices
-    experiment data_checks
+    config_checks round_prompts experiment data_checks
     report_samples report_histories report run_record position run_state starting events assessment
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler

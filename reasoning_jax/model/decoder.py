@@ -5,7 +5,9 @@ H head size, V vocabulary, L layers. Sequences are padded on the right; a packed
 of them as segments. Which tokens a token sees is said by a mask: see attention.py.
 
 With an adapter, the parameters are those of the frozen model and, beside them, "lora" (stacked
-factors) or "soft_prompt" [P, D], whose vectors are those of the ids after the vocabulary. To sample
+factors). The ids after the vocabulary have vectors of their own, in the order of AFTER_VOCABULARY:
+those of a "soft_prompt" [P, D], then of "pause" tokens [M, D], then the "thought_markers" [2, D],
+which stand before the first thought and after the last. No sample has such an id. To sample
 with there are "output" and, where matrices have 8 bits, "scales" and "output_scales" (int8.py); on
 a GPU each layer's parameters are then arrays of their own, in a list.
 """
@@ -23,10 +25,12 @@ from reasoning_jax.model.linear import dot, lookup
 from reasoning_jax.model.paged_attention import Cache
 from reasoning_jax.model.pages import PagedMask, Places
 from reasoning_jax.model.parameters import PARAMETERS
+from reasoning_jax.model.past import KeysValues, Past, with_newest
 from reasoning_jax.model.sharding import cast_matrices, platform, shard
 from reasoning_jax.model.transformer import HIDDEN, Transformer, View, apply_separate_layers
 
 Params = dict[str, Array | dict[str, Array] | list[dict[str, Array]]]
+AFTER_VOCABULARY = ("soft_prompt", "pause", "thought_markers")
 OF_LAYERS = ("layers", "lora", "scales")  # parameters whose first dimension is the layer
 
 
@@ -44,14 +48,28 @@ def init(key: Key[Array, ""], cfg: ModelConfig) -> Params:
 
 def embed(params: Params, tokens: Int[Array, "B S"], cfg: ModelConfig) -> Float[Array, "B S D"]:
     """The vectors of these tokens in the dtype of the computation: the inputs of ``apply``."""
-    if "soft_prompt" not in params:
+    tables = [params[name] for name in AFTER_VOCABULARY if name in params]
+    if not tables:
         return _embed_words(params, tokens, cfg)
     words = _embed_words(params, jnp.minimum(tokens, cfg.vocab_size - 1), cfg)
-    number = tokens - cfg.vocab_size  # of a soft prompt's vector; below 0 for words
-    prompt = params["soft_prompt"]
-    chosen = jax.nn.one_hot(number, len(prompt), dtype=words.dtype)  # zeros for words
-    vectors = dot("bsp,pd->bsd", chosen, prompt, PARAMETERS["soft_prompt"], HIDDEN)
+    number = tokens - cfg.vocab_size  # of a vector in the tables; below 0 for words
+    table = tables[0] if len(tables) == 1 else jnp.concatenate(tables)
+    chosen = jax.nn.one_hot(number, len(table), dtype=words.dtype)  # zeros for words
+    vectors = dot("bsp,pd->bsd", chosen, table, PARAMETERS["soft_prompt"], HIDDEN)
     return jnp.where(number[..., None] >= 0, vectors, words)
+
+
+def first_id(params: Params, name: str, cfg: ModelConfig) -> int:
+    """The id of the first vector of this name of AFTER_VOCABULARY, which need not be there."""
+    before = AFTER_VOCABULARY[: AFTER_VOCABULARY.index(name)]
+    return cfg.vocab_size + sum(len(params[other]) for other in before if other in params)
+
+
+def thought_id(params: Params, cfg: ModelConfig) -> int | None:
+    """The id that stands for a thought, after those of the markers; None in a model without."""
+    if "thought_markers" not in params:
+        return None
+    return first_id(params, "thought_markers", cfg) + len(params["thought_markers"])
 
 
 def _embed_words(params: Params, tokens: jax.Array, cfg: ModelConfig) -> jax.Array:
@@ -75,8 +93,31 @@ def apply(
     embedding. mask: what each sees.
     """
     view, local_view = _views(mask, positions, cfg)
-    hidden, _ = _transformer(params, inputs, positions, view, local_view, None, cfg)
+    hidden, _, _ = _transformer(params, inputs, positions, view, local_view, None, None, cfg)
     return hidden
+
+
+def apply_after(
+    params: Params,
+    inputs: Float[Array, "B S D"],
+    positions: Int[Array, "B S"],
+    mask: DenseMask,
+    past: Past,
+    *,
+    cfg: ModelConfig,
+) -> tuple[Float[Array, "B S D"], Past]:
+    """``apply`` of each sequence's next tokens, which also see those in the past of T tokens.
+
+    Gradients flow through the past. Returns the past with these tokens, T + S. mask: of T + S
+    tokens; it says what is visible of the past too, less what lies outside a layer's window.
+    """
+    key_positions = jnp.concatenate([past.positions, positions], axis=1)
+    if cfg.window and not cfg.local_layers:
+        mask = _within_window(mask, positions, key_positions, cfg)
+    view, local_view = _views(mask, positions, cfg, key_positions)
+    before = past.keys, past.values
+    hidden, _, newest = _transformer(params, inputs, positions, view, local_view, None, before, cfg)
+    return hidden, with_newest(past, newest, positions)
 
 
 def apply_cached(
@@ -93,7 +134,10 @@ def apply_cached(
     """
     mask = pages.mask(places, inputs.shape[1])
     view, local_view = _views(mask, mask.positions, cfg)
-    return _transformer(params, inputs, mask.positions, view, local_view, cache, cfg)
+    hidden, cache, _ = _transformer(
+        params, inputs, mask.positions, view, local_view, cache, None, cfg
+    )
+    return hidden, cache
 
 
 def _transformer(
@@ -103,35 +147,57 @@ def _transformer(
     view: View,
     local_view: View | None,
     cache: Cache | None,
+    past: KeysValues | None,
     cfg: ModelConfig,
-) -> tuple[jax.Array, Cache | None]:
+) -> tuple[jax.Array, Cache | None, KeysValues | None]:
     if cfg.max_positions:
         inputs = inputs + lookup(params["position_embedding"], positions, cfg.dtype)
     if isinstance(params["layers"], list):
-        return apply_separate_layers(cfg, params, inputs, view, local_view, cache)
+        return *apply_separate_layers(cfg, params, inputs, view, local_view, cache), None
     variables = {"params": params}
     for name in ("lora", "scales"):
         if name in params:
             variables[name] = {"layers": params[name]}
-    return Transformer(cfg).apply(variables, inputs, view, local_view, cache)
+    return Transformer(cfg).apply(variables, inputs, view, local_view, cache, past)
 
 
 def _views(
-    mask: Mask | PagedMask, positions: jax.Array, cfg: ModelConfig
+    mask: Mask | PagedMask,
+    positions: jax.Array,
+    cfg: ModelConfig,
+    key_positions: jax.Array | None = None,
 ) -> tuple[View, View | None]:
-    """The view of the layers, or where some are local, of the others and of these."""
+    """The view of the layers, or where some are local, of the others and of these.
+
+    key_positions: of the tokens that are seen, where these are not the tokens of the call alone.
+    """
+    if key_positions is None:
+        key_positions = positions
+    view = _view(mask, positions, key_positions, cfg, False)
     if not cfg.local_layers:
-        return _view(mask, positions, cfg, False), None
-    return _view(mask, positions, cfg, False), _view(mask, positions, cfg, True)
+        return view, None
+    return view, _view(mask, positions, key_positions, cfg, True)
 
 
-def _view(mask: Mask | PagedMask, positions: jax.Array, cfg: ModelConfig, local: bool) -> View:
+def _view(
+    mask: Mask | PagedMask,
+    positions: jax.Array,
+    key_positions: jax.Array,
+    cfg: ModelConfig,
+    local: bool,
+) -> View:
     """The angles, and the mask; a matrix does not know of the local layers' window."""
     angles = None if cfg.rotary == "none" else rotary.angles(positions, cfg, local)
     if local and isinstance(mask, DenseMask):
-        distance = positions[:, :, None] - positions[:, None]
-        mask = DenseMask(mask.visible & (distance < cfg.window))
+        mask = _within_window(mask, positions, key_positions, cfg)
     return View(angles, mask)
+
+
+def _within_window(
+    mask: DenseMask, positions: jax.Array, key_positions: jax.Array, cfg: ModelConfig
+) -> DenseMask:
+    distance = positions[:, :, None] - key_positions[:, None]
+    return DenseMask(mask.visible & (distance < cfg.window))
 
 
 def for_decoding(params: Params, cfg: ModelConfig, in_int8: bool = False) -> Params:

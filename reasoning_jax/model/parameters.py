@@ -23,6 +23,8 @@ TABLES: dict[str, Names] = {
     "unembedding": ("embed", "vocab"),
     "position_embedding": (None, "embed"),
     "soft_prompt": (None, None),
+    "pause": (None, None),
+    "thought_markers": (None, None),
 }
 NORMS = (
     "attention_norm",

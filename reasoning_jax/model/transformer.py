@@ -24,6 +24,7 @@ from reasoning_jax.model.norms import WithNorms
 from reasoning_jax.model.paged_attention import Cache
 from reasoning_jax.model.pages import PagedMask
 from reasoning_jax.model.parameters import PARAMETERS, Names, num_inputs
+from reasoning_jax.model.past import KeysValues
 from reasoning_jax.model.sharding import shard
 
 Carry = tuple[jax.Array, Cache | None, jax.Array]  # x [B, S, D], the cache, layer index
@@ -63,8 +64,9 @@ class Block(WithNorms):
         view: View,
         local_view: View | None,
         is_local: Bool[Array, ""] | None,
-    ) -> tuple[Carry, None]:
-        """The carry after this layer; nn.scan's second result, an output a layer, is not used.
+        past: KeysValues | None,
+    ) -> tuple[Carry, KeysValues | None]:
+        """The carry after this layer; and, where there is a past, these tokens' keys and values.
 
         view: of the layers that are not local; local_view: of those that are, None, as is_local
         then is, where all layers are of one kind.
@@ -74,16 +76,16 @@ class Block(WithNorms):
         if local_view is not None:
             view = select(is_local, local_view, view)
         h = self.norm("attention_norm", x)
-        attended, cache = self.attention(h, view, cache, layer, is_local)
+        attended, cache, newest = self.attention(h, view, cache, layer, is_local, past)
         if cfg.post_norms:
             attended = self.norm("post_attention_norm", attended)
         if cfg.parallel:
-            return (x + attended + self.mlp(h), cache, layer + 1), None
+            return (x + attended + self.mlp(h), cache, layer + 1), newest
         x = x + attended
         changed = self.mlp(self.norm("mlp_norm", x))
         if cfg.post_norms:
             changed = self.norm("post_mlp_norm", changed)
-        return (x + changed, cache, layer + 1), None
+        return (x + changed, cache, layer + 1), newest
 
     @nn.nowrap
     def attention(
@@ -93,8 +95,11 @@ class Block(WithNorms):
         cache: Cache | None,
         layer: Int[Array, ""],
         is_local: Bool[Array, ""] | None,
-    ) -> tuple[Float[Array, "B S D"], Cache | None]:
-        """Attention's result, and the cache with this layer's keys and values of these tokens."""
+        past: KeysValues | None,
+    ) -> tuple[Float[Array, "B S D"], Cache | None, KeysValues | None]:
+        """Attention's result, the cache with this layer's keys and values of these tokens, and
+        themselves where there is a past, whose tokens are seen before these.
+        """
         cfg = self.cfg
         D, H = cfg.width, cfg.head_dim
         K, G = cfg.num_kv_heads, cfg.num_heads // cfg.num_kv_heads
@@ -114,7 +119,12 @@ class Block(WithNorms):
         scale = (cfg.query_scale or H) ** -0.5
         q = q * scale
         cap = cfg.attention_softcap
-        if cache is None:
+        newest = None
+        if past is not None:
+            newest = k, v
+            k, v = jnp.concatenate([past[0], k], axis=1), jnp.concatenate([past[1], v], axis=1)
+            mixed = attention.plain(q, k, v, view.mask.visible, cap)
+        elif cache is None:
             choice = cfg.attention
             mixed = attention.attend(q, k, v, view.mask, cfg.window, is_local, cap, choice)
         else:
@@ -127,7 +137,7 @@ class Block(WithNorms):
         equation = "bskgh,kghd->bsd"
         shape = (K, G, H, D)
         out = self.project("attention_out", equation, mixed, shape, std, HIDDEN, cfg.out_bias)
-        return out, cache
+        return out, cache, newest
 
     @nn.nowrap
     def mlp(self, h: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
@@ -214,8 +224,11 @@ class Transformer(WithNorms):
         view: View,
         local_view: View | None,
         cache: Cache | None,
-    ) -> tuple[Float[Array, "B S D"], Cache | None]:
-        """Hidden states, and the cache with these tokens; the other arguments as of ``Block``."""
+        past: KeysValues | None = None,
+    ) -> tuple[Float[Array, "B S D"], Cache | None, KeysValues | None]:
+        """Hidden states, the cache with these tokens and, where there is a past, their keys and
+        values; the arguments are as of ``Block``.
+        """
         cfg = self.cfg
         # Linen makes each parameter's random key from how many came before it: in another order a
         # seed would give another model.
@@ -237,13 +250,13 @@ class Transformer(WithNorms):
             length=cfg.num_layers,
             variable_axes={"params": 0, "lora": 0, "scales": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast, 0),  # both views; is_local
+            in_axes=(nn.broadcast, nn.broadcast, 0, 0),  # both views; is_local; past
         )
         layers = Layers(cfg, name="layers")
         is_local = None if local_view is None else jnp.array(cfg.local_layers)  # [L]
         carry = x, cache, jnp.zeros((), jnp.int32)
-        (x, cache, _), _ = layers(carry, view, local_view, is_local)
-        return self.norm("final_norm", x), cache
+        (x, cache, _), newest = layers(carry, view, local_view, is_local, past)
+        return self.norm("final_norm", x), cache, newest
 
 
 class FinalNorm(WithNorms):
@@ -273,6 +286,6 @@ def apply_separate_layers(
                 variables[name] = params[name][number]
         is_local = None if local_view is None else jnp.array(cfg.local_layers[number])
         carry = x, cache, jnp.asarray(number, jnp.int32)
-        (x, cache, _), _ = Block(cfg).apply(variables, carry, view, local_view, is_local)
+        (x, cache, _), _ = Block(cfg).apply(variables, carry, view, local_view, is_local, None)
     of_norm = {name: value for name, value in params.items() if name.startswith("final_norm")}
     return FinalNorm(cfg).apply({"params": of_norm}, x), cache

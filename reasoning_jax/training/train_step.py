@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from reasoning_jax import forwards, prng
+from reasoning_jax.forwards import Aux
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
 from reasoning_jax.training.losses import Loss, masked_sum
@@ -54,15 +56,18 @@ def make_train_step(
     are summed before one division by the weight of the whole global batch, so that M and the number
     of devices change nothing but the order of a sum. A non-finite loss or gradient leaves
     parameters and optimiser as they were and is counted. ``frozen`` are the parameters beside the
-    state's: no gradient of them is taken.
+    state's: no gradient of them is taken. What the forward draws is named by the number of the
+    update and of the sequence in the global batch.
     """
+    forward = forwards.get(cfg.forward.name)
+    settings = forwards.settings(cfg.forward)
 
     def loss_total(
-        trained: decoder.Params, frozen: decoder.Params, batch: Batch
+        trained: decoder.Params, frozen: decoder.Params, batch: Batch, keys: jax.Array | None
     ) -> tuple[jax.Array, Loss]:
         params = frozen | trained if frozen else trained
-        token_logprobs = logprobs.token_logprobs(params, batch, model_cfg)
-        loss = algorithm.loss(token_logprobs, batch, cfg)
+        token_logprobs, aux = forward.logprobs(params, batch, keys, model_cfg, settings)
+        loss = _with_aux(algorithm.loss(token_logprobs, batch, cfg), aux)
         return loss.total, loss
 
     gradient = jax.value_and_grad(loss_total, has_aux=True)
@@ -74,7 +79,10 @@ def make_train_step(
         learning_rate: jax.Array,
         frozen: decoder.Params | None = None,
     ) -> tuple[TrainState, Metrics]:
-        loss, grads = _sum_over_micro_batches(gradient, state.params, frozen or {}, batch)
+        keys = None
+        if forward.RANDOM:
+            keys = _sequence_keys(prng.key(cfg.seed, "forward"), state.step, batch)
+        loss, grads = _sum_over_micro_batches(gradient, state.params, frozen or {}, batch, keys)
         divisor = jnp.maximum(loss.weight, 1.0)
         mean_loss = loss.total / divisor
         means = {name: total / divisor for name, total in loss.means.items()}
@@ -96,23 +104,47 @@ def make_train_step(
 
 
 def _sum_over_micro_batches(
-    gradient: Callable, trained: decoder.Params, frozen: decoder.Params, batch: Batch
+    gradient: Callable,
+    trained: decoder.Params,
+    frozen: decoder.Params,
+    batch: Batch,
+    keys: jax.Array | None,
 ) -> tuple[Loss, decoder.Params]:
-    """The losses and gradients of M micro-batches [M, B, S], added up; maxima are the largest."""
+    """The losses and gradients of M micro-batches [M, B, S], added up; maxima are the largest.
 
-    def add(sums: tuple, micro_batch: Batch) -> tuple[tuple, None]:
+    keys: [M, B], or None where the forward draws nothing.
+    """
+
+    def add(sums: tuple, micro_batch: tuple[Batch, jax.Array | None]) -> tuple[tuple, None]:
         loss_before, grads_before = sums
-        (_, loss), grads = gradient(trained, frozen, micro_batch)
+        (_, loss), grads = gradient(trained, frozen, *micro_batch)
         loss = _add_losses(loss_before, loss)
         return (loss, jax.tree.map(jnp.add, grads_before, grads)), None
 
-    first = jax.tree.map(lambda x: x[0], batch)
-    (_, loss), grads = gradient(trained, frozen, first)
+    first = jax.tree.map(lambda x: x[0], (batch, keys))
+    (_, loss), grads = gradient(trained, frozen, *first)
     if batch["tokens"].shape[0] == 1:
         return loss, grads
-    rest = jax.tree.map(lambda x: x[1:], batch)
+    rest = jax.tree.map(lambda x: x[1:], (batch, keys))
     sums, _ = jax.lax.scan(add, (loss, grads), rest)
     return sums
+
+
+def _sequence_keys(key: jax.Array, update: jax.Array, batch: Batch) -> jax.Array:
+    """[M, B]: a key for each sequence of this update, whatever M is."""
+    shape = batch["tokens"].shape[:2]
+    numbers = jnp.arange(shape[0] * shape[1]).reshape(shape)
+    numbers = sharding.shard(numbers, None, "batch")
+    of_update = jax.random.fold_in(key, update)
+    return jax.vmap(jax.vmap(lambda number: jax.random.fold_in(of_update, number)))(numbers)
+
+
+def _with_aux(loss: Loss, aux: Aux) -> Loss:
+    """The method's loss with what the forward adds to it, and to what is logged."""
+    if not aux:
+        return loss
+    means = {name: total for name, total in aux.items() if name != "loss"}
+    return loss._replace(total=loss.total + aux.get("loss", 0.0), means={**loss.means, **means})
 
 
 def _add_losses(a: Loss, b: Loss) -> Loss:

@@ -1,0 +1,142 @@
+"""How parameters become log-probabilities: one file a way, named as ``config.forward`` names it.
+
+A forward is a module with the functions of ``Forward``, of which only ``Config`` and ``logprobs``
+must be there. The update, the reference, the sampler and the commands of a run all use the same
+one. What it adds to the parameters is trained beside them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
+
+from reasoning_jax import contracts
+from reasoning_jax.errors import UserError
+from reasoning_jax.model.decoder import ModelConfig, Params
+
+Batch = dict[str, jax.Array]
+Aux = dict[str, jax.Array]
+
+
+class Settings(Protocol):
+    """An instance of a forward's ``Config``: hashable, as compiled programs depend on it."""
+
+    def __hash__(self) -> int: ...
+
+
+class Init(Protocol):
+    def __call__(self, key: jax.Array, model_cfg: ModelConfig, cfg: Settings) -> Params: ...
+
+
+class Logprobs(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        batch: Batch,
+        keys: jax.Array | None,
+        model_cfg: ModelConfig,
+        cfg: Settings,
+    ) -> tuple[jax.Array, Aux]: ...
+
+
+Row = Mapping[str, np.ndarray]  # training.rows.Row
+Worked = Callable[[Settings, int, int, Sequence[int]], tuple[list[int], int]]
+
+
+def no_parameters(key: jax.Array, model_cfg: ModelConfig, cfg: Settings) -> Params:
+    """The forward needs no parameters but the model's."""
+    return {}
+
+
+def no_suffix(cfg: Settings, first: int, round: int) -> list[int]:
+    """Prompts end with their text."""
+    return []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forward:
+    """A way's parts. ``cfg`` is an instance of its ``Config``: see ``settings``.
+
+    init(key, model_cfg, cfg) -> extra parameters, float32, each with a rule in model/parameters.py
+    logprobs(params, batch, keys, model_cfg, cfg) -> (logprobs [B, S], aux)
+        batch: tokens, positions, segment_ids, weights [B, S], and what the method's loss reads.
+        keys [B]: one a sequence, so that what a sequence draws depends on nothing else; None
+        where not RANDOM. The log-probabilities are float32, and 0 where ``weights`` are 0.
+        aux: scalars, sums over the batch. aux["loss"], where there is one, is added to the total
+        of the method's loss; the others are logged as means, after division by the loss's weight.
+    prompt_suffix(cfg, first, round) -> token ids after each prompt of this round; round 0 is the
+        base model's. first: the id of the forward's first vector, after the vocabulary.
+    worked(cfg, first, round, seed) -> (the same of a worked example that is trained on, how many
+        steps of its rationale are left out). None: that of all prompts, and 0. seed: the example's.
+    begins_stage(cfg, round): whether the optimiser is fresh in this round.
+    check_rows(cfg, first, rows): UserError naming the key for a row that has no room.
+    """
+
+    name: str
+    Config: type
+    logprobs: Logprobs
+    init: Init = no_parameters
+    prompt_suffix: Callable[[Settings, int, int], list[int]] = no_suffix
+    worked: Worked | None = None
+    begins_stage: Callable[[Settings, int], bool] = lambda cfg, round: False
+    check_rows: Callable[[Settings, int, Sequence[Row]], None] = lambda cfg, first, rows: None
+    RANDOM: bool = False  # whether ``logprobs`` draws, and so needs ``keys``
+    PACKS: bool = True  # whether a sequence of the batch may hold several rows
+
+
+def names() -> list[str]:
+    """The forwards: the files in this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+@functools.cache
+def get(name: str) -> Forward:
+    """The forward of this name; UserError where there is none."""
+    if name not in names():
+        known = ", ".join(names())
+        raise UserError(f"config.forward.name: there is no {name!r}; there are {known}.")
+    return contracts.fill(Forward, importlib.import_module(f"{__name__}.{name}"))
+
+
+def settings(section: ConfigDict) -> Settings:
+    """The keys of a config's section ``forward`` as an instance of the forward's ``Config``."""
+    keys = {key: value for key, value in section.items() if key != "name"}
+    return get(section.name).Config(**keys)
+
+
+@partial(jax.jit, static_argnames=("forward", "model_cfg", "cfg"))
+def compiled_logprobs(
+    params: Params,
+    batch: Batch,
+    keys: Key[Array, " B"] | None,
+    *,
+    forward: Forward,
+    model_cfg: ModelConfig,
+    cfg: Settings,
+) -> Float[Array, "B S"]:
+    """The log-probabilities of a forward outside an update.
+
+    keys: None = of each row's own tokens.
+    """
+    if forward.RANDOM and keys is None:
+        keys = row_keys(batch["tokens"])
+    token_logprobs, _ = forward.logprobs(params, batch, keys, model_cfg, cfg)
+    return token_logprobs
+
+
+def row_keys(tokens: Int[Array, "B S"]) -> Key[Array, " B"]:
+    """A key for each row, of its tokens alone: padding, which is 0, counts for nothing."""
+    powers = np.cumprod(np.full(tokens.shape[1], 0x9E3779B1, np.uint32), dtype=np.uint32)
+    numbers = jnp.sum(tokens.astype(jnp.uint32) * powers, axis=1, dtype=jnp.uint32)
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(numbers)
