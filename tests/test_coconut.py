@@ -16,6 +16,7 @@ from test_model import ragged
 
 from reasoning_jax import forwards
 from reasoning_jax.forwards import coconut
+from reasoning_jax.forwards.coconut import passes
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
 from reasoning_jax.sampling import methods
@@ -24,6 +25,7 @@ S = 14
 COCONUT = forwards.get("coconut")
 THREE = COCONUT.Config(thoughts_per_step=1, stages=3)
 compiled = jax.jit(COCONUT.logprobs, static_argnums=(3, 4))
+with_thoughts = jax.jit(passes.with_thoughts, static_argnums=(2, 3))
 
 
 def with_markers(tiny, seed=1):
@@ -76,7 +78,7 @@ def recomputed(params, ids, cfg):
 
 def test_thoughts_are_the_passes_by_hand(thinking):
     cfg, params, batch = thinking
-    hidden, fed = jax.jit(coconut.with_thoughts, static_argnums=(2, 3))(params, batch, cfg, THREE)
+    hidden, fed = with_thoughts(params, batch, cfg, passes.Room(S, 3, S))
     for number, parts in enumerate(ROWS):
         ids = row(cfg, *parts)
         wanted = recomputed(params, ids, cfg)[0, : len(ids)]
@@ -113,6 +115,24 @@ def test_no_thoughts_are_plain(tiny):
         np.testing.assert_array_equal(own, wanted)
     own, _ = compiled(params, batch, None, cfg, THREE)
     np.testing.assert_allclose(own, wanted, atol=1e-5)
+
+
+def test_one_learned_vector_as_thought_is_a_token(tiny):
+    """Then a row is a plain one, with the vector of id THOUGHT where its thoughts are."""
+    cfg, params = tiny
+    learned = dataclasses.replace(THREE, fed="learned")
+    own = COCONUT.init(jax.random.key(1), cfg, learned)
+    assert own["pause"].shape == (3, cfg.width)
+    params = params | own
+    assert decoder.thought_id(params, cfg) is None  # the sampler has no thoughts to compute
+    batch = batch_of([row(cfg, *parts) for parts in ROWS])
+    out, _ = compiled(params, batch, None, cfg, learned)
+    wanted = logprobs.compiled_token_logprobs(params, batch, cfg)
+    np.testing.assert_array_equal(out, wanted)
+    changed = params | {"pause": params["pause"].at[2].add(1.0)}
+    other, _ = compiled(changed, batch, None, cfg, learned)
+    first = len(ROWS[0][0]) + 1 + ROWS[0][1]  # of what follows the thoughts
+    assert np.abs(other - out)[0, first : first + 3].max() > 1e-3
 
 
 def total(params, batch, cfg, settings):
@@ -162,7 +182,7 @@ def test_the_gradient_goes_through_the_thoughts(tiny):
 def test_thought_distributions(tiny):
     cfg, params = with_markers(tiny)
     batch = batch_of([row(cfg, *parts) for parts in ROWS])
-    _, fed = jax.jit(coconut.with_thoughts, static_argnums=(2, 3))(params, batch, cfg, THREE)
+    _, fed = with_thoughts(params, batch, cfg, passes.Room(S, 3, S))
     out = coconut.thought_distributions(params, batch, cfg, THREE)
     assert out.shape == (len(ROWS), 3, cfg.vocab_size)
     np.testing.assert_allclose(out.sum(-1), 1, atol=1e-5)

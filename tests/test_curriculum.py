@@ -46,6 +46,14 @@ def test_thoughts_replace_steps():
         assert COCONUT.worked(cfg, 20, n, [0, n, 1]) == (suffixes[n], min(n, 2))
 
 
+def test_without_a_curriculum_all_is_of_the_last_stage():
+    cfg = COCONUT.Config(thoughts_per_step=2, stages=2, curriculum=False)
+    for n in range(3):
+        assert COCONUT.prompt_suffix(cfg, 20, n) == [20, *[22] * 4, 21]
+        assert COCONUT.worked(cfg, 20, n, [0, n, 1]) == ([20, *[22] * 4, 21], 2)
+        assert not COCONUT.begins_stage(cfg, n)
+
+
 def test_earlier_stages_are_mixed_in():
     """A fraction uniform_prob of the examples, evenly from the stages before; always the same."""
     stages = [curriculum.mixed_stage(3, 0.3, [0, 5, id]) for id in range(4000)]
@@ -54,6 +62,12 @@ def test_earlier_stages_are_mixed_in():
     np.testing.assert_allclose(counts, [0.1, 0.1, 0.1, 0.7], atol=0.02)
     assert {curriculum.mixed_stage(3, 0.0, [0, id]) for id in range(50)} == {3}
     assert curriculum.mixed_stage(0, 1.0, [0]) == 0
+
+
+def test_a_run_with_a_learned_vector_as_thought(tmp_path, one_device):
+    loop.train(thinking_run(fed="learned"), tmp_path)
+    [answer] = api.open(tmp_path).sample(["1+2"])
+    assert answer["question"] == "1+2"
 
 
 def thinking_run(**changes):
@@ -92,6 +106,10 @@ def test_a_run(tmp_path, one_device):
         ),
         ({"forward.question_length": 2}, "config.forward.question_length: 2, but a row has"),
         ({"forward.answer_length": 3}, "config.forward.answer_length: 3, but a row has"),
+        (
+            {"forward.fed": "learned", "forward.question_length": 9},
+            "config.forward.question_length: 9 has no effect with config.forward.fed=learned",
+        ),
         ({"forward.thoughts_per_step": 40}, "exceed config.sequence_length 64"),
     ],
 )

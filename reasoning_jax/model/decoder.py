@@ -59,17 +59,23 @@ def embed(params: Params, tokens: Int[Array, "B S"], cfg: ModelConfig) -> Float[
     return jnp.where(number[..., None] >= 0, vectors, words)
 
 
-def first_id(params: Params, name: str, cfg: ModelConfig) -> int:
-    """The id of the first vector of this name of AFTER_VOCABULARY, which need not be there."""
+def first_id(params: PyTree, name: str, cfg: ModelConfig) -> int:
+    """The id of the first vector of this name of AFTER_VOCABULARY, which need not be there.
+
+    params: arrays or their shapes.
+    """
     before = AFTER_VOCABULARY[: AFTER_VOCABULARY.index(name)]
-    return cfg.vocab_size + sum(len(params[other]) for other in before if other in params)
+    return cfg.vocab_size + sum(params[other].shape[0] for other in before if other in params)
 
 
-def thought_id(params: Params, cfg: ModelConfig) -> int | None:
-    """The id that stands for a thought, after those of the markers; None in a model without."""
+def thought_id(params: PyTree, cfg: ModelConfig) -> int | None:
+    """The id that stands for a thought, after those of the markers; None in a model without.
+
+    params: arrays or their shapes.
+    """
     if "thought_markers" not in params:
         return None
-    return first_id(params, "thought_markers", cfg) + len(params["thought_markers"])
+    return first_id(params, "thought_markers", cfg) + params["thought_markers"].shape[0]
 
 
 def _embed_words(params: Params, tokens: jax.Array, cfg: ModelConfig) -> jax.Array:

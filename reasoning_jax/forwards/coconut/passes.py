@@ -1,13 +1,8 @@
-"""Chain of continuous thought (Hao et al. 2024, arXiv:2412.06769).
+"""The passes of a row with continuous thoughts.
 
-Between the marker that begins the thoughts and the one that ends them, the model is fed its own
-last hidden state, after the final norm, instead of a token: n thoughts, which are never sampled and
-which no loss asks for. Gradients flow through all of them.
-
-A row is a question and the first marker, n thoughts, which all have the id THOUGHT after those of
-the markers, and what remains: the second marker and the answer. It is computed as a pass over the
-question, n passes over one thought each, and a pass over what remains; each sees the keys and
-values of those before it, so that nothing is computed twice. n may differ from row to row.
+A pass over the question with its marker, one over each of n thoughts, and one over what remains;
+each sees the keys and values of those before it, so that nothing is computed twice. n may differ
+from row to row.
 
 Letters of shapes: B rows, S tokens of a row, D width, V vocabulary; Q tokens that a question has
 room for, N thoughts and R tokens of what remains, L layers, K key-value heads, H head size.
@@ -15,129 +10,27 @@ room for, N thoughts and R tokens of what remains, L layers, K key-value heads, 
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from reasoning_jax import curriculum
-from reasoning_jax.errors import UserError
-from reasoning_jax.forwards import Aux, Batch, Row, pause, plain
+from reasoning_jax.forwards import Batch
 from reasoning_jax.model import decoder, sharding
-from reasoning_jax.model import logprobs as model_logprobs
 from reasoning_jax.model.attention import DenseMask
 from reasoning_jax.model.decoder import ModelConfig, Params
 from reasoning_jax.model.past import OF_LAYERS, Past, no_past, with_newest
-from reasoning_jax.ranges import at_least, between, key
-
-PACKS = False  # thoughts follow one question
-BEGIN, END, THOUGHT = 0, 1, 2  # ids, from that of the first marker on
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    thoughts_per_step: int = key(1, between(0, 64))  # c: thoughts in the place of a step
-    stages: int = key(3, between(0, 64))  # of the curriculum; the last replaces so many steps
-    rounds_per_stage: int = key(1, at_least(1))
-    # The fraction of rows that a round takes from an earlier stage, drawn uniformly.
-    uniform_prob: float = key(0.0, between(0, 1))
-    # Tokens that a question with its first marker, and what follows its thoughts, have room for;
-    # 0 = config.sequence_length. Less is faster.
-    question_length: int = key(0, at_least(0))
-    answer_length: int = key(0, at_least(0))
+class Room(NamedTuple):
+    """For how many tokens, or thoughts, the parts of a row have room."""
 
-
-def max_thoughts(cfg: Config) -> int:
-    """N: the thoughts of the last stage."""
-    return cfg.thoughts_per_step * cfg.stages
-
-
-def init(key: Key[Array, ""], model_cfg: ModelConfig, cfg: Config) -> Params:
-    """{"thought_markers": [2, D]}, drawn as the embedding is."""
-    normal = jax.random.normal(key, (2, model_cfg.width))
-    return {"thought_markers": normal * pause.vector_std(model_cfg)}
-
-
-def logprobs(
-    params: Params,
-    batch: Batch,
-    keys: Key[Array, " B"] | None,
-    model_cfg: ModelConfig,
-    cfg: Config,
-) -> tuple[Float[Array, "B S"], Aux]:
-    """log p of each token after the tokens and the thoughts before it, in float32.
-
-    batch: tokens, segment_ids [B, S], one row a sequence. Without thoughts it is ``plain``.
-    """
-    if not max_thoughts(cfg):
-        return plain.logprobs(params, batch, keys, model_cfg, cfg)
-    hidden, _ = with_thoughts(params, batch, model_cfg, cfg)
-    return model_logprobs.of_hidden(params, hidden, batch, model_cfg), {}
-
-
-def thought_distributions(
-    params: Params, batch: Batch, model_cfg: ModelConfig, cfg: Config
-) -> Float[Array, "B N V"]:
-    """The distribution over next tokens of each vector that is fed as a thought (section 5.3).
-
-    It is what the output matrix makes of the vector. A row's own thoughts come first of the N.
-    """
-    _, fed = with_thoughts(params, batch, model_cfg, cfg)
-    return jax.nn.softmax(decoder.logits(params, fed, model_cfg), axis=-1)
-
-
-# ---- the curriculum ------------------------------------------------------------------------------
-
-
-def stage(cfg: Config, round: int) -> int:
-    """The stage of a round; in stage s the first s steps are replaced by s x c thoughts."""
-    return curriculum.stage_of(round, cfg.stages, cfg.rounds_per_stage)
-
-
-def prompt_suffix(cfg: Config, first: int, round: int) -> list[int]:
-    """The markers, and between them as many thoughts as the round's stage has."""
-    return _suffix(cfg, first, stage(cfg, round))
-
-
-def _suffix(cfg: Config, first: int, stage: int) -> list[int]:
-    thoughts = [first + THOUGHT] * (stage * cfg.thoughts_per_step)
-    return [first + BEGIN, *thoughts, first + END]
-
-
-def worked(cfg: Config, first: int, round: int, seed: Sequence[int]) -> tuple[list[int], int]:
-    """Of a worked example: its own stage's suffix, and how many steps that replaces."""
-    own = curriculum.mixed_stage(stage(cfg, round), cfg.uniform_prob, seed)
-    return _suffix(cfg, first, own), own
-
-
-def begins_stage(cfg: Config, round: int) -> bool:
-    """The optimiser is fresh in each stage, as in the paper."""
-    return round > 0 and stage(cfg, round) != stage(cfg, round - 1)
-
-
-def check_rows(cfg: Config, first: int, rows: Sequence[Row]) -> None:
-    """UserError where a question or an answer is longer than its key says."""
-    for row in rows:
-        is_thought = row["tokens"] == first + THOUGHT
-        if not is_thought.any():
-            question = min(len(is_thought), cfg.question_length or len(is_thought))
-        else:
-            question = int(np.argmax(is_thought))
-        answer = len(is_thought) - question - int(is_thought.sum())
-        for name, length, room in (
-            ("question_length", question, cfg.question_length),
-            ("answer_length", answer, cfg.answer_length),
-        ):
-            if room and length > room:
-                raise UserError(f"config.forward.{name}: {room}, but a row has {length} tokens.")
-
-
-# ---- the layout of rows --------------------------------------------------------------------------
+    question: int  # with its marker
+    thoughts: int
+    rest: int
 
 
 @struct.dataclass
@@ -173,22 +66,17 @@ def _taken(x: jax.Array, numbers: jax.Array) -> jax.Array:
     return sharded(x, numbers)
 
 
-# ---- the passes ----------------------------------------------------------------------------------
-
-
 def with_thoughts(
-    params: Params, batch: Batch, model_cfg: ModelConfig, cfg: Config
+    params: Params, batch: Batch, model_cfg: ModelConfig, room: Room
 ) -> tuple[Float[Array, "B S D"], Float[Array, "B N D"]]:
     """Hidden states of all tokens and thoughts in their places, and the vectors that were fed."""
     tokens = batch["tokens"]
     size = tokens.shape[1]
-    question_room = cfg.question_length or size
-    layout = layout_of(batch, decoder.thought_id(params, model_cfg), question_room)
-    question, past = _question(params, tokens[:, :question_room], layout, model_cfg)
+    layout = layout_of(batch, decoder.thought_id(params, model_cfg), room.question)
+    question, past = _question(params, tokens[:, : room.question], layout, model_cfg)
     last = _taken(question, layout.question[:, None] - 1)
-    fed, thought, thoughts = _thoughts(params, last, past, layout, model_cfg, max_thoughts(cfg))
-    rest_room = cfg.answer_length or size
-    rest = _rest(params, tokens, past, thoughts, layout, model_cfg, rest_room)
+    fed, thought, thoughts = _thoughts(params, last, past, layout, model_cfg, room.thoughts)
+    rest = _rest(params, tokens, past, thoughts, layout, model_cfg, room.rest)
     together = jnp.concatenate([question, thought, rest], axis=1)
     place = jnp.arange(size)[None]
     first = layout.question[:, None]

@@ -1,0 +1,151 @@
+"""Chain of continuous thought (Hao et al. 2024, arXiv:2412.06769).
+
+Between the marker that begins the thoughts and the one that ends them, the model is fed its own
+last hidden state, after the final norm, instead of a token: n thoughts, which are never sampled and
+which no loss asks for. Gradients flow through all of them.
+
+A row is a question and the first marker, n thoughts, which all have the id THOUGHT after those of
+the markers, and what remains: the second marker and the answer. How it is computed: passes.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from reasoning_jax import curriculum
+from reasoning_jax.errors import UserError
+from reasoning_jax.forwards import Aux, Batch, Row, pause, plain
+from reasoning_jax.forwards.coconut import passes
+from reasoning_jax.forwards.coconut.passes import Room
+from reasoning_jax.model import decoder
+from reasoning_jax.model import logprobs as model_logprobs
+from reasoning_jax.model.decoder import ModelConfig, Params
+from reasoning_jax.ranges import at_least, between, key, one_of
+
+PACKS = False  # thoughts follow one question
+BEGIN, END, THOUGHT = 0, 1, 2  # ids, from that of the first marker on
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    thoughts_per_step: int = key(1, between(0, 64))  # c: thoughts in the place of a step
+    stages: int = key(3, between(0, 64))  # of the curriculum; the last replaces so many steps
+    rounds_per_stage: int = key(1, at_least(1))
+    curriculum: bool = True  # False: all rounds, the base model's too, are of the last stage
+    # What a thought is: the last hidden state, or one learned vector, "pause as thought", which
+    # shows what the curriculum does without any thought.
+    fed: str = key("hidden", one_of("hidden", "learned"))
+    # The fraction of rows that a round takes from an earlier stage, drawn uniformly.
+    uniform_prob: float = key(0.0, between(0, 1))
+    # Tokens that a question with its first marker, and what follows its thoughts, have room for;
+    # 0 = config.sequence_length. Less is faster.
+    question_length: int = key(0, at_least(0))
+    answer_length: int = key(0, at_least(0))
+
+
+def max_thoughts(cfg: Config) -> int:
+    """N: the thoughts of the last stage."""
+    return cfg.thoughts_per_step * cfg.stages
+
+
+def init(key: Key[Array, ""], model_cfg: ModelConfig, cfg: Config) -> Params:
+    """{"thought_markers": [2, D]}, drawn as the embedding is.
+
+    Where thoughts are one learned vector, {"pause": [3, D]}: the markers, and that vector.
+    """
+    name, rows = ("thought_markers", 2) if cfg.fed == "hidden" else ("pause", 3)
+    normal = jax.random.normal(key, (rows, model_cfg.width))
+    return {name: normal * pause.vector_std(model_cfg)}
+
+
+def logprobs(
+    params: Params,
+    batch: Batch,
+    keys: Key[Array, " B"] | None,
+    model_cfg: ModelConfig,
+    cfg: Config,
+) -> tuple[Float[Array, "B S"], Aux]:
+    """log p of each token after the tokens and the thoughts before it, in float32.
+
+    batch: tokens, segment_ids [B, S], one row a sequence. Without thoughts, and where they are
+    tokens like others, it is ``plain``.
+    """
+    if cfg.fed == "learned" or not max_thoughts(cfg):
+        return plain.logprobs(params, batch, keys, model_cfg, cfg)
+    hidden, _ = passes.with_thoughts(params, batch, model_cfg, _room(cfg, batch))
+    return model_logprobs.of_hidden(params, hidden, batch, model_cfg), {}
+
+
+def thought_distributions(
+    params: Params, batch: Batch, model_cfg: ModelConfig, cfg: Config
+) -> Float[Array, "B N V"]:
+    """The distribution over next tokens of each vector that is fed as a thought (section 5.3).
+
+    It is what the output matrix makes of the vector. A row's own thoughts come first of the N.
+    """
+    _, fed = passes.with_thoughts(params, batch, model_cfg, _room(cfg, batch))
+    return jax.nn.softmax(decoder.logits(params, fed, model_cfg), axis=-1)
+
+
+def _room(cfg: Config, batch: Batch) -> Room:
+    size = batch["tokens"].shape[1]
+    return Room(cfg.question_length or size, max_thoughts(cfg), cfg.answer_length or size)
+
+
+# ---- the curriculum ------------------------------------------------------------------------------
+
+
+def stage(cfg: Config, round: int) -> int:
+    """The stage of a round; in stage s the first s steps are replaced by s x c thoughts."""
+    if not cfg.curriculum:
+        return cfg.stages
+    return curriculum.stage_of(round, cfg.stages, cfg.rounds_per_stage)
+
+
+def prompt_suffix(cfg: Config, first: int, round: int) -> list[int]:
+    """The markers, and between them as many thoughts as the round's stage has."""
+    return _suffix(cfg, first, stage(cfg, round))
+
+
+def _suffix(cfg: Config, first: int, stage: int) -> list[int]:
+    thoughts = [first + THOUGHT] * (stage * cfg.thoughts_per_step)
+    return [first + BEGIN, *thoughts, first + END]
+
+
+def worked(cfg: Config, first: int, round: int, seed: Sequence[int]) -> tuple[list[int], int]:
+    """Of a worked example: its own stage's suffix, and how many steps that replaces."""
+    own = curriculum.mixed_stage(stage(cfg, round), cfg.uniform_prob, seed)
+    return _suffix(cfg, first, own), own
+
+
+def begins_stage(cfg: Config, round: int) -> bool:
+    """The optimiser is fresh in each stage, as in the paper."""
+    return round > 0 and stage(cfg, round) != stage(cfg, round - 1)
+
+
+def check_rows(cfg: Config, first: int, rows: Sequence[Row]) -> None:
+    """UserError where a question or an answer is longer than its key says."""
+    for name in ("question_length", "answer_length"):
+        if cfg.fed == "learned" and getattr(cfg, name):
+            raise UserError(
+                f"config.forward.{name}: {getattr(cfg, name)} has no effect with "
+                "config.forward.fed=learned; set it to 0."
+            )
+    for row in rows:
+        is_thought = row["tokens"] == first + THOUGHT
+        if not is_thought.any():
+            question = min(len(is_thought), cfg.question_length or len(is_thought))
+        else:
+            question = int(np.argmax(is_thought))
+        answer = len(is_thought) - question - int(is_thought.sum())
+        for name, length, room in (
+            ("question_length", question, cfg.question_length),
+            ("answer_length", answer, cfg.answer_length),
+        ):
+            if room and length > room:
+                raise UserError(f"config.forward.{name}: {room}, but a row has {length} tokens.")
