@@ -1,0 +1,64 @@
+"""Continuous thoughts on graphs that leave no shortcut, from scratch, with two layers.
+
+    python -m reasoning_jax.main --config=configs/coconut_graphs.py --workdir=runs/coconut_graphs
+
+Every arm has as many updates. Round 0 trains on whole paths; then a step a round gives way to a
+thought (arXiv:2412.06769; graphs of arXiv:2505.12514), and the last round stays at the last stage.
+
+``coconut`` (the default) feeds the hidden state, ``learned`` one vector in its place, ``dropped``
+nothing; ``at_once`` has all thoughts from the start, ``cot`` keeps the paths, ``direct`` has never
+any. Arguments: one of these, smoke.
+"""
+
+from reasoning_jax import config, default
+
+ARMS = ("coconut", "learned", "dropped", "at_once", "cot", "direct")
+
+
+def get_config(arg: str = ""):
+    args = config.parse_arg(arg, arm=ARMS, smoke=False)
+    forward = "plain" if args.arm in ("cot", "direct") else "coconut"
+    c = default.get_config(algorithm="sft", task="graph_search", forward=forward)
+    c.task.num_steps = (3,)
+    c.task.width = 2
+    c.task.num_train = 200_000  # 20,000 are learned by heart, and nothing of others
+    c.model.preset = "0.4m"
+    c.model.num_layers = 2
+    c.model.rope_theta = 100.0
+    c.sequence_length = 88
+    c.batch_size = 64
+    c.base.num_updates = 2000
+    c.base.learning_rate = 1e-3
+    c.base.algorithm.hinted = 0.0
+    c.rounds.split = "given"
+    c.rounds.count = 4
+    c.rounds.updates = 1000
+    c.rounds.growth = 1.0
+    c.rounds.restart = False
+    c.rounds.patience = 0
+    c.optim.learning_rate = 1e-3
+    c.optim.decay = 0.2
+    c.sampling.max_new_tokens = 12
+    c.eval.num_examples = 500
+    if forward == "coconut":
+        c.forward.stages = 3
+        c.forward.uniform_prob = 0.1
+        c.forward.thoughts_per_step = 0 if args.arm == "dropped" else 1
+        c.forward.fed = "learned" if args.arm == "learned" else "hidden"
+        c.forward.curriculum = args.arm != "at_once"
+        if args.arm in ("coconut", "at_once"):
+            c.forward.question_length = 72
+            c.forward.answer_length = 12
+    else:
+        c.algorithm.direct = args.arm == "direct"
+        c.base.algorithm.direct = args.arm == "direct"
+    if args.smoke:
+        c.model.preset = "tiny"
+        c.task.num_train = 300
+        c.task.num_held_out = 30
+        c.batch_size = 16
+        c.base.num_updates = 10
+        c.rounds.updates = 5
+        c.rounds.min_kept_rows = 10
+        c.sampling.batch_size = 32
+    return c
