@@ -1,4 +1,4 @@
-"""SECToR: its sums, its votes, what it keeps, and that no answer beyond the given lengths is read."""
+"""SECToR: its sums, votes and curriculum; no answer beyond the given lengths is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import scripted
 
 from reasoning_jax import algorithms, default, extraction, graders
-from reasoning_jax.algorithms import sector
 from reasoning_jax.algorithms.sector import curriculum, guesses
 from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import CORRECT, addition

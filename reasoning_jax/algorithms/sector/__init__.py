@@ -64,13 +64,17 @@ class Config:
     checks: str = key("commutativity", one_of("none", "vote", "commutativity"))
     # A length is learned, and the next one follows, where at least this fraction was kept.
     least_kept: float = key(0.5, between(0, 1))
-    tries: int = key(2, between(1, 64))  # rounds in a row below that, after which nothing is learned
+    tries: int = key(
+        2, between(1, 64)
+    )  # rounds in a row below that, after which nothing is learned
 
 
 def check(cfg: ConfigDict) -> None:
     a = cfg.algorithm
     if cfg.task.name != "addition" or cfg.task.form != "simplify":
-        raise UserError("config.algorithm.name: sector needs config.task.form=simplify of addition.")
+        raise UserError(
+            "config.algorithm.name: sector needs config.task.form=simplify of addition."
+        )
     if a.checks != "none" and a.num_simplifications < guesses.LEAST_VOTES:
         raise UserError(
             f"config.algorithm.num_simplifications: {a.num_simplifications} guess is no vote; "

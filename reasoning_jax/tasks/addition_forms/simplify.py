@@ -15,7 +15,6 @@ digit is as far from its answer in a long sum as in a short one.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import zlib
 from collections.abc import Sequence
