@@ -314,7 +314,9 @@ def test_a_length_a_round_and_the_rows_of_those_before():
     source = addition.load(cfg.task, "train")
     _, first = play_round(cfg=cfg, source=source)
     assert first.memory.digits == 4 and first.memory.num_rows == 40
-    assert texts(curriculum.rows(first.memory)) == texts(first.rows)[:40]
+    for stored, row in zip(curriculum.rows(first.memory), first.rows[:40], strict=True):
+        np.testing.assert_array_equal(stored["tokens"], row["tokens"])
+        np.testing.assert_array_equal(stored["weights"], row["weights"])
     examples, second = play_round(cfg=cfg, source=source, memory=first.memory, round=2)
     assert {simplify.difficulty(e)[1] for e in examples} == {1, 2, 4}
     earlier = texts(second.rows)[40:]
