@@ -18,7 +18,8 @@ from reasoning_jax.tasks.addition_forms.simplify import FAST, SLOW, Sum
 from reasoning_jax.tokenizer import Characters
 
 SECTOR = algorithms.get("sector")
-WIDTH = 4
+MAX_DIGITS = 4
+FIELD = MAX_DIGITS + simplify.SHIFTS - 1  # places
 TOK = Characters(simplify.ALPHABET)
 EXAMPLE = Sum(1, ((8, 1), (3, 7), (9, 0), (2, 5)))  # 2938 + 5071 + 1 = 08010
 
@@ -35,7 +36,9 @@ def sums(num_pairs: int) -> list[Sum]:
 
 def config(**changes):
     cfg = default.get_config(algorithm="sector", task="addition")
-    cfg.task.update(form="simplify", max_digits=WIDTH, given=(20, 20), num_train=160, num_eval=10)
+    cfg.task.update(
+        form="simplify", max_digits=MAX_DIGITS, given=(20, 20), num_train=160, num_eval=10
+    )
     cfg.rounds.update(examples=10, patience=0, count=3)
     cfg.sampling.max_new_tokens = 10
     cfg.sequence_length = 32
@@ -98,11 +101,23 @@ def texts(rows) -> list[str]:
     return [TOK.decode(row["tokens"]) for row in rows]
 
 
+def parts(text: str) -> tuple[str, Sum, str, int]:
+    """Mode, problem, answer without its dots, and the number of these, of a row's text."""
+    question, _, answer = text.partition("=")
+    shift = len(answer.split(".")) - 1
+    problem = simplify.asked(f"{question}=")
+    assert question.startswith(question[0] + simplify.EMPTY * shift + str(problem.carry))
+    assert len(TOK.encode(question)) == FIELD + 2
+    return question[0], problem, answer.removeprefix(simplify.EMPTY * shift), shift
+
+
 # ---- the sums ------------------------------------------------------------------------------------
 
 
 def test_the_example_of_the_docstring():
-    assert simplify.question(FAST, EXAMPLE, 6) == "F1 8+1 3+7 9+0 2+5 . .="
+    assert simplify.question(FAST, EXAMPLE, 4) == "F1 8+1 3+7 9+0 2+5 . .="
+    assert simplify.question(FAST, EXAMPLE, 4, 2) == "F . .1 8+1 3+7 9+0 2+5="
+    assert simplify.shifted("01080", 2) == " . .01080"
     assert simplify.digits(EXAMPLE) == "01080" and number(EXAMPLE) == 8010
     assert simplify.simplification(EXAMPLE) == "01 3+7 9+0 2+5"
     assert simplify.simplification(Sum(1, ((2, 5),))) == "80"
@@ -116,7 +131,7 @@ def test_a_simplification_keeps_the_sum(num_pairs):
         assert number(problem) == 10 * number(left) + int(digit)
         assert len(left.pairs) == num_pairs - 1
         assert int(simplify.digits(problem)[::-1]) == number(problem)
-        assert simplify.asked(simplify.question(SLOW, problem, WIDTH)) == problem
+        assert simplify.asked(simplify.question(SLOW, problem, MAX_DIGITS)) == problem
         assert number(simplify.swapped(problem)) == number(problem)
 
 
@@ -157,9 +172,10 @@ def test_prompts_are_spelled_by_the_alphabet():
     task = extraction.make(cfg.task)
     for e in addition.load(cfg.task, "given"):
         asked = task.prompt(e, cfg.task)
-        assert TOK.decode(TOK.encode(asked + task.target(e))) == asked + e.answer
-        assert len(TOK.encode(asked)) == WIDTH + 3  # whatever the length of the sum
+        assert TOK.decode(TOK.encode(asked + task.target(e))) == asked + task.target(e)
+        assert len(TOK.encode(asked)) == FIELD + 3  # whatever the length of the sum
         assert task.extract(task.target(e)) == e.answer
+        assert parts(asked + task.target(e))[2] == e.answer
     with pytest.raises(UserError, match="no hints"):
         task.prompt(e, cfg.task, hint="1")
 
@@ -186,7 +202,7 @@ def test_majority(votes, expected):
 @pytest.mark.parametrize("steps", [1, 2, 3, 5])
 def test_a_perfect_model_guesses_the_truth_after_each_simplification(steps):
     problems = [*sums(1), *sums(2)[::97], EXAMPLE]
-    solved = guesses.solve(rollout(), problems, steps, WIDTH)
+    solved = guesses.solve(rollout(), problems, steps, MAX_DIGITS)
     for problem, solution in zip(problems, solved, strict=True):
         truth = true_answer(FAST, problem)
         assert solution.guesses == [truth] * min(steps, len(problem.pairs))
@@ -264,15 +280,17 @@ def test_rows_of_a_kept_problem():
     new = [simplify.asked(e.question) for e in examples if e.rationale is None]
     assert len(new) == 10 and {len(p.pairs) for p in new} == {3}
     expected = [
-        simplify.question(mode, problem, WIDTH) + true_answer(mode, problem)
+        (mode, problem, true_answer(mode, problem))
         for problem in [*new, *map(simplify.swapped, new)]
         for mode in (FAST, SLOW)
     ]
-    assert texts(collected.rows)[:40] == expected
-    worked = {e.question + e.answer for e in examples if e.rationale is not None}
+    found = [parts(text) for text in texts(collected.rows)[:40]]
+    assert [row[:3] for row in found] == expected
+    assert {shift for *_, shift in found} == set(range(simplify.SHIFTS))
+    worked = {e.question + e.rationale for e in examples if e.rationale is not None}
     assert len(worked) == 10 and set(texts(collected.rows)[40:]) == worked
     for row in collected.rows:
-        prompt = WIDTH + 3 + 1  # and the start token
+        prompt = FIELD + 3 + 1  # and the start token
         assert not row["weights"][:prompt].any() and row["weights"][prompt:].all()
         assert row["tokens"][0] == TOK.bos_id and row["tokens"][-1] == TOK.eos_id
 
@@ -321,7 +339,7 @@ def test_a_length_a_round_and_the_rows_of_those_before():
     assert {simplify.difficulty(e)[1] for e in examples} == {1, 2, 4}
     earlier = texts(second.rows)[40:]
     assert len(earlier) == 40 and set(earlier) & set(texts(first.rows)[:40])
-    assert all(len(simplify.asked(text[: text.index("=") + 1]).pairs) < 4 for text in earlier)
+    assert all(len(parts(text)[1].pairs) < 4 for text in earlier)
     assert second.memory.digits == 5 and second.memory.num_rows == 80
     examples, last = play_round(cfg=cfg, source=source, memory=second.memory, round=3)
     assert last.rows == [] and last.memory is second.memory, "no longer sums"
@@ -385,8 +403,8 @@ def test_one_guess_needs_no_checks():
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"sequence_length": 17}, "config.sequence_length 17"),
-        ({"max_new_tokens": 6}, "config.sampling.max_new_tokens: 6 have no room"),
+        ({"sequence_length": 19}, "config.sequence_length 19"),
+        ({"max_new_tokens": 8}, "config.sampling.max_new_tokens: 8 have no room"),
     ],
 )
 def test_sums_that_have_no_room(changes, sentence):

@@ -98,11 +98,12 @@ def check(cfg: ConfigDict) -> None:
 
 def check_data(rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict) -> list[str]:
     """Every example can be asked, and its simplification written."""
-    longest = cfg.task.max_digits + 2  # symbols of a sum's pairs, its carry and a digit
-    if rollout.max_new_tokens <= longest:
+    # Symbols of a shifted sum: its pairs, its carry, a digit and the end.
+    longest = cfg.task.max_digits + simplify.SHIFTS + 2
+    if rollout.max_new_tokens < longest:
         raise UserError(
             f"config.sampling.max_new_tokens: {rollout.max_new_tokens} have no room for the sums "
-            f"of config.task.max_digits={cfg.task.max_digits}; set it above {longest}."
+            f"of config.task.max_digits={cfg.task.max_digits}; set it to {longest}."
         )
     return check_prompts(rollout, examples, cfg)
 
@@ -136,11 +137,12 @@ def collect(
     pairs = zip(labels[: len(new)], labels[len(new) :], strict=True)
     kept = [guesses.are_kept(label, swapped, a.checks) for label, swapped in pairs] * 2
 
+    rng = np.random.default_rng([cfg.seed, round])
     own: list[Row] = []
     false_labels = 0
     for problem, solution, label, is_kept in zip(both, solutions, labels, kept, strict=True):
         if is_kept and label is not None:
-            own += _rows(rollout, problem, solution, label, cfg.task.max_digits)
+            own += _rows(rollout, problem, solution, label, cfg.task.max_digits, rng)
             false_labels += label != simplify.digits(problem)  # for the log alone
     learned = sum(kept) / len(kept) >= a.least_kept
     stats = {
@@ -152,7 +154,7 @@ def collect(
         "learned": float(learned),
     }
     return Collected(
-        rows=[*own, *_earlier(rollout, examples, memory, len(own), round, cfg)],
+        rows=[*own, *_earlier(rollout, examples, memory, len(own), rng)],
         memory=curriculum.add(memory, own, learned),
         stats=stats,
         samples=[solution.first for solution in solutions],
@@ -161,14 +163,23 @@ def collect(
 
 
 def _rows(
-    rollout: Rollout, problem: simplify.Sum, solution: Solution, label: str, width: int
+    rollout: Rollout,
+    problem: simplify.Sum,
+    solution: Solution,
+    label: str,
+    max_digits: int,
+    rng: np.random.Generator,
 ) -> list[Row]:
     """The label as the fast answer; the first simplification, where it led to the label."""
-    fast = rollout.tokenizer.prompt(simplify.question(simplify.FAST, problem, width))
-    answer = [*rollout.tokenizer.encode(label), rollout.tokenizer.eos_id]
-    rows = [completion_row(fast, answer)]
+    answers = [(simplify.FAST, label)]
     if solution.from_first == label:
-        rows.append(completion_row(solution.first.prompt_ids, solution.first.tokens))
+        answers.append((simplify.SLOW, solution.first.text))
+    rows = []
+    for mode, answer in answers:
+        shift = int(rng.integers(simplify.SHIFTS))
+        prompt = rollout.tokenizer.prompt(simplify.question(mode, problem, max_digits, shift))
+        completion = rollout.tokenizer.encode(simplify.shifted(answer, shift))
+        rows.append(completion_row(prompt, [*completion, rollout.tokenizer.eos_id]))
     return rows
 
 
@@ -177,13 +188,11 @@ def _earlier(
     examples: Sequence[Example],
     memory: Curriculum,
     count: int,
-    round: int,
-    cfg: ConfigDict,
+    rng: np.random.Generator,
 ) -> list[Row]:
     """Rows of earlier lengths, drawn at random from those kept and the worked examples."""
     worked = [rollout.worked_row(e) for e in examples if e.rationale is not None]
     earlier = [row for row in worked if row is not None] + curriculum.rows(memory)
-    rng = np.random.default_rng([cfg.seed, round])
     chosen = rng.permutation(len(earlier))[:count]
     return [earlier[int(i)] for i in chosen]
 

@@ -1,7 +1,7 @@
 """Sums of any length, which are answered at once (fast) or made one digit shorter (slow).
 
 A sum a + b + k, k being 0 or 1, is k and then the pairs of digits, the lowest first, in a field of
-``width`` pairs, of which the empty ones are dots. 2938 + 5071 + 1 in a field of 6 is
+one width, whose empty places are dots. 2938 + 5071 + 1 in a field of 6 places is
 
     1 8+1 3+7 9+0 2+5 . .                   a pair is one symbol of the alphabet, a dot another
     fast   F1 8+1 3+7 9+0 2+5 . .=  01080   the digits of 08010, the lowest first
@@ -10,7 +10,11 @@ A sum a + b + k, k being 0 or 1, is k and then the pairs of digits, the lowest f
 
 Since a + b + k = 10 (a' + b' + c) + d with the digit d and the carry c of the lowest pair, the form
 is closed under simplification (Zhang & Parkes 2023, arXiv 2309.08589). In a field of one width a
-digit is as far from its answer in a long sum as in a short one.
+digit is as far from its answer in a long sum as in a short one. Sums that are trained on begin at a
+random one of the first places, and their answers behind as many dots: so the places that the next
+lengths are the first to fill are not new.
+
+    F . .1 8+1 3+7=     . .012
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ ALPHABET = (*"0123456789=", FAST, SLOW, EMPTY, *PAIRS)
 SUM = re.compile(r"([01])((?: [0-9]\+[0-9])*)")
 CHAINS = 0.15  # of the sums have a run of pairs that pass a carry on
 SHOWN = ("given", "train")  # splits with worked examples
+SHIFTS = 3  # places at which a sum that is trained on may begin
 
 
 class Sum(NamedTuple):
@@ -63,8 +68,15 @@ def swapped(problem: Sum) -> Sum:
 # ---- questions and answers -----------------------------------------------------------------------
 
 
-def question(mode: str, problem: Sum, width: int) -> str:
-    return f"{mode}{write(problem)}{EMPTY * (width - len(problem.pairs))}="
+def question(mode: str, problem: Sum, max_digits: int, shift: int = 0) -> str:
+    """What is asked, ``shift`` places from the beginning of the field."""
+    rest = max_digits + SHIFTS - 1 - shift - len(problem.pairs)
+    return f"{mode}{EMPTY * shift}{write(problem)}{EMPTY * rest}="
+
+
+def shifted(answer: str, shift: int) -> str:
+    """The answer to a sum so many places from the beginning of the field."""
+    return f"{EMPTY * shift}{answer}"
 
 
 def asked(question: str) -> Sum:
@@ -147,7 +159,8 @@ def load(cfg: ConfigDict, split: str, number: int, first_id: int) -> list[Exampl
 
     ``given``: given[n - 1] worked sums of n digits; ``train``: num_train sums, spread evenly over
     1 to max_digits, those of the given lengths worked. A worked sum is two examples, one of each
-    mode. All others, and those of validation and test (num_eval a length), are asked fast.
+    mode, at a random place. All others, and those of validation and test (num_eval a length), are
+    asked fast.
     """
     shown = len(cfg.given)
     counts = {
@@ -167,12 +180,13 @@ def load(cfg: ConfigDict, split: str, number: int, first_id: int) -> list[Exampl
         for problem in sums(rng, num_pairs, count, tenths):
             for mode in (FAST, SLOW) if worked else (FAST,):
                 true = answer(mode, problem)
+                shift = int(rng.integers(SHIFTS)) if worked else 0
                 examples.append(
                     Example(
                         id=first_id + len(examples),
-                        question=question(mode, problem, cfg.max_digits),
+                        question=question(mode, problem, cfg.max_digits, shift),
                         answer=true,
-                        rationale=true if worked else None,
+                        rationale=shifted(true, shift) if worked else None,
                     )
                 )
     return examples
@@ -185,11 +199,12 @@ def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
 
 
 def target(example: Example, direct: bool = False) -> str:
-    return example.answer
+    return example.rationale or example.answer
 
 
 def extract(text: str) -> str | None:
-    """The text, where it is a fast or a slow answer."""
+    """A fast or a slow answer, without the dots before it."""
+    text = text[len(text) - len(text.lstrip(EMPTY)) :]
     well = read_digits(text) or read_simplification(text)
     return text if well else None
 
