@@ -1,6 +1,6 @@
 """SECToR from 6 digits to 15, with and without its checks: a table of lengths, and one of labels.
 
-    python benchmarks/sector_study.py --out=runs/sector_study [--seeds=3] [--arms=commutativity,none]
+    python benchmarks/sector_study.py --out=runs/sector [--seeds=3] [--arms=commutativity,none]
 
 Runs what is missing (a run that is done is not run again). The arms of a seed start from one base
 model. Of each last round, test sums of every length (not the best round: that would be chosen by
@@ -53,10 +53,12 @@ def assess(directory: Path, arm: str, folder: str) -> dict[int, tuple[float, flo
     width, steps = cfg.task.max_digits, cfg.algorithm.num_simplifications
     fast = [s.correct for s in guesses.ask(rollout, simplify.FAST, problems, width)]
     solved = guesses.solve(rollout, problems, steps, width)
-    slow = [guesses.majority(s.guesses or [""]) for s in solved]
-    # The only guess of a sum of one digit has no second vote.
-    alone = [s.from_first if len(p.pairs) == 1 else v for s, p, v in zip(solved, problems, slow)]
-    right = [v == simplify.digits(p) for v, p in zip(alone, problems, strict=True)]
+    right = []
+    for problem, solution in zip(problems, solved, strict=True):
+        vote = guesses.majority(solution.guesses)
+        if len(problem.pairs) == 1:  # the only guess has no second vote
+            vote = solution.from_first
+        right.append(vote == simplify.digits(problem))
     lengths = np.array([len(p.pairs) for p in problems])
     return {
         n: (float(np.mean(np.array(fast)[lengths == n])), np.mean(np.array(right)[lengths == n]))
