@@ -23,6 +23,7 @@ MORE = {
     "rejection_addition": ["rft", "four_particles", "four_particles,smoke"],
     "trice_addition": ["online", "online,smoke"],
     "trice_bbh": ["navigate", "object_counting,smoke"],
+    "sector_addition": ["none", "vote"],
     "irpo_addition": ["dpo", "nll,smoke"],
     "grpo_addition": ["dapo", "dapo,smoke"],
     "published_gsm8k": ["star", "dpo,prompt", "grpo,full,smoke"],

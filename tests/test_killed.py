@@ -228,6 +228,18 @@ def test_preferences(tmp_path, method):
         assert same(*(checkpoint.load_params(folder, abstract)[0] for folder in folders))
 
 
+def test_a_curriculum_of_own_labels(tmp_path):
+    """Its place, and the rows of earlier rounds, are in the memory."""
+    changes = {"rounds.updates": 7, "checkpoint.every": 3, "log_every": 1}
+    run = ("sector_addition.py:smoke", changes)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    output, code = play(whole, run)
+    assert code == 0, output
+    play_broken(broken, run, [says("round 1 update: 0/"), saving])
+    (_, rest), _ = check_same_end(whole, broken, run)
+    assert rest["memory"].num_rows > 0 and rest["memory"].lengths.any()
+
+
 def test_an_adapter_of_a_published_model(tmp_path):
     """A LoRA, whose frozen model is read again at each start; then the model is another one."""
     model = chat_model(tmp_path / "model")

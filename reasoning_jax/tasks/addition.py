@@ -13,6 +13,8 @@ For the prompt 29+57 the completion is
 The paper sets digits apart ("2 9 + 5 7") for its subword tokenizer; with one symbol a character
 there is no need. Both operands have equally many digits and no leading zero. A pair (a, b)
 belongs to one split together with (b, a).
+
+The form "simplify" has no scratchpad and no limit of digits: see addition_forms/simplify.py.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax.errors import UserError
-from reasoning_jax.ranges import between, each, key
-from reasoning_jax.tasks import Example, TaskConfig
+from reasoning_jax.ranges import between, each, key, one_of
+from reasoning_jax.tasks import Example, Task, TaskConfig
+from reasoning_jax.tasks.addition_forms import simplify
 
 ALPHABET = (*"0123456789+,C:\n", "<scratch>", "</scratch>")
 SPLITS = {"train": 0, "given": 1, "validation": 2, "test": 3}
-MAX_DIGITS = 18  # that 64 bits hold
+MAX_DIGITS = 18  # that 64 bits hold, in which the scratchpad's sums are drawn
 IDS = 10_000_000  # a split's ids begin at so many times its number: no two splits share an id
 # Of one length: there are 81,000 pairs of 3 digits in validation, and 567,000 in given.
 MAX_EVAL = 50_000
@@ -40,7 +43,9 @@ MAX_GIVEN = 500_000
 class Config(TaskConfig):
     # Of the problems themselves: the same for every config.seed.
     seed: int = key(0, between(0, 2**32 - 1))
-    max_digits: int = key(5, between(1, MAX_DIGITS))  # operands have 1 to this many digits
+    form: str = key("scratchpad", one_of("scratchpad", "simplify"))
+    # Operands have 1 to this many digits; of the form scratchpad, 18 at most.
+    max_digits: int = key(5, between(1, 1000))
     num_train: int = key(50_000, between(0, IDS))  # problems without a rationale
     # Held-out problems a length, in validation and in test.
     num_eval: int = key(500, between(0, MAX_EVAL))
@@ -122,6 +127,13 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     """
     if split not in SPLITS:
         raise UserError(f"addition has no split {split!r}; it has {', '.join(SPLITS)}.")
+    if cfg.form == "simplify":
+        return simplify.load(cfg, split, SPLITS[split], SPLITS[split] * IDS)
+    if cfg.max_digits > MAX_DIGITS:
+        raise UserError(
+            f"config.task.max_digits: {cfg.max_digits}, but the form scratchpad has at most "
+            f"{MAX_DIGITS} digits."
+        )
     rng = np.random.default_rng([cfg.seed, SPLITS[split]])
     counts = enumerate(_counts(cfg, split), start=1)
     pairs = [_pairs(digits, count, split, rng) for digits, count in counts if count]
@@ -132,6 +144,22 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
         rationale = scratchpad(a, b) if split == "given" else None
         examples.append(Example(id=id, question=f"{a}+{b}", answer=str(a + b), rationale=rationale))
     return examples
+
+
+def configured(task: Task, cfg: ConfigDict) -> Task:
+    """The task of the form that the config names."""
+    if cfg.form == "scratchpad":
+        return task
+    return dataclasses.replace(
+        task,
+        ALPHABET=simplify.ALPHABET,
+        prompt=simplify.prompt,
+        target=simplify.target,
+        extract=simplify.extract,
+        difficulty=simplify.difficulty,
+        steps=lambda text: 0,
+        wrong_line=lambda text, example: None,
+    )
 
 
 def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:

@@ -1,0 +1,1 @@
+"""Other forms of the sums of addition than the scratchpad: one file a form."""
