@@ -130,9 +130,10 @@ class Asker:
     @functools.cached_property
     def _rollout(self) -> Rollout:
         """Its policy, the same for all questions, prepares its parameters once."""
+        jax.set_mesh(self.exp.mesh)
         params, round = self._load()
         roll = self.exp.rollout(params, "ask", 0, temperature=0.0, until_question=True)
-        return dataclasses.replace(roll, tokenizer=self.exp.tokenizer_of(round))
+        return dataclasses.replace(roll, tokenizer=self.exp.prompts.tokenizer(round))
 
     def _next_index(self) -> int:
         """The random stream of the next completion."""

@@ -7,7 +7,7 @@ import math
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reasoning_jax import default
+from reasoning_jax import algorithms, default
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import sharding
 from reasoning_jax.sampling.methods import make_method
@@ -16,6 +16,8 @@ from reasoning_jax.sampling.methods import make_method
 def check(cfg: ConfigDict) -> None:
     """UserError naming a key whose value is out of its range, or keys that do not go together."""
     default.check(cfg)
+    for name in ("algorithm", "base.algorithm"):
+        _check_forward(cfg, name)
     if cfg.sampling.max_new_tokens >= cfg.sequence_length:
         raise UserError(
             f"config.sampling.max_new_tokens: {cfg.sampling.max_new_tokens} leave no room for a "
@@ -32,6 +34,19 @@ def check(cfg: ConfigDict) -> None:
         raise UserError(
             f"config.rounds.growth: {rounds.growth} makes more updates in round {rounds.count} "
             "than can be counted."
+        )
+
+
+def _check_forward(cfg: ConfigDict, section: str) -> None:
+    """UserError where the method of this section does not go with the forward."""
+    if section == "base.algorithm" and not cfg.base.num_updates:
+        return
+    holder = cfg.algorithm if section == "algorithm" else cfg.base.algorithm
+    goes_with = algorithms.get(holder.name).FORWARDS
+    if goes_with and cfg.forward.name not in goes_with:
+        raise UserError(
+            f"config.forward.name: {cfg.forward.name} does not go with {section} {holder.name}, "
+            f"which goes with {', '.join(goes_with)}."
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import multihost
+from reasoning_jax import curriculum, multihost
 from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.errors import UserError
 from reasoning_jax.experiment import Experiment
@@ -54,13 +54,26 @@ def check_method(
             f"config.rounds.examples: {rounds.examples} are more than the {len(source)} examples "
             f"of the split {rounds.split}."
         )
+    if exp.forward.worked is not None:
+        _check_stages(exp, source)
     for sentence in algorithm.check_data(_rollout(exp, rounds.split, round), source, cfg):
         multihost.print_once(f"WARNING: {algorithm.name}: {sentence}", file=sys.stderr)
 
 
+def _check_stages(exp: Experiment, source: Sequence[Example]) -> None:
+    """UserError where the curriculum has more stages than any rationale has steps."""
+    texts = [exp.task.target(example) for example in source if example.rationale is not None]
+    most = max((curriculum.num_steps(text) for text in texts), default=None)
+    stages = exp.cfg.forward.stages
+    if most is not None and stages > most:
+        raise UserError(
+            f"config.forward.stages: {stages}, but no rationale has more than {most} steps."
+        )
+
+
 def _longest_prompts(exp: Experiment) -> int:
     """The round, of the first and the last, whose prompts are longer."""
-    return max((0, exp.cfg.rounds.count), key=lambda round: len(exp.prompt_suffix(round)))
+    return max((0, exp.cfg.rounds.count), key=lambda round: len(exp.prompts.suffix(round)))
 
 
 def _rollout(exp: Experiment, split: str, round: int) -> Rollout:

@@ -33,8 +33,8 @@ from reasoning_jax.config_checks import check, sampling_mesh
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, sharding
 from reasoning_jax.policy import Policy
-from reasoning_jax.prompt_ids import WithPromptIds
 from reasoning_jax.rollout import Rollout
+from reasoning_jax.round_prompts import RoundPrompts
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import optim, state
 from reasoning_jax.training.checkpoint import Meta
@@ -148,17 +148,16 @@ class Experiment:
         shapes = self._abstract_forward_params()
         if not shapes:
             return {}
-        create = functools.partial(
-            self.forward.init, model_cfg=self.model_cfg, cfg=self.forward_cfg
-        )
         shardings = sharding.parameter_specs(shapes, self.mesh)
-        return jax.jit(create, out_shardings=shardings)(prng.key(self.cfg.seed, "forward"))
+        key = prng.key(self.cfg.seed, "forward")
+        return jax.jit(self._new_forward_params, out_shardings=shardings)(key)
+
+    def _new_forward_params(self, key: jax.Array) -> decoder.Params:
+        return self.forward.init(key, self.model_cfg, self.forward_cfg)
 
     def _abstract_forward_params(self) -> decoder.Params:
-        create = functools.partial(
-            self.forward.init, model_cfg=self.model_cfg, cfg=self.forward_cfg
-        )
-        return jax.eval_shape(create, jax.eval_shape(lambda: jax.random.key(0)))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return jax.eval_shape(self._new_forward_params, key)
 
     def _first_words(self) -> list[int]:
         """The tokens that a soft prompt begins as."""
@@ -177,17 +176,17 @@ class Experiment:
         model = tune.abstract_trained(self.tuning, self.cfg.tune, self.model_cfg)
         return model | self._abstract_forward_params()
 
-    def prompt_suffix(self, round: int) -> list[int]:
-        """The ids that the forward puts after each prompt in this round."""
-        first = self.model_cfg.vocab_size + self.tuning.prompt_length(self.cfg.tune)
-        return self.forward.prompt_suffix(self.forward_cfg, first, round)
-
-    def tokenizer_of(self, round: int) -> tokenizer.Tokenizer:
-        """The tokenizer of the prompts of this round."""
-        suffix = self.prompt_suffix(round)
-        if not suffix:
-            return self.tokenizer
-        return WithPromptIds(self.tokenizer, self.model_cfg.vocab_size, after=suffix)
+    @functools.cached_property
+    def prompts(self) -> RoundPrompts:
+        """What stands after the prompts of each round."""
+        return RoundPrompts(
+            forward=self.forward,
+            cfg=self.forward_cfg,
+            words=self.tokenizer,
+            vocab_size=self.model_cfg.vocab_size,
+            first_id=self.model_cfg.vocab_size + self.tuning.prompt_length(self.cfg.tune),
+            seed=self.cfg.seed,
+        )
 
     def policy(self, params: decoder.Params) -> Policy:
         """A policy with these parameters for what is trained."""
@@ -224,7 +223,8 @@ class Experiment:
         own = temperature is None
         return Rollout(
             policy=self.policy(params),
-            tokenizer=self.tokenizer_of(round),
+            tokenizer=self.prompts.tokenizer(round),
+            worked=self.forward.worked and (lambda id: self.prompts.worked(id, round)),
             task=self.task,
             task_cfg=self.task_cfg,
             grader=self.grader,

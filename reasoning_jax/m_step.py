@@ -29,10 +29,11 @@ def update(run: Run, rows: workdir.Rows, quiet: bool) -> Iterator[Event]:
     stage = run.stage
     position = run.position
     n = position.round
+    forward_cfg = run.exp.forward_cfg
     if n and position.update == 0 and run.cfg.rounds.restart:
         restart(run, run.base_params())
-    elif n == 1 and position.update == 0:
-        restart(run, run.state.params)  # no moments of the base model's optimiser
+    elif position.update == 0 and (n == 1 or run.exp.forward.begins_stage(forward_cfg, n)):
+        restart(run, run.state.params)  # no moments of what was trained before
     if stage is None or not rows:
         return
     total = stage.algorithm.num_updates(n, len(rows), stage.cfg)
@@ -81,11 +82,16 @@ class _Stream:
 def _batches(run: Run, stage: Stage, rows: workdir.Rows) -> _Stream:
     cfg = run.cfg
     length = cfg.sequence_length
-    share = attention.shares_prompts(run.exp.model_cfg)
+    forward = run.exp.forward
+    forward.check_rows(run.exp.forward_cfg, run.exp.prompts.first_id, rows)
+    packs = forward.PACKS
+    share = packs and attention.shares_prompts(run.exp.model_cfg)
     if stage.cfg.rounds.online:
-        return _Stream(None, pack(rows, multiple=cfg.batch_size, length=length, share=share))
+        whole = pack(rows, multiple=cfg.batch_size, length=length, share=share, packs=packs)
+        return _Stream(None, whole)
     seed = cfg.seed * 4096 + run.position.round  # 4096: more rounds than a run has
-    stream = batches(rows, batch_size=cfg.batch_size, length=length, seed=seed, share=share)
+    sizes = {"batch_size": cfg.batch_size, "length": length}
+    stream = batches(rows, **sizes, seed=seed, share=share, packs=packs)
     iterator = iter(stream)
     saved = run.position.iterator
     if saved is not None and saved.keys() == iterator.get_state().keys():

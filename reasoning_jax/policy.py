@@ -130,11 +130,12 @@ class Policy:
         """
         if not rows:
             return []
-        share = attention.shares_prompts(self.model_cfg)
+        packs = self.forward.PACKS
+        share = packs and attention.shares_prompts(self.model_cfg)
         groups, share = packing.grouped(rows, self.max_length, share)
         longest = max(packing.packed_length(group, share) for group in groups)
         width = min(engine.bucket(longest), self.max_length)
-        sequences = packing.best_fit_groups(groups, width, share)
+        sequences = packing.best_fit_groups(groups, width, share) if packs else groups
         results = {id(row): np.zeros(len(row["tokens"]), np.float32) for row in rows}
         for start in range(0, len(sequences), self.batch_size):
             chunk = sequences[start : start + self.batch_size]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import extraction, multihost, prompts
+from reasoning_jax import curriculum, extraction, multihost, prompts
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import Grader
 from reasoning_jax.model import decoder
@@ -51,6 +51,9 @@ class Rollout:
     # Whether a completion that goes on to ask itself another question ends before it. A model that
     # was never trained to end needs that; its samples then have no end token to be trained on.
     until_question: bool = False
+    # Of a worked example's id: the tokenizer of its prompt, and how many steps are left out of its
+    # rationale. None: the rollout's own, and none.
+    worked: Callable[[int], tuple[Tokenizer, int]] | None = None
     # The base model's parameters, read where a method asks for them.
     base_params: Callable[[], decoder.Params] | None = None
 
@@ -79,12 +82,15 @@ class Rollout:
         """The ids of a prompt, its start token among them, [P] int32."""
         return np.asarray(self._prompt(example, hint), np.int32)
 
-    def _prompt(self, example: Example, hint: bool = False) -> list[int]:
+    def _prompt(
+        self, example: Example, hint: bool = False, tokenizer: Tokenizer | None = None
+    ) -> list[int]:
+        tokenizer = tokenizer or self.tokenizer
         answer = example.answer if hint else None
         asked = (self.task, example, self.task_cfg, self.shots, answer)
         if self.chat:
-            return self.tokenizer.chat(prompts.messages(*asked))
-        return self.tokenizer.prompt(prompts.build(*asked))
+            return tokenizer.chat(prompts.messages(*asked))
+        return tokenizer.prompt(prompts.build(*asked))
 
     @property
     def _second_prompt(self) -> str:
@@ -127,8 +133,10 @@ class Rollout:
         with self._naming(example):
             text = self.task.target(example, direct)
             text = text.strip() if self.chat else text
-            completion = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
-            row = completion_row(self._prompt(example, hint), completion)
+            tokenizer, steps = self.worked(example.id) if self.worked else (self.tokenizer, 0)
+            text = curriculum.without_steps(text, steps)
+            completion = [*tokenizer.encode(text), tokenizer.eos_id]
+            row = completion_row(self._prompt(example, hint, tokenizer), completion)
         return row if len(row["tokens"]) <= self.max_length else None
 
     def worked_tokens(self, example: Example) -> np.ndarray | None:

@@ -31,6 +31,11 @@ def write(source: Path, destination: Path, merge: bool, base: str = "") -> str:
         exp = experiment.make(cfg, jax.devices()[:1])  # wherever the run was, one is enough
     except MissingFileError as error:
         raise UserError(f"The model of {source}: {error} --base=PATH says where it is.") from None
+    if exp.forward_params():
+        raise UserError(
+            f"config.forward.name: the vectors of {cfg.forward.name} have no place in a file that "
+            "other programs load."
+        )
     params, meta = checkpoint.load_params(source, exp.abstract_state().params)
     exp.check_stamp(meta, source)
     round = f"of round {meta['round']}"

@@ -19,6 +19,7 @@ from reasoning_jax import (
     workdir,
 )
 from reasoning_jax.errors import UserError
+from reasoning_jax.model.decoder import Params
 from reasoning_jax.position import from_meta
 from reasoning_jax.run_lock import RunLock
 from reasoning_jax.run_state import Run, Stage, restart
@@ -185,6 +186,19 @@ def _begin(run: Run) -> None:
     run.state = state.around(run.exp.initial_params(), optimizer)
     if run.cfg.base.init_from:
         folder = workdir.path(run.cfg.base.init_from)
-        params, meta = checkpoint.load_params(folder, run.abstract.params)
+        params, meta = _load_base(run, folder)
         run.exp.check_stamp(meta, folder)
         restart(run, params)
+
+
+def _load_base(run: Run, folder: Path) -> tuple[Params, checkpoint.Meta]:
+    """The parameters of another run, which may lack those that this run's forward adds."""
+    try:
+        return checkpoint.load_params(folder, run.abstract.params)
+    except UserError:
+        added = run.exp.forward_params()
+        if not added:
+            raise
+    model = {name: x for name, x in run.abstract.params.items() if name not in added}
+    params, meta = checkpoint.load_params(folder, model)
+    return params | added, meta

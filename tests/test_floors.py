@@ -31,8 +31,8 @@ FLOORS = [
     model/norms model/past model/block_pairs model/flash_attention model/attention model/pages
     model/paged_kernel model/paged_products model/paged_attention model/transformer model/decoder
     model/presets model/logprobs""",
-    """forwards forwards/plain forwards/quiet_star/mixing forwards/quiet_star/columns
-    forwards/quiet_star/scores forwards/*""",
+    """curriculum forwards forwards/plain forwards/pause forwards/quiet_star/mixing
+    forwards/quiet_star/columns forwards/quiet_star/scores forwards/*""",
     """sampling sampling/methods sampling/engine sampling/page_pool sampling/sequences
     sampling/scheduler""",
     """training training/rows training/packing training/losses training/data
@@ -47,7 +47,7 @@ FLOORS = [
     "policy growing graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation named_model cpu_devices
-    config_checks experiment data_checks
+    config_checks round_prompts experiment data_checks
     report_samples report_histories report run_record position run_state starting events assessment
     e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler

@@ -20,12 +20,9 @@ from reasoning_jax.sampling import methods
 PAUSE = forwards.get("pause")
 
 
-def tiny_run(stages="both", **changes):
+def tiny_config(forward):
     """The config of a run of seconds: a base model and one round, on sums of one digit."""
-    c = default.get_config(algorithm="sft", task="addition", forward="pause")
-    c.forward.count = 3
-    c.forward.shared = False
-    c.forward.stages = stages
+    c = default.get_config(algorithm="sft", task="addition", forward=forward)
     c.model.update(num_layers=1, width=16, num_heads=2, num_kv_heads=2, head_dim=8, mlp_dim=16)
     c.task.update(max_digits=1, given=(12,), num_train=12, num_eval=8)
     c.base.update(num_updates=2)
@@ -33,7 +30,12 @@ def tiny_run(stages="both", **changes):
     c.rounds.update(count=1, split="given", updates=2, min_kept_rows=0)
     c.batch_size, c.sequence_length = 8, 64
     c.sampling.update(max_new_tokens=8, batch_size=8)
-    c.update(changes)
+    return c
+
+
+def tiny_run(**changes):
+    c = tiny_config("pause")
+    c.forward.update({"count": 3, "shared": False} | changes)
     return c
 
 
@@ -142,7 +144,7 @@ def pauses_of(folder: Path, round: int, first: int) -> set[int]:
 
 @pytest.mark.parametrize("stages", ["both", "rounds"])
 def test_a_run(tmp_path, one_device, stages):
-    cfg = tiny_run(stages)
+    cfg = tiny_run(stages=stages)
     loop.train(cfg, tmp_path)
     exp = experiment.make(cfg)
     first = exp.model_cfg.vocab_size
@@ -155,6 +157,6 @@ def test_a_run(tmp_path, one_device, stages):
 
 
 def test_pauses_count_as_tokens_of_the_prompt(one_device, tmp_path):
-    cfg = tiny_run(**{"forward": {"count": 60}})
+    cfg = tiny_run(count=60)
     with pytest.raises(UserError, match="config.sequence_length 64"):
         loop.train(cfg, tmp_path)

@@ -32,6 +32,7 @@ from reasoning_jax.training.preference_files import LeftOut, Preference
 from reasoning_jax.training.rows import Row, attach, pair_row
 
 BATCH = ("weights", "ref")
+FORWARDS = ("plain", "pause")  # pairs share a packed sequence
 CHARTS = preferences.CHARTS
 
 

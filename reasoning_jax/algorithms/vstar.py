@@ -39,6 +39,7 @@ from reasoning_jax.training.losses import Loss, pair_loss, weighted_nll
 from reasoning_jax.training.rows import Row, completion_row, pair_row
 
 BATCH = ("weights",)
+FORWARDS = ("plain", "pause")  # pairs share a packed sequence
 VERIFIER_BATCH = ("weights", "ref")
 check_data = check_prompts_and_rationales
 CHARTS = (

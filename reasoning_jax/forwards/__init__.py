@@ -11,12 +11,14 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 import jax
-from jaxtyping import Array, Float, Key
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from reasoning_jax import contracts
@@ -48,6 +50,10 @@ class Logprobs(Protocol):
     ) -> tuple[jax.Array, Aux]: ...
 
 
+Row = Mapping[str, np.ndarray]  # training.rows.Row
+Worked = Callable[[Settings, int, int, Sequence[int]], tuple[list[int], int]]
+
+
 def no_parameters(key: jax.Array, model_cfg: ModelConfig, cfg: Settings) -> Params:
     """The forward needs no parameters but the model's."""
     return {}
@@ -71,6 +77,10 @@ class Forward:
         of the method's loss; the others are logged as means, after division by the loss's weight.
     prompt_suffix(cfg, first, round) -> token ids after each prompt of this round; round 0 is the
         base model's. first: the id of the forward's first vector, after the vocabulary.
+    worked(cfg, first, round, seed) -> (the same of a worked example that is trained on, how many
+        steps of its rationale are left out). None: that of all prompts, and 0. seed: the example's.
+    begins_stage(cfg, round): whether the optimiser is fresh in this round.
+    check_rows(cfg, first, rows): UserError naming the key for a row that has no room.
     """
 
     name: str
@@ -78,6 +88,9 @@ class Forward:
     logprobs: Logprobs
     init: Init = no_parameters
     prompt_suffix: Callable[[Settings, int, int], list[int]] = no_suffix
+    worked: Worked | None = None
+    begins_stage: Callable[[Settings, int], bool] = lambda cfg, round: False
+    check_rows: Callable[[Settings, int, Sequence[Row]], None] = lambda cfg, first, rows: None
     RANDOM: bool = False  # whether ``logprobs`` draws, and so needs ``keys``
     PACKS: bool = True  # whether a sequence of the batch may hold several rows
 
@@ -112,6 +125,18 @@ def compiled_logprobs(
     model_cfg: ModelConfig,
     cfg: Settings,
 ) -> Float[Array, "B S"]:
-    """The log-probabilities of a forward outside an update."""
+    """The log-probabilities of a forward outside an update.
+
+    keys: None = of each row's own tokens.
+    """
+    if forward.RANDOM and keys is None:
+        keys = row_keys(batch["tokens"])
     token_logprobs, _ = forward.logprobs(params, batch, keys, model_cfg, cfg)
     return token_logprobs
+
+
+def row_keys(tokens: Int[Array, "B S"]) -> Key[Array, " B"]:
+    """A key for each row, of its tokens alone: padding, which is 0, counts for nothing."""
+    powers = np.cumprod(np.full(tokens.shape[1], 0x9E3779B1, np.uint32), dtype=np.uint32)
+    numbers = jnp.sum(tokens.astype(jnp.uint32) * powers, axis=1, dtype=jnp.uint32)
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(numbers)

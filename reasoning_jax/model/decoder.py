@@ -65,6 +65,13 @@ def first_id(params: Params, name: str, cfg: ModelConfig) -> int:
     return cfg.vocab_size + sum(len(params[other]) for other in before if other in params)
 
 
+def thought_id(params: Params, cfg: ModelConfig) -> int | None:
+    """The id that stands for a thought, after those of the markers; None in a model without."""
+    if "thought_markers" not in params:
+        return None
+    return first_id(params, "thought_markers", cfg) + len(params["thought_markers"])
+
+
 def _embed_words(params: Params, tokens: jax.Array, cfg: ModelConfig) -> jax.Array:
     vectors = lookup(params["embedding"], tokens, cfg.dtype)
     if cfg.embed_scale:

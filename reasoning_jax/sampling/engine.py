@@ -77,6 +77,32 @@ def prefill(
     Sequence b is a block of a prompt: several may be of one, which see those before them. The token
     after a prompt's last block is the completion's first.
     """
+    cache, emitted, _ = _prefilled(params, cache, tokens, places, draw, cfg)
+    return cache, emitted
+
+
+@partial(jax.jit, static_argnames="cfg", donate_argnames="cache")
+def prefill_to_think(
+    params: decoder.Params,
+    cache: Cache,
+    tokens: Int[Array, "B S"],
+    places: Places,
+    draw: Draw,
+    *,
+    cfg: decoder.ModelConfig,
+) -> tuple[Cache, Emitted, Float[Array, "B 1 D"]]:
+    """``prefill``, and the hidden state of each block's last token: what a first thought is."""
+    return _prefilled(params, cache, tokens, places, draw, cfg)
+
+
+def _prefilled(
+    params: decoder.Params,
+    cache: Cache,
+    tokens: jax.Array,
+    places: Places,
+    draw: Draw,
+    cfg: decoder.ModelConfig,
+) -> tuple[Cache, Emitted, jax.Array]:
     inputs = decoder.embed(params, tokens, cfg)
     hidden, cache = decoder.apply_cached(params, inputs, places, cache, cfg=cfg)
     is_last = jnp.arange(tokens.shape[1]) == places.counts[:, None] - 1
@@ -86,12 +112,45 @@ def prefill(
     zeros = shard(jnp.zeros(draw.ids.shape, jnp.int32), "batch")
     chosen, logprobs = _choose(logits, keys, zeros, draw.method)
     is_used = places.counts > 0
-    return cache, Emitted(
+    emitted = Emitted(
         tokens=jnp.where(is_used, chosen, 0)[:, None],
         logprobs=jnp.where(is_used, logprobs, 0.0)[:, None],
         lengths=is_used.astype(jnp.int32),
         finished=is_used & _is_stop(chosen, draw.stop_ids),
     )
+    return cache, emitted, last
+
+
+@partial(jax.jit, static_argnames="cfg", donate_argnames="cache")
+def think(
+    params: decoder.Params,
+    cache: Cache,
+    vectors: Float[Array, "B 1 D"],
+    places: Places,
+    *,
+    cfg: decoder.ModelConfig,
+) -> Cache:
+    """The cache, which it consumes, with continuous thoughts (arXiv:2412.06769).
+
+    Each of a sequence's ``places.counts`` thoughts is fed the hidden state of the token, or of the
+    thought, before it; vectors: those before the first.
+    """
+
+    def unfinished(carry: tuple) -> Bool[Array, ""]:
+        _, _, number = carry
+        return number < jnp.max(places.counts)
+
+    def advance(carry: tuple) -> tuple:
+        cache, vectors, number = carry
+        thinks = number < places.counts
+        now = Places(
+            tables=places.tables, starts=places.starts + number, counts=thinks.astype(jnp.int32)
+        )
+        vectors, cache = decoder.apply_cached(params, vectors, now, cache, cfg=cfg)
+        return cache, vectors, number + 1
+
+    carry = cache, vectors, jnp.zeros((), jnp.int32)
+    return jax.lax.while_loop(unfinished, advance, carry)[0]
 
 
 @struct.dataclass(kw_only=True)
@@ -189,7 +248,8 @@ def _is_stop(tokens: Int[Array, " B"], stop_ids: Int[Array, " E"]) -> Bool[Array
 
 def compilations() -> int:
     """How many programs have been compiled in this process."""
-    return prefill._cache_size() + decode._cache_size()
+    programs = prefill, prefill_to_think, think, decode
+    return sum(program._cache_size() for program in programs)
 
 
 def bucket(length: int, least: int = 16) -> int:

@@ -16,15 +16,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from reasoning_jax import interrupts
-from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, sharding
 from reasoning_jax.model.paged_attention import Cache
 from reasoning_jax.model.pages import PAGE, Places
-from reasoning_jax.sampling import engine
+from reasoning_jax.sampling import engine, sequences
 from reasoning_jax.sampling.engine import MOST_TOKENS, PREFILL_BLOCK, Draw, Emitted
 from reasoning_jax.sampling.methods import Method
 from reasoning_jax.sampling.page_pool import Block, PagePool
-from reasoning_jax.sampling.sequences import Request, Rows, Running, Sizes, pages_of
+from reasoning_jax.sampling.sequences import Request, Rows, Running, Sizes
 
 NumberedRows = list[tuple[int, Running]]  # rows of a compiled call, and whose they are
 
@@ -50,6 +49,7 @@ class Scheduler:
         method = jax.tree.map(np.float32, self.method)
         constants = (method, np.asarray(self.stop_ids, np.int32), np.int32(self.max_new_tokens))
         self.on_device = sharding.put(constants, self.mesh)
+        self.thought_id = decoder.thought_id(self.params, self.model_cfg)
         self._start_anew(())
 
     def _start_anew(self, requests: Sequence[Request]) -> None:
@@ -68,7 +68,9 @@ class Scheduler:
         most = min(most, MOST_TOKENS)
         if min(most, self.max_new_tokens) < 1:
             raise ValueError(f"{most} tokens of a call, {self.max_new_tokens} of a completion.")
-        self._check(requests)
+        sequences.check(
+            requests, self.sizes, self.max_length, self.max_new_tokens, self.cache_tokens
+        )
         self._start_anew(requests)
         cache = self._new_cache() if requests else None
         changed: list[Running] = []
@@ -91,25 +93,6 @@ class Scheduler:
 
     def is_done(self, one: Running) -> bool:
         return one.finished or len(one.tokens) >= self.max_new_tokens
-
-    def _check(self, requests: Sequence[Request]) -> None:
-        room = self.sizes.pages * PAGE
-        for request in requests:
-            prompt = len(request.prompt_ids)
-            length = prompt + self.max_new_tokens
-            if not prompt:
-                raise UserError(f"example {request.example_id}: the prompt is empty.")
-            if length > self.max_length:
-                raise UserError(
-                    f"example {request.example_id}: the prompt of {prompt} tokens and "
-                    f"{self.max_new_tokens} new ones exceed the {self.max_length} of a sequence."
-                )
-            if length > room:
-                needed = pages_of(length) * PAGE * self.sizes.num_devices
-                raise UserError(
-                    f"example {request.example_id}: config.sampling.cache_tokens is "
-                    f"{self.cache_tokens}; a sequence of {length} tokens needs {needed}."
-                )
 
     def _new_cache(self) -> Cache:
         with self._on_mesh():
@@ -142,11 +125,13 @@ class Scheduler:
             if counts[device] == self.sizes.running:
                 break
             number, request = self.waiting.popleft()
-            pages, missing = self.pools[device].find(request.prompt_ids)
+            thoughts = sequences.thoughts_of(request.prompt_ids, self.thought_id)
+            # What thoughts follow is computed by each sequence: it needs the last hidden state.
+            pages, missing = self.pools[device].find(request.prompt_ids[: thoughts.start])
             if missing in pending[device]:
                 deferred.append((number, request))
                 continue
-            one = self._start(number, request, device, pages, missing)
+            one = self._start(number, request, device, pages, missing, thoughts)
             if one is None:
                 deferred.append((number, request))
                 break
@@ -163,11 +148,12 @@ class Scheduler:
         device: int,
         shared: Sequence[int],
         missing: Block | None,
+        thoughts: range,
     ) -> Running | None:
         """A sequence with pages for its prompt and the first token; None where there are none."""
         pool = self.pools[device]
         pool.share(shared)  # first: they may be free, and ``take`` would give them away
-        needed = pages_of(len(request.prompt_ids) + 1) - len(shared)
+        needed = sequences.pages_of(len(request.prompt_ids) + 1) - len(shared)
         if needed > pool.num_free:
             pool.release(shared)
             return None
@@ -178,6 +164,7 @@ class Scheduler:
             pages=[*shared, *pool.take(needed)],
             cached=len(shared) * PAGE,
             missing=missing,
+            thoughts=thoughts,
         )
 
     def _should_prefill(self) -> bool:
@@ -199,7 +186,7 @@ class Scheduler:
         anew, it is the same.
         """
         most = len(one.request.prompt_ids) + self.max_new_tokens
-        needed = pages_of(min(one.cached + tokens, most)) - len(one.pages)
+        needed = sequences.pages_of(min(one.cached + tokens, most)) - len(one.pages)
         pool = self.pools[one.device]
         while needed > pool.num_free:
             newest = [other for other in self.running if other.device == one.device][-1]
@@ -217,27 +204,39 @@ class Scheduler:
         by_device: list[list[Running]] = [[] for _ in range(self.sizes.num_devices)]
         for one in self.running:
             if one.in_prompt:
-                left = len(one.request.prompt_ids) - one.cached
+                left = one.end_of_prefill - one.cached
                 room = self.sizes.slots - len(by_device[one.device])
                 by_device[one.device] += [one] * min(-(-left // PREFILL_BLOCK), room)
         rows = Rows(self.sizes, by_device)
         tokens = np.zeros((rows.size, PREFILL_BLOCK), np.int32)
         starts, counts = np.zeros((2, rows.size), np.int32)
         for row, one in rows:
-            block = one.request.prompt_ids[one.cached : one.cached + PREFILL_BLOCK]
+            end = min(one.cached + PREFILL_BLOCK, one.end_of_prefill)
+            block = one.request.prompt_ids[one.cached : end]
             tokens[row, : len(block)] = block
             starts[row], counts[row] = one.cached, len(block)
             one.cached += len(block)
         places = Places(tables=rows.tables(), starts=starts, counts=counts)
         tokens, places = sharding.put((tokens, places), self.mesh, "batch", None)
-        draw = self._draw_inputs(rows)
-        with self._on_mesh():
-            cache, emitted = engine.prefill(
-                self.params, cache, tokens, places, draw, cfg=self.model_cfg
-            )
+        arguments = self.params, cache, tokens, places, self._draw_inputs(rows)
         ends = starts + counts
+        with self._on_mesh():
+            if self.thought_id is None:
+                cache, emitted = engine.prefill(*arguments, cfg=self.model_cfg)
+            else:
+                cache, emitted, vectors = engine.prefill_to_think(*arguments, cfg=self.model_cfg)
+                cache = self._think(cache, vectors, rows, ends)
         have_token = [(row, one) for row, one in rows if ends[row] == len(one.request.prompt_ids)]
         return cache, emitted, have_token
+
+    def _think(self, cache: Cache, vectors: jax.Array, rows: Rows, ends: np.ndarray) -> Cache:
+        """Thoughts of the rows whose questions end here; vectors: the hidden states before them."""
+        counts = rows.start_thinking(ends)
+        if not counts.any():
+            return cache
+        places = Places(tables=rows.tables(), starts=ends, counts=counts)
+        places = sharding.put(places, self.mesh, "batch", None)
+        return engine.think(self.params, cache, vectors, places, cfg=self.model_cfg)
 
     def _decode(self, cache: Cache, most: int) -> tuple[Cache, Emitted, NumberedRows]:
         """More tokens of the sequences in slots, until enough of them have ended."""
@@ -283,7 +282,8 @@ class Scheduler:
         for row, one in rows:
             count = int(on_host.lengths[row])
             if one.in_prompt:
-                self.pools[one.device].remember(one.request.prompt_ids, one.pages)
+                question = one.request.prompt_ids[: one.thoughts.start]
+                self.pools[one.device].remember(question, one.pages)
             else:
                 one.cached += count
             one.tokens += on_host.tokens[row, :count].tolist()

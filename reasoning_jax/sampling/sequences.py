@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from reasoning_jax.errors import UserError
 from reasoning_jax.model import sharding
 from reasoning_jax.model.pages import PAGE
 from reasoning_jax.sampling.page_pool import Block
@@ -33,6 +34,7 @@ class Running:
     pages: list[int]
     cached: int  # tokens in the cache
     missing: Block | None  # the first block of the prompt that it computes for others too
+    thoughts: range  # which ids of the prompt are continuous thoughts
     tokens: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     finished: bool = False  # ended with a stop token
@@ -41,6 +43,23 @@ class Running:
     def in_prompt(self) -> bool:
         """Whether its prompt is not all in the cache yet."""
         return not self.tokens
+
+    @property
+    def end_of_prefill(self) -> int:
+        """Up to which token of the prompt the next prefills go: to the thoughts, or to its end."""
+        if self.cached < self.thoughts.start:
+            return self.thoughts.start
+        return len(self.request.prompt_ids)
+
+
+def thoughts_of(prompt_ids: np.ndarray, thought_id: int | None) -> range:
+    """Which ids of a prompt are continuous thoughts; where there are none, an empty range at its
+    end.
+    """
+    places = np.flatnonzero(prompt_ids == thought_id)
+    if not len(places):
+        return range(len(prompt_ids), len(prompt_ids))
+    return range(int(places[0]), int(places[-1]) + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +101,34 @@ def pages_of(tokens: int) -> int:
     return -(-tokens // PAGE)
 
 
+def check(
+    requests: Sequence[Request],
+    sizes: Sizes,
+    max_length: int,
+    max_new_tokens: int,
+    cache_tokens: int,
+) -> None:
+    """UserError for a request that has no tokens, or more than a sequence or the cache has room
+    for; the arguments are those of ``Scheduler``.
+    """
+    for request in requests:
+        prompt = len(request.prompt_ids)
+        length = prompt + max_new_tokens
+        if not prompt:
+            raise UserError(f"example {request.example_id}: the prompt is empty.")
+        if length > max_length:
+            raise UserError(
+                f"example {request.example_id}: the prompt of {prompt} tokens and "
+                f"{max_new_tokens} new ones exceed the {max_length} of a sequence."
+            )
+        if length > sizes.pages * PAGE:
+            needed = pages_of(length) * PAGE * sizes.num_devices
+            raise UserError(
+                f"example {request.example_id}: config.sampling.cache_tokens is "
+                f"{cache_tokens}; a sequence of {length} tokens needs {needed}."
+            )
+
+
 class Rows:
     """The sequences of a call, in arrays of a compiled size: each device has as many rows."""
 
@@ -105,3 +152,12 @@ class Rows:
         for row, one in self:
             tables[row, : len(one.pages)] = one.pages
         return tables
+
+    def start_thinking(self, ends: np.ndarray) -> np.ndarray:
+        """[B]: the thoughts of each row whose question ends here; from now on they are cached."""
+        counts = np.zeros((self.size,), np.int32)
+        for row, one in self:
+            if one.thoughts and ends[row] == one.thoughts.start:
+                counts[row] = len(one.thoughts)
+                one.cached += len(one.thoughts)
+        return counts

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from reasoning_jax import algorithms, starting
+from reasoning_jax import algorithms, forwards, starting
 from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.experiment import Experiment
-from reasoning_jax.model import decoder, logprobs, paged_attention, sharding
+from reasoning_jax.model import decoder, paged_attention, sharding
 from reasoning_jax.model.paged_attention import Cache
 from reasoning_jax.model.pages import Places
 from reasoning_jax.sampling import engine, methods, sequences
@@ -156,7 +156,14 @@ def _lower_logprobs(cfg: ConfigDict, exp: Experiment, params: decoder.Params) ->
     shape = (cfg.sampling.batch_size, cfg.sequence_length)
     batch = {name: _array(exp.mesh, shape, jnp.int32, "batch", None) for name in TOKEN_ARRAYS}
     batch["weights"] = _array(exp.mesh, shape, jnp.float32, "batch", None)
-    return logprobs.compiled_token_logprobs.lower(params, batch, exp.model_cfg)
+    return forwards.compiled_logprobs.lower(
+        params,
+        batch,
+        None,
+        forward=exp.forward,
+        model_cfg=exp.model_cfg,
+        cfg=exp.forward_cfg,
+    )
 
 
 def _sampler(cfg: ConfigDict, exp: Experiment, params: decoder.Params, idle: int) -> list[Step]:
@@ -221,7 +228,9 @@ def _lower_prefill(
     places = Places(tables=_tables(cfg, mesh), starts=each, counts=each)
     with jax.set_mesh(mesh):
         cache = _cache(cfg, model_cfg, mesh)
-        return engine.prefill.lower(params, cache, tokens, places, _draw(cfg, mesh), cfg=model_cfg)
+        thinks = decoder.thought_id(params, model_cfg) is not None
+        program = engine.prefill_to_think if thinks else engine.prefill
+        return program.lower(params, cache, tokens, places, _draw(cfg, mesh), cfg=model_cfg)
 
 
 def _lower_decode(

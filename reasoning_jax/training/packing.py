@@ -30,15 +30,25 @@ class _Stream(Sequence[Batch]):
     changes, and the order of the sequences.
     """
 
-    def __init__(self, rows: Sequence[Row], batch_size: int, length: int, seed: int, share: bool):
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        batch_size: int,
+        length: int,
+        seed: int,
+        share: bool,
+        packs: bool,
+    ):
         self.batch_size = batch_size
         self.length = length
         self.seed = seed
         groups, self.share = grouped(rows, length, share)
-        tokens = sum(packed_length(group, self.share) for group in groups)
+        lengths = [packed_length(group, self.share) if packs else length for group in groups]
+        tokens = sum(lengths)
         # Of few rows several copies are packed together, or many sequences would not be full.
-        self.groups = groups * -(-LEAST_BATCHES * batch_size * length // tokens)
-        self.lengths = np.array([packed_length(group, self.share) for group in self.groups])
+        copies = -(-LEAST_BATCHES * batch_size * length // tokens)
+        self.groups = groups * copies
+        self.lengths = np.array(lengths * copies)
         self.sequences = best_fit(-np.sort(-self.lengths), length)
         self.epoch = functools.lru_cache(2)(self._epoch)
 
@@ -88,13 +98,20 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def batches(
-    rows: Sequence[Row], *, batch_size: int, length: int, seed: int, share: bool = False
+    rows: Sequence[Row],
+    *,
+    batch_size: int,
+    length: int,
+    seed: int,
+    share: bool = False,
+    packs: bool = True,
 ) -> grain.IterDataset[Batch]:
     """An endless, reshuffled stream of packed batches: dicts of [batch_size, length] arrays.
 
     Keys are those of the rows plus "segment_ids" (from 1; 0 = padding) and "positions" (from 0 in
     each segment). A pair (``rows.pair_row``) is two segments. share: rows with one prompt share it,
-    and where there are any, there are "prefix_ids". ``iter()`` of the result has get_state() and
+    and where there are any, there are "prefix_ids". packs: whether a sequence may hold several
+    rows. ``iter()`` of the result has get_state() and
     set_state(); the state is a small JSON-serialisable dict. ValueError for no rows, for an empty
     or ragged row and for one longer than ``length``.
     """
@@ -102,7 +119,7 @@ def batches(
         raise ValueError("There are no rows to train on.")
     for number, row in enumerate(rows):
         _check(number, row, rows[0], length)
-    stream = grain.MapDataset.source(_Stream(rows, batch_size, length, seed, share))
+    stream = grain.MapDataset.source(_Stream(rows, batch_size, length, seed, share, packs))
     # No threads: the rows are in memory, and there is nothing to wait for.
     return stream.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
 
@@ -120,7 +137,9 @@ def _check(number: int, row: Row, first: Row, length: int) -> None:
         )
 
 
-def pack(rows: Sequence[Row], *, multiple: int, length: int, share: bool = False) -> Batch:
+def pack(
+    rows: Sequence[Row], *, multiple: int, length: int, share: bool = False, packs: bool = True
+) -> Batch:
     """All rows, once, in one batch of packed sequences.
 
     It has as few sequences as "best fit, longest first" needs, rounded up to ``multiple``: few
@@ -130,7 +149,7 @@ def pack(rows: Sequence[Row], *, multiple: int, length: int, share: bool = False
         if not 0 < n <= length:
             raise ValueError(f"A row has {n} tokens, but a packed sequence holds 1 to {length}.")
     groups, share = grouped(rows, length, share)
-    sequences = best_fit_groups(groups, length, share)
+    sequences = best_fit_groups(groups, length, share) if packs else groups
     batch_size = -(-len(sequences) // multiple) * multiple
     return fill(sequences, batch_size, length, share)
 

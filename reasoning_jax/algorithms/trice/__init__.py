@@ -51,6 +51,7 @@ from reasoning_jax.training.rows import completion_row
 
 __all__ = ["BATCH", "CHARTS", "Config", "collect", "loss"]
 BATCH = ("weights", "normaliser")
+FORWARDS = ("plain", "pause")  # score vectors are of one pass
 check_data = check_hinted_prompts  # the guide's
 
 

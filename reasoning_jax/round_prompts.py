@@ -1,0 +1,40 @@
+"""What stands after the prompts of a round, as the experiment's forward says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from reasoning_jax.forwards import Forward, Settings
+from reasoning_jax.prompt_ids import WithPromptIds
+from reasoning_jax.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoundPrompts:
+    """The prompts of all rounds of an experiment."""
+
+    forward: Forward
+    cfg: Settings
+    words: Tokenizer
+    vocab_size: int  # of the model: from there on, ids are no words'
+    first_id: int  # of the forward's vectors
+    seed: int
+
+    def suffix(self, round: int) -> list[int]:
+        """The ids after each prompt."""
+        return self.forward.prompt_suffix(self.cfg, self.first_id, round)
+
+    def tokenizer(self, round: int) -> Tokenizer:
+        """The tokenizer of the round's prompts."""
+        return self._with(self.suffix(round))
+
+    def worked(self, example_id: int, round: int) -> tuple[Tokenizer, int]:
+        """The tokenizer of a worked example's prompt, and how many of its steps are left out."""
+        seed = [self.seed, round, example_id]
+        suffix, steps = self.forward.worked(self.cfg, self.first_id, round, seed)
+        return self._with(suffix), steps
+
+    def _with(self, suffix: list[int]) -> Tokenizer:
+        if not suffix:
+            return self.words
+        return WithPromptIds(self.words, self.vocab_size, after=suffix)

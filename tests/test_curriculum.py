@@ -1,0 +1,143 @@
+"""The stages of continuous thoughts: what a round replaces, what is refused, and a whole run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_pause import tiny_config
+
+from reasoning_jax import (
+    api,
+    curriculum,
+    default,
+    experiment,
+    forwards,
+    loop,
+    rows_file,
+    run_export,
+)
+from reasoning_jax.errors import UserError
+from reasoning_jax.tpu import programs
+from reasoning_jax.training import checkpoint
+
+COCONUT = forwards.get("coconut")
+TEXT = "one\ntwo\nthree\nfour"  # three steps and the answer
+
+
+def test_the_stage_of_each_round():
+    assert [curriculum.stage_of(n, 3, 2) for n in range(9)] == [0, 1, 1, 2, 2, 3, 3, 3, 3]
+    cfg = COCONUT.Config(stages=3, rounds_per_stage=2)
+    begins = [n for n in range(9) if COCONUT.begins_stage(cfg, n)]
+    assert begins == [1, 3, 5]
+
+
+def test_steps_are_left_out():
+    assert curriculum.num_steps(TEXT) == 3 and curriculum.num_steps(" 4") == 0
+    texts = [curriculum.without_steps(TEXT, count) for count in range(5)]
+    assert texts == [TEXT, "two\nthree\nfour", "three\nfour", "four", "four"]
+
+
+def test_thoughts_replace_steps():
+    cfg = COCONUT.Config(thoughts_per_step=2, stages=2)
+    suffixes = [COCONUT.prompt_suffix(cfg, 20, n) for n in range(4)]
+    thoughts = [[], [22] * 2, [22] * 4, [22] * 4]
+    assert suffixes == [[20, *own, 21] for own in thoughts]
+    for n in range(4):
+        assert COCONUT.worked(cfg, 20, n, [0, n, 1]) == (suffixes[n], min(n, 2))
+
+
+def test_earlier_stages_are_mixed_in():
+    """A fraction uniform_prob of the examples, evenly from the stages before; always the same."""
+    stages = [curriculum.mixed_stage(3, 0.3, [0, 5, id]) for id in range(4000)]
+    assert stages == [curriculum.mixed_stage(3, 0.3, [0, 5, id]) for id in range(4000)]
+    counts = np.bincount(stages) / len(stages)
+    np.testing.assert_allclose(counts, [0.1, 0.1, 0.1, 0.7], atol=0.02)
+    assert {curriculum.mixed_stage(3, 0.0, [0, id]) for id in range(50)} == {3}
+    assert curriculum.mixed_stage(0, 1.0, [0]) == 0
+
+
+def thinking_run(**changes):
+    """The config of a run of seconds, of two stages."""
+    c = tiny_config("coconut")
+    c.forward.update(stages=2, thoughts_per_step=2, **changes)
+    c.rounds.update(count=2, restart=False)
+    return c
+
+
+def test_a_run(tmp_path, one_device):
+    cfg = thinking_run(uniform_prob=0.3)
+    loop.train(cfg, tmp_path)
+    exp = experiment.make(cfg)
+    thought = exp.model_cfg.vocab_size + 2
+    lengths = []
+    for n, allowed in ((0, {0}), (1, {0, 2}), (2, {0, 2, 4})):
+        path = tmp_path / "rounds" / f"{n:04d}" / "rows.npz"
+        rows, _ = rows_file.read_rows(path, ((), np.int64(0)), n, {"tokens"})
+        counts = [int((row["tokens"] == thought).sum()) for row in rows]
+        assert set(counts) <= allowed and max(counts) == max(allowed)
+        for row in rows:
+            assert not row["weights"][row["tokens"] >= thought - 2].any()
+        lengths.append(np.mean([row["weights"].sum() for row in rows]))
+    assert lengths[0] > lengths[1] > lengths[2]  # steps are gone from what is trained
+    [answer] = api.open(tmp_path).sample(["1+2"])
+    assert answer["question"] == "1+2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"forward.stages": 40},
+            "config.forward.stages: 40, but no rationale has more than 5 steps",
+        ),
+        ({"forward.question_length": 2}, "config.forward.question_length: 2, but a row has"),
+        ({"forward.answer_length": 3}, "config.forward.answer_length: 3, but a row has"),
+        ({"forward.thoughts_per_step": 40}, "exceed config.sequence_length 64"),
+    ],
+)
+def test_what_has_no_room_is_refused(tmp_path, one_device, changes, sentence):
+    cfg = thinking_run()
+    for key, value in changes.items():
+        section, name = key.split(".")
+        cfg[section][name] = value
+    with pytest.raises(UserError, match=sentence):
+        loop.train(cfg, tmp_path)
+
+
+@pytest.mark.parametrize("forward", ["pause", "coconut"])
+def test_the_planner_lowers_its_programs(forward, one_device):
+    cfg = tiny_config(forward)
+    exp = experiment.make(cfg)
+    steps = programs.steps(cfg, exp)
+    assert [step.kind for step in steps] == ["update", "prefill", "decode"]
+    for step in steps:
+        step.lower()
+
+
+def test_a_base_model_without_markers(tmp_path, one_device):
+    """A run may begin with one that another forward trained; its own vectors are added."""
+    plain = tiny_config("plain")
+    plain.rounds.count = 0
+    loop.train(plain, tmp_path / "plain")
+    cfg = thinking_run()
+    cfg.base.update(num_updates=0, init_from=str(tmp_path / "plain" / "base"))
+    loop.train(cfg, tmp_path / "coconut")
+    params, _ = checkpoint.load_params(
+        tmp_path / "coconut", experiment.make(cfg).abstract_state().params
+    )
+    assert params["thought_markers"].shape == (2, 16)
+
+
+def test_it_is_not_exported(tmp_path, one_device):
+    cfg = tiny_config("pause")
+    cfg.rounds.count = 0
+    loop.train(cfg, tmp_path / "run")
+    with pytest.raises(UserError, match="config.forward.name: the vectors of pause have no place"):
+        run_export.write(tmp_path / "run", tmp_path / "out", merge=False)
+
+
+@pytest.mark.parametrize("method", ["irpo", "vstar", "trice"])
+def test_methods_that_it_does_not_go_with(method, one_device):
+    cfg = default.get_config(algorithm=method, forward="coconut")
+    with pytest.raises(UserError, match=f"coconut does not go with algorithm {method}, which goes"):
+        experiment.make(cfg)
