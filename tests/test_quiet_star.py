@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from functools import partial
 
+import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +16,12 @@ from test_model import ragged
 from test_train_step import CFG, Stepper, first_part, make_batch
 
 from reasoning_jax import default, forwards
+from reasoning_jax.errors import UserError
 from reasoning_jax.forwards import quiet_star
 from reasoning_jax.forwards.quiet_star import columns, mixing, scores
-from reasoning_jax.model import decoder, logprobs
+from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
+from reasoning_jax.sampling import methods
 
 QUIET = forwards.get("quiet_star")
 SHORT = QUIET.Config(thought_length=3, num_thoughts=2, num_ahead=2)
@@ -350,3 +353,75 @@ def test_updates_on_a_mesh(tiny):
         for mine, theirs in zip(other[1:], wanted, strict=True):
             for name in ("loss", "gain", "mixing_weight", "thought_entropy", "reward_std"):
                 np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-3, err_msg=name)
+
+
+# ---- samples -------------------------------------------------------------------------------------
+
+
+def samples(params, prompts, cfg, forward_cfg, **changes):
+    lengths = [len(prompt) for prompt in prompts]
+    padded = np.zeros((len(prompts), max(lengths)), np.int32)
+    for row, prompt in enumerate(prompts):
+        padded[row, : len(prompt)] = prompt
+    return drawing.sample(
+        params,
+        padded,
+        lengths,
+        np.arange(len(prompts)),
+        np.zeros(len(prompts), int),
+        jax.random.key(0),
+        methods.make_method(1.0),
+        (3,),
+        cfg=cfg,
+        max_new_tokens=5,
+        forward=QUIET,
+        forward_cfg=forward_cfg,
+        **changes,
+    )
+
+
+# One of the prompts ends with a page of the cache, one is of several blocks, two begin alike.
+PROMPTS = [
+    [4, 5, 6],
+    [int(x) for x in np.random.default_rng(0).integers(4, 20, 32)],
+    [int(x) for x in np.random.default_rng(0).integers(4, 20, 40)],
+    [9],
+    [4, 5, 6, 7, 8, 9],
+]
+
+
+def test_samples_after_thoughts(tiny):
+    """Their log-probabilities are those of a pass over the whole text, thoughts in parallel."""
+    cfg, params = tiny[0], with_head(tiny[1], tiny[0])
+    out = samples(params, PROMPTS, cfg, SHORT)
+    silent = samples(params, PROMPTS, cfg, dataclasses.replace(SHORT, thinks=False))
+    assert (out.tokens != silent.tokens).any()
+    for settings, drawn in ((SHORT, out), (dataclasses.replace(SHORT, thinks=False), silent)):
+        rows = []
+        for row, prompt in enumerate(PROMPTS):
+            rows.append([*prompt, *drawn.tokens[row, : drawn.lengths[row]]])
+        wanted, _ = run(params, batch_of(rows, 48), None, cfg, settings)
+        for row, prompt in enumerate(PROMPTS):
+            own = drawn.logprobs[row, : drawn.lengths[row]]
+            np.testing.assert_allclose(own, wanted[row, len(prompt) : len(rows[row])], atol=1e-4)
+
+
+def test_samples_depend_on_their_prompts_alone(tiny):
+    """Not on the slots, the pages or the devices."""
+    cfg, params = tiny[0], with_head(tiny[1], tiny[0])
+    wanted = samples(params, PROMPTS, cfg, SHORT)
+    mesh = sharding.make_mesh(2, 1, 1, devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        split = jax.device_put(params, sharding.parameter_specs(params, mesh))
+    for other in (
+        samples(params, PROMPTS, cfg, SHORT, num_slots=2, cache_tokens=96),
+        samples(split, PROMPTS, cfg, SHORT, mesh=mesh, num_slots=4),
+    ):
+        np.testing.assert_array_equal(other.tokens, wanted.tokens)
+        np.testing.assert_allclose(other.logprobs, wanted.logprobs, atol=1e-5)
+
+
+def test_a_sequence_needs_pages_for_its_thoughts(tiny):
+    cfg, params = tiny[0], with_head(tiny[1], tiny[0])
+    with pytest.raises(UserError, match="cache_tokens is 64; a sequence of 69 tokens needs 96"):
+        samples(params, PROMPTS, cfg, QUIET.Config(thought_length=30), cache_tokens=64)

@@ -66,8 +66,11 @@ def first_id(params: Params, name: str, cfg: ModelConfig) -> int:
 
 
 def thought_id(params: Params, cfg: ModelConfig) -> int | None:
-    """The id that stands for a thought, after those of the markers; None in a model without."""
-    if "thought_markers" not in params:
+    """The id that stands for a thought, after those of the markers; None in a model without.
+
+    Between the markers of a model that mixes predictions are tokens.
+    """
+    if "thought_markers" not in params or "mixing_first" in params:
         return None
     return first_id(params, "thought_markers", cfg) + len(params["thought_markers"])
 

@@ -24,13 +24,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from reasoning_jax.forwards import Aux, Batch, plain
-from reasoning_jax.forwards.quiet_star import mixing, scores
+from reasoning_jax.forwards.quiet_star import columns, mixing, scores
 from reasoning_jax.forwards.quiet_star.scores import Positions, Scores
+from reasoning_jax.model import decoder
 from reasoning_jax.model import logprobs as model_logprobs
 from reasoning_jax.model.decoder import ModelConfig, Params
+from reasoning_jax.model.paged_attention import Cache
+from reasoning_jax.model.pages import Places
 from reasoning_jax.ranges import above, at_least, between, key
 
 RANDOM = True
+BASE = "plain"  # thoughts begin with a language model; one from scratch has none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,57 @@ def logprobs(
     figures = _figures(at, found, cfg)
     figures["gain"] = jnp.sum(jax.lax.stop_gradient(out) - without)
     return out, {"loss": _loss(at, found, cfg), **figures}
+
+
+def aside(cfg: Config) -> Thought | None:
+    return Thought(cfg) if cfg.thinks else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Thought:
+    """The likeliest thought after each sequence's newest token, and what it changes: to sample.
+
+    It stands behind the sequence, where the next token will be written.
+    """
+
+    cfg: Config
+
+    @property
+    def room(self) -> int:
+        return self.cfg.thought_length + 2
+
+    def __call__(
+        self,
+        params: Params,
+        hidden: Float[Array, "B 1 D"],
+        places: Places,
+        cache: Cache,
+        model_cfg: ModelConfig,
+    ) -> tuple[Float[Array, "B 1 D"], Cache]:
+        """The mixed hidden states and the cache; as ``forwards.Aside``."""
+        params = with_markers(params, self.cfg)
+        start, end = columns.markers(params, model_cfg)
+
+        def read(
+            tokens: jax.Array, number: jax.Array | int, cache: Cache
+        ) -> tuple[jax.Array, Cache]:
+            inputs = decoder.embed(params, tokens[:, None], model_cfg)
+            at = places.replace(starts=places.starts + number)
+            return decoder.apply_cached(params, inputs, at, cache, cfg=model_cfg)
+
+        def step(carry: tuple, number: jax.Array) -> tuple[tuple, None]:
+            cache, newest = carry
+            after, cache = read(newest, number, cache)
+            logits = decoder.logits(params, after, model_cfg)[:, 0]
+            return (cache, jnp.argmax(logits, axis=-1).astype(jnp.int32)), None
+
+        length = self.cfg.thought_length
+        carry = cache, jnp.full_like(places.starts, start)
+        (cache, last), _ = jax.lax.scan(step, carry, jnp.arange(length))
+        _, cache = read(last, length, cache)
+        after, cache = read(jnp.full_like(last, end), length + 1, cache)
+        mixed, _ = mixing.mix(params, hidden, after)
+        return mixed, cache
 
 
 def with_markers(params: Params, cfg: Config) -> Params:
