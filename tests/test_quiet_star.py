@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from functools import partial
+from types import SimpleNamespace
 
 import drawing
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_pause
 from conftest import random_params
 from test_model import ragged
 from test_train_step import CFG, Stepper, first_part, make_batch
 
-from reasoning_jax import default, forwards
+from reasoning_jax import (
+    api,
+    config_checks,
+    default,
+    experiment,
+    forwards,
+    loop,
+    named_model,
+)
 from reasoning_jax.errors import UserError
 from reasoning_jax.forwards import quiet_star
 from reasoning_jax.forwards.quiet_star import columns, mixing, scores
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
 from reasoning_jax.sampling import methods
+from reasoning_jax.tpu import programs
+from reasoning_jax.training import checkpoint
 
 QUIET = forwards.get("quiet_star")
 SHORT = QUIET.Config(thought_length=3, num_thoughts=2, num_ahead=2)
@@ -262,6 +275,27 @@ def test_gradients_are_those_of_finite_differences(tiny, monkeypatch):
         np.testing.assert_allclose(difference, wanted, rtol=1e-2, atol=2e-2, err_msg=name)
 
 
+def test_the_loss_of_scores():
+    """Each advantage is over the mean of the others; weights weigh rewards and likelihood."""
+    rng = np.random.default_rng(0)
+    logp, chosen = rng.normal(size=(1, 2, 3, 2)), rng.normal(size=(1, 2, 3))
+    weights = np.array([[[1.0, 0.5], [2.0, 0.0]]])
+    found = SimpleNamespace(logprobs=jnp.asarray(logp), thought_logprobs=jnp.asarray(chosen))
+    at = SimpleNamespace(weights=jnp.asarray(weights))
+    for positive_only in (False, True):
+        cfg = QUIET.Config(num_thoughts=3, policy_weight=0.7, positive_only=positive_only)
+        wanted = 0.0
+        for i, n in itertools.product(range(2), range(3)):
+            rewards = [float(weights[0, i] @ logp[0, i, m]) for m in range(3)]
+            own = rewards.pop(n)
+            advantage = own - np.mean(rewards)
+            if positive_only:
+                advantage = max(advantage, 0)
+            later = weights[0, i, 1] * logp[0, i, n, 1]
+            wanted -= (later + 0.7 * advantage * chosen[0, i, n]) / 3
+        np.testing.assert_allclose(quiet_star._loss(at, found, cfg), wanted, rtol=1e-5)
+
+
 # ---- what must not matter ------------------------------------------------------------------------
 
 
@@ -425,3 +459,56 @@ def test_a_sequence_needs_pages_for_its_thoughts(tiny):
     cfg, params = tiny[0], with_head(tiny[1], tiny[0])
     with pytest.raises(UserError, match="cache_tokens is 64; a sequence of 69 tokens needs 96"):
         samples(params, PROMPTS, cfg, QUIET.Config(thought_length=30), cache_tokens=64)
+
+
+# ---- a run ---------------------------------------------------------------------------------------
+
+
+def tiny_run():
+    cfg = test_pause.tiny_config("quiet_star")
+    cfg.forward.update(thought_length=2, num_ahead=2)
+    return cfg
+
+
+def test_a_run(tmp_path, one_device):
+    """Round 0 trains no thoughts; the rounds do; evaluation and samples think."""
+    cfg = tiny_run()
+    loop.train(cfg, tmp_path)
+    exp = experiment.make(cfg)
+    shapes = exp.abstract_state().params
+    base, _ = checkpoint.load_params(tmp_path / "base", shapes)
+    new = exp.forward_params()
+    for name in new:
+        np.testing.assert_array_equal(base[name], new[name])
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    [figures] = [x for x in lines if x["round"] == 1 and x["phase"] == "update"]
+    assert figures["update/mixing_weight"] != 0 and figures["update/thought_entropy"] > 0
+    assert figures["update/reward"] < figures["update/gain"]
+    model = api.open(tmp_path)
+    assert 0 <= model.evaluate("validation")["eval/accuracy"] <= 1
+    [answer] = model.sample(["1+2"])
+    assert answer["question"] == "1+2"
+
+
+def test_the_planner_lowers_its_programs(one_device):
+    cfg = tiny_run()
+    steps = programs.steps(cfg, experiment.make(cfg))
+    assert [step.kind for step in steps] == ["update", "prefill", "decode"]
+    for step in steps:
+        step.lower()
+
+
+def test_what_is_refused(one_device):
+    """Pairs, policy gradients, and more positions than a model has learned."""
+    for method in ("dpo", "trice", "policy_gradient"):
+        cfg = default.get_config(algorithm=method, forward="quiet_star")
+        with pytest.raises(UserError, match=f"quiet_star does not go with algorithm {method}"):
+            config_checks.check(cfg)
+    cfg = tiny_run()
+    cfg.forward.num_thoughts = 1
+    with pytest.raises(UserError, match="config.forward.num_thoughts: 1 is not a whole number"):
+        config_checks.check(cfg)
+    cfg = tiny_run()
+    learned = dataclasses.replace(experiment.make(cfg).model_cfg, max_positions=66)
+    with pytest.raises(UserError, match="64 and 5 of config.forward.name quiet_star, .* 66 places"):
+        named_model._check(cfg, learned.vocab_size, learned)

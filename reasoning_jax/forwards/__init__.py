@@ -108,6 +108,7 @@ class Forward:
     begins_stage(cfg, round): whether the optimiser is fresh in this round.
     check_rows(cfg, first, rows): UserError naming the key for a row that has no room.
     aside(cfg): what a sampler computes between a token and the next; None: nothing.
+    beyond(cfg): how many rotary or learned positions after a sequence's last token it reads.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Forward:
     begins_stage: Callable[[Settings, int], bool] = lambda cfg, round: False
     check_rows: Callable[[Settings, int, Sequence[Row]], None] = lambda cfg, first, rows: None
     aside: Callable[[Settings], Aside | None] = lambda cfg: None
+    beyond: Callable[[Settings], int] = lambda cfg: 0
     BASE: str = ""  # the forward of round 0's base model; "" = this one
     RANDOM: bool = False  # whether ``logprobs`` draws, and so needs ``keys``
     PACKS: bool = True  # whether a sequence of the batch may hold several rows

@@ -59,13 +59,16 @@ def embed(params: Params, tokens: Int[Array, "B S"], cfg: ModelConfig) -> Float[
     return jnp.where(number[..., None] >= 0, vectors, words)
 
 
-def first_id(params: Params, name: str, cfg: ModelConfig) -> int:
-    """The id of the first vector of this name of AFTER_VOCABULARY, which need not be there."""
+def first_id(params: PyTree, name: str, cfg: ModelConfig) -> int:
+    """The id of the first vector of this name of AFTER_VOCABULARY, which need not be there.
+
+    params: arrays or their shapes.
+    """
     before = AFTER_VOCABULARY[: AFTER_VOCABULARY.index(name)]
     return cfg.vocab_size + sum(len(params[other]) for other in before if other in params)
 
 
-def thought_id(params: Params, cfg: ModelConfig) -> int | None:
+def thought_id(params: PyTree, cfg: ModelConfig) -> int | None:
     """The id that stands for a thought, after those of the markers; None in a model without.
 
     Between the markers of a model that mixes predictions are tokens.

@@ -102,6 +102,11 @@ def logprobs(
     return out, {"loss": _loss(at, found, cfg), **figures}
 
 
+def beyond(cfg: Config) -> int:
+    """A thought, its markers, and the tokens that it predicts but the last."""
+    return cfg.thought_length + cfg.num_ahead + 1
+
+
 def aside(cfg: Config) -> Thought | None:
     return Thought(cfg) if cfg.thinks else None
 
