@@ -171,14 +171,16 @@ def test_a_verifier_ranks_by_log_likelihood():
 
 
 def test_the_tasks():
-    known = ["addition", "bbh", "commonsense_qa", "gsm8k", "jsonl", "reasoning_gym"]
+    generated = ["addition", "graph_search", "multi_hop_text", "reasoning_gym", "three_sum"]
+    of_files = ["bbh", "commonsense_qa", "gsm8k", "gsm8k_aug", "jsonl", "prosqa"]
+    known = sorted([*generated, *of_files])
     assert tasks.names() == known
     for name in tasks.names():
         task = tasks.get(name)
         assert task.name == name and task.GRADER in ("exact", "math", "scored")
         keys = {field.name for field in dataclasses.fields(task.Config)}
         assert "shots" in keys
-        assert ("path" in keys) == (name not in ("addition", "reasoning_gym"))
+        assert ("path" in keys) == (name in of_files)
     with pytest.raises(UserError, match=r"config\.task\.name: .*'sums'.*addition, bbh"):
         tasks.get("sums")
 

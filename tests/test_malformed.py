@@ -53,6 +53,17 @@ BBH = {
         {"input": "True or not not False is", "target": "True"},
     ],
 }
+GSM8K_AUG = "".join(f"What is {i} and 1?||<<{i}+1={i + 1}>> #### {i + 1}\n" for i in range(4))
+PROSQA = [
+    {
+        "question": f"Every lempus is a {concept}. Tom is a lempus. Is Tom a {concept} or impus?",
+        "answer": f"Tom is a {concept}.",
+        "steps": ["Tom is a lempus.", f"Every lempus is a {concept}."],
+        "idx_to_symbol": ["Tom", "lempus", concept, "impus"],
+        "edges": [[0, 1], [1, 2]],
+    }
+    for concept in ("rorpus", "yumpus", "gorpus")
+]
 SNARKS = {"examples": [{"input": f"Which?\n(A) {i}\n(B) no", "target": "(A)"} for i in range(5)]}
 PAIRS = [{"prompt": f"{i}+1\n", "chosen": f"{i + 1}", "rejected": "no"} for i in range(4)]
 CONVERSATIONS = [
@@ -213,6 +224,9 @@ LOADERS = {
         lines(COMMONSENSE_QA),
         use_examples("commonsense_qa"),
     ),
+    "gsm8k_aug": ("test.txt", GSM8K_AUG.encode(), use_examples("gsm8k_aug")),
+    "prosqa": ("prosqa_test.json", json.dumps(PROSQA).encode(), use_examples("prosqa")),
+    "prosqa, lines": ("prosqa_test.jsonl", lines(PROSQA), use_examples("prosqa")),
     "bbh": (
         "bbh/boolean_expressions.json",
         json.dumps(BBH).encode(),

@@ -32,6 +32,24 @@ def value(expression: str) -> Fraction:
         raise ValueError("no arithmetic") from None
 
 
+def is_false_equation(text: str) -> bool:
+    """Whether "a op b=c" is false; c may be rounded or cut to its decimals.
+
+    What is no arithmetic is not judged.
+    """
+    left, _, right = text.rpartition("=")
+    decimals = len(right.strip().partition(".")[2])
+    try:
+        error = abs(value(left) - value(right))
+    except ZeroDivisionError:
+        return True
+    except ValueError:
+        return False
+    if decimals == 0:
+        return error != 0
+    return error >= Fraction(1, 10**decimals)
+
+
 def _node(node: ast.expr) -> Fraction:
     match node:
         case ast.Constant(value=int() | float() as number):

@@ -10,15 +10,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax import contracts
 from reasoning_jax.answers import conventions
 from reasoning_jax.errors import UserError
-from reasoning_jax.ranges import at_least, key, one_of
+from reasoning_jax.ranges import at_least, between, key, one_of
 
 # What a grader says of an answer.
 CORRECT, WRONG, UNPARSED, TRUNCATED = "correct", "wrong", "unparsed", "truncated"
@@ -60,6 +62,60 @@ class FileTaskConfig(QuestionConfig):
     """The keys of a task whose examples are in files."""
 
     path: str = ""  # folder of the data; "" = $REASONING_DATA/<task>, else ../shared/data/<task>
+
+
+# ---- tasks that make their questions -------------------------------------------------------------
+
+IDS = 10_000_000  # a split's ids begin at so many times its number: no two splits share an id
+# The number of each split; "given" has the questions of "train", with rationales.
+GENERATED = {"train": 0, "given": 0, "validation": 1, "test": 2}
+# Tenths of all questions, by their checksum: splits have none in common, whatever their sizes.
+TENTHS = {"train": range(8), "given": range(8), "validation": range(8, 9), "test": range(9, 10)}
+PATIENCE = 1000  # draws without a new question, after which there are no more
+E = TypeVar("E", bound=Example)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratedConfig(TaskConfig):
+    """The keys of a task that makes its questions."""
+
+    seed: int = key(0, between(0, 2**32 - 1))  # of the questions: the same for every config.seed
+    num_train: int = key(50_000, between(1, IDS))  # questions of "train" and "given"
+    num_held_out: int = key(500, between(1, IDS))  # of validation, and of test
+
+
+def generated(cfg: ConfigDict, split: str, draw: Callable[[np.random.Generator], E]) -> list[E]:
+    """The questions of a split, each once; more of them begin with the same ones.
+
+    draw(rng): a worked example, whose id is replaced. UserError for an unknown split, and where
+    there are not so many questions.
+    """
+    if split not in GENERATED:
+        raise UserError(f"{cfg.name} has no split {split!r}; it has {', '.join(GENERATED)}.")
+    size = "num_train" if GENERATED[split] == 0 else "num_held_out"
+    rng = np.random.default_rng([cfg.seed, GENERATED[split]])
+    first_id = GENERATED[split] * IDS
+    found: dict[str, E] = {}
+    misses = 0
+    while len(found) < cfg[size]:
+        example = draw(rng)
+        tenth = zlib.crc32(example.question.encode()) % 10
+        if tenth in TENTHS[split] and example.question not in found:
+            found[example.question] = dataclasses.replace(example, id=first_id + len(found))
+            misses = 0
+            continue
+        misses += 1
+        if misses == PATIENCE:
+            raise UserError(
+                f"config.task.{size}: {cfg.name} finds only {len(found)} questions of this size "
+                f"for {split}, not {cfg[size]}."
+            )
+    if split == "train":
+        return [dataclasses.replace(example, rationale=None) for example in found.values()]
+    return list(found.values())
+
+
+# ---- the contract --------------------------------------------------------------------------------
 
 
 class Prompt(Protocol):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 
 from ml_collections import ConfigDict
 
@@ -132,7 +131,7 @@ def wrong_line(text: str, example: Example) -> int | None:
     for number, span in enumerate(SPAN.finditer(text)):
         if number == MAX_SPANS:
             break
-        if _is_false(span[1]):
+        if arithmetic.is_false_equation(span[1]):
             return text.count("\n", 0, span.start())
     return None
 
@@ -148,18 +147,3 @@ def trigger(cfg: ConfigDict) -> str:
 def difficulty(example: Example) -> tuple[str, int]:
     """Steps of the worked solution; 0 where it is withheld."""
     return "steps", steps(example.rationale or "")
-
-
-def _is_false(span: str) -> bool:
-    """Whether "a op b=c" is false; c may be rounded or cut to its decimals."""
-    left, _, right = span.rpartition("=")
-    decimals = len(right.strip().partition(".")[2])
-    try:
-        error = abs(arithmetic.value(left) - arithmetic.value(right))
-    except ZeroDivisionError:
-        return True
-    except ValueError:  # no arithmetic: not judged
-        return False
-    if decimals == 0:
-        return error != 0
-    return error >= Fraction(1, 10**decimals)

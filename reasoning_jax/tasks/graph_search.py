@@ -1,0 +1,152 @@
+"""Which of two nodes does the root reach? Graphs in which no shortcut tells (arXiv:2505.12514).
+
+Two graphs of the same layers stand side by side, each with a root of its own. The candidates are in
+their last layers, at the same depth and with as many parents. Only then one of the two roots is
+chosen, so that a rule that does not look at the root is right on half of the questions.
+
+    " 3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3\\n"   edges, the two candidates and the root
+    " 17\\n 9\\n [A] 9"                              a shortest path, a node a line; the answer
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import between, each, key
+from reasoning_jax.tasks import Example, GeneratedConfig, generated
+from reasoning_jax.tasks.graphs import Edge, Graph, GraphExample, parents
+
+NUM_IDS = 30  # the ids of a question's nodes are drawn from so many
+NAMES = tuple(f" {id}" for id in range(NUM_IDS))
+ALPHABET = (*NAMES, " |", " [Q]", " [R]", " [A]", "\n")
+SECOND_PARENT = 0.5  # how often a node has two
+MAX_STEPS = (NUM_IDS - 2) // 4  # with two nodes a layer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(GeneratedConfig):
+    # Steps from the root to its candidate; where there are several, each question has one of them.
+    num_steps: tuple[int, ...] = key((3,), each(between(1, MAX_STEPS)))
+    width: int = key(3, between(2, NUM_IDS // 2))  # nodes of a layer, in each of the two graphs
+
+
+def load(cfg: ConfigDict, split: str) -> Sequence[GraphExample]:
+    """The questions of a split; UserError for an unknown one, and for too many nodes."""
+    if not cfg.num_steps:
+        raise UserError("config.task.num_steps: () names no number of steps.")
+    nodes = 2 * (1 + cfg.width * max(cfg.num_steps))
+    if nodes > NUM_IDS:
+        raise UserError(
+            f"config.task.width: {cfg.width} with config.task.num_steps {max(cfg.num_steps)} "
+            f"makes {nodes} nodes, and there are {NUM_IDS} ids."
+        )
+    return generated(cfg, split, functools.partial(_draw, cfg=cfg))
+
+
+def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:
+    graph = draw_graph(rng, cfg.num_steps[int(rng.integers(len(cfg.num_steps)))], cfg.width)
+    edges = [graph.edges[i] for i in rng.permutation(len(graph.edges))]
+    listed = " ".join(f"{parent} {child} |" for parent, child in edges)
+    first, second = graph.candidates
+    return GraphExample(
+        id=0,
+        question=f"{listed} [Q] {first} {second} [R] {graph.root}",
+        answer=str(graph.answer),
+        rationale="\n".join(f" {node}" for node in graph.path(rng)[1:]),
+        graph=graph,
+        names=NAMES,
+    )
+
+
+def draw_graph(rng: np.random.Generator, num_steps: int, width: int) -> Graph:
+    """Two graphs of ``num_steps`` layers of ``width`` nodes; ids are drawn afresh."""
+    ids = rng.permutation(NUM_IDS)[: 2 * (1 + width * num_steps)].tolist()
+    halves = [ids[: len(ids) // 2], ids[len(ids) // 2 :]]
+    pairs: list[tuple[int, int]] = []
+    while not pairs:
+        edges = [edge for half in halves for edge in _layers(rng, half, width)]
+        parents_of = parents(edges)
+        for pair in itertools.product(halves[0][-width:], halves[1][-width:]):
+            if len(parents_of[pair[0]]) == len(parents_of[pair[1]]):
+                pairs.append(pair)
+    candidates = list(pairs[int(rng.integers(len(pairs)))])
+    rng.shuffle(candidates)
+    return Graph(
+        edges=tuple(edges),
+        root=halves[int(rng.integers(2))][0],
+        candidates=(candidates[0], candidates[1]),
+    )
+
+
+def _layers(rng: np.random.Generator, ids: Sequence[int], width: int) -> list[Edge]:
+    """Edges from the first node, the root, to a layer of ``width`` nodes, and on to the next.
+
+    The nodes of a layer take the nodes before them as parents in turn, so that none is a leaf. Each
+    has a second parent with probability SECOND_PARENT.
+    """
+    edges = [(ids[0], node) for node in ids[1 : 1 + width]]
+    for start in range(1, len(ids) - width, width):
+        before = ids[start : start + width]
+        order = rng.permutation(width).tolist()
+        for i in range(width):
+            node = ids[start + width + i]
+            edges.append((before[order[i]], node))
+            if rng.random() < SECOND_PARENT:
+                other = order[(i + 1 + int(rng.integers(width - 1))) % width]
+                edges.append((before[other], node))
+    return edges
+
+
+# ---- prompts and answers -------------------------------------------------------------------------
+
+
+def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
+    """The question on a line; the hint is the answer after it."""
+    hinted = "" if hint is None else f" [A] {hint}"
+    return f" {example.question.strip()}{hinted}\n"
+
+
+def target(example: Example, direct: bool = False) -> str:
+    answer = f" [A] {example.answer}"
+    return answer if direct else f"{example.rationale}\n{answer}"
+
+
+def extract(text: str) -> str | None:
+    """The id after the last [A], where nothing else follows it."""
+    _, mark, answer = text.rpartition("[A]")
+    answer = answer.strip()
+    if not mark or f" {answer}" not in NAMES:
+        return None
+    return answer
+
+
+def steps(text: str) -> int:
+    return len(text.partition("[A]")[0].split())
+
+
+def wrong_line(text: str, example: Example) -> int | None:
+    """The first line that follows no edge from the line before it, or answers falsely."""
+    listed, _, asked = example.question.partition("[Q]")
+    edges = {tuple(edge.split()) for edge in listed.split("|")}
+    node = asked.split()[-1]
+    for number, line in enumerate(text.split("\n")):
+        if "[A]" in line:
+            return None if extract(line) == example.answer else number
+        if (node, line.strip()) not in edges:
+            return number
+        node = line.strip()
+    return None
+
+
+def difficulty(example: Example) -> tuple[str, int]:
+    """Steps from the root to the answer; 0 where an example has neither graph nor rationale."""
+    if isinstance(example, GraphExample):
+        return "steps", example.graph.num_steps
+    return "steps", steps(example.rationale or "")

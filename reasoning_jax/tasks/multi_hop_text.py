@@ -1,0 +1,220 @@
+"""Text with computations hidden in it: most tokens are easy, a few need several steps of thought.
+
+A document is made for Quiet-STaR (arXiv:2403.09629): an oracle knows which tokens a thought helps.
+
+    ... X Q B f c h M A Z f h k ... f k b ... T U K ? c -> b R S X          a silent document
+    ... T U K ? c : h k b -> b R S X                                        a worked one
+
+Capital letters are easy text: a Markov chain of order 2 whose entropy is known. "f c h" is a fact:
+f(c) = h, where f is a cycle through the symbols of the document, in shuffled order. "? c ->" is
+followed by f(f(f(c))), the computed token; in a worked document the steps to it come first. An easy
+stretch of one length is before every fact, before every question and at the end.
+
+"train" and "given" are whole documents, without a prompt. "validation" and "test" ask for the last
+computed token, after the document up to it (up to ":" in a worked one).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import string
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from reasoning_jax.errors import UserError
+from reasoning_jax.ranges import between, key
+from reasoning_jax.tasks import Example, GeneratedConfig, generated
+
+EASY = string.ascii_uppercase
+NODES = string.ascii_lowercase.replace("f", "")  # what facts are about
+ALPHABET = tuple(f" {symbol}" for symbol in (*EASY, *NODES, "f", "?", ":", "->"))
+# Of the successors of two easy tokens, which are others for every two of them.
+SUCCESSORS = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
+LANGUAGE = 20240314  # the seed of the Markov chain: one language, whatever config.task.seed
+
+# What the oracle calls a token.
+EASY_TOKEN = "easy"
+COMPUTED = "computed"
+BEFORE_COMPUTED = "before_computed"  # "->", from which the computed token is predicted
+WORKING = "working"  # ":" and the steps of a worked document
+OTHER = "other"  # facts, questions, and the first two tokens
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(GeneratedConfig):
+    num_facts: int = key(7, between(3, len(NODES)))  # of a document, and so symbols of it
+    num_questions: int = key(3, between(1, len(NODES) - 1))  # of a document, each about another
+    hops: int = key(3, between(1, len(NODES) - 1))  # how often f is applied
+    stretch: int = key(3, between(2, 100))  # tokens of an easy stretch
+    worked: float = key(0.3, between(0, 1))  # the fraction of worked documents
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Document(Example):
+    """A document: its tokens, and what the oracle calls each."""
+
+    tokens: tuple[str, ...]
+    kinds: tuple[str, ...]
+    is_worked: bool
+
+    @property
+    def text(self) -> str:
+        return "".join(f" {token}" for token in self.tokens)
+
+
+def load(cfg: ConfigDict, split: str) -> Sequence[Document]:
+    """The documents of a split; UserError for an unknown one, and for keys that do not fit."""
+    _check(cfg)
+    documents = generated(cfg, split, functools.partial(_draw, cfg=cfg))
+    if split not in ("train", "given"):
+        return documents
+    return [dataclasses.replace(d, question="", rationale=d.text) for d in documents]
+
+
+def _check(cfg: ConfigDict) -> None:
+    if cfg.num_questions >= cfg.num_facts:
+        raise UserError(
+            f"config.task.num_questions: {cfg.num_questions} must be less than "
+            f"config.task.num_facts {cfg.num_facts}."
+        )
+    # Else f applied so often is no cycle through all symbols: some answers are likelier.
+    if math.gcd(cfg.hops, cfg.num_facts) != 1:
+        raise UserError(
+            f"config.task.hops: {cfg.hops} and config.task.num_facts {cfg.num_facts} must not have "
+            "a common divisor."
+        )
+
+
+# ---- documents -----------------------------------------------------------------------------------
+
+
+def _draw(rng: np.random.Generator, cfg: ConfigDict) -> Document:
+    cycle = [NODES[i] for i in rng.permutation(len(NODES))[: cfg.num_facts]]
+    following = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
+    is_worked = bool(rng.random() < cfg.worked)
+    parts = []  # (tokens, their kinds)
+    for i in rng.permutation(cfg.num_facts):
+        parts.append((["f", cycle[i], following[cycle[i]]], [OTHER] * 3))
+    for i in rng.permutation(cfg.num_facts)[: cfg.num_questions]:
+        parts.append(_question(cycle[i], following, cfg.hops, is_worked))
+    easy = markov_chain(rng, cfg.stretch * (len(parts) + 1))
+    tokens: list[str] = []
+    kinds: list[str] = []
+    for number, (own_tokens, own_kinds) in enumerate([*parts, ([], [])]):
+        stretch = easy[number * cfg.stretch : (number + 1) * cfg.stretch]
+        tokens += stretch + own_tokens
+        kinds += [EASY_TOKEN] * len(stretch) + own_kinds
+    kinds[:2] = [OTHER, OTHER]  # no two easy tokens are before them
+    last = max(i for i, kind in enumerate(kinds) if kind == COMPUTED)
+    asked = last - cfg.hops - 1 if is_worked else last
+    return Document(
+        id=0,
+        question=" ".join(tokens[:asked]),
+        answer=tokens[last],
+        rationale="".join(f" {token}" for token in tokens[asked:]),
+        tokens=tuple(tokens),
+        kinds=tuple(kinds),
+        is_worked=is_worked,
+    )
+
+
+def _question(
+    node: str, following: dict[str, str], hops: int, is_worked: bool
+) -> tuple[list[str], list[str]]:
+    """The tokens of a question and its answer, and their kinds."""
+    steps = [node]
+    for _ in range(hops):
+        steps.append(following[steps[-1]])
+    working = [":", *steps[1:]] if is_worked else []
+    tokens = ["?", node, *working, "->", steps[-1]]
+    return tokens, [OTHER] * 2 + [WORKING] * len(working) + [BEFORE_COMPUTED, COMPUTED]
+
+
+@functools.cache
+def _successors() -> list[list[list[int]]]:
+    """The successors of each two easy tokens, likeliest first: 26 x 26 x 4."""
+    symbols = np.tile(np.arange(len(EASY)), (len(EASY), len(EASY), 1))
+    shuffled = np.random.default_rng(LANGUAGE).permuted(symbols, axis=-1)
+    return shuffled[..., : len(SUCCESSORS)].tolist()
+
+
+def markov_chain(rng: np.random.Generator, length: int) -> list[str]:
+    """Easy tokens; the first two are any."""
+    found = rng.integers(len(EASY), size=2).tolist()
+    choices = rng.choice(len(SUCCESSORS), size=length, p=SUCCESSORS).tolist()
+    successors = _successors()
+    for choice in choices[2:]:
+        found.append(successors[found[-2]][found[-1]][choice])
+    return [EASY[i] for i in found[:length]]
+
+
+# ---- the oracle ----------------------------------------------------------------------------------
+
+
+def easy_entropy() -> float:
+    """Of a token of kind EASY_TOKEN, given all before it; nats."""
+    return -sum(p * math.log(p) for p in SUCCESSORS)
+
+
+def computed_entropy(cfg: ConfigDict, number: int) -> float:
+    """Of the computed token of a silent document's question ``number`` (from 0); nats.
+
+    To a reader who knows the symbols and the answers before, but not what f maps to what. After
+    the working, or to a reader who computes, it is 0. f applied ``hops`` times is a random cycle,
+    too. Earlier answers are no answer again, nor is the symbol that would close a shorter cycle.
+    """
+    return math.log(cfg.num_facts - 1 - number)
+
+
+# ---- prompts and answers -------------------------------------------------------------------------
+
+
+def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
+    """The document up to where it is to go on: "" in training. UserError for a hint."""
+    if hint is not None:
+        raise UserError(
+            "multi_hop_text has no place for a hint; where the base model is trained, set "
+            "config.base.algorithm.hinted=0."
+        )
+    return f" {example.question}" if example.question else ""
+
+
+def target(example: Example, direct: bool = False) -> str:
+    return f" {example.answer}" if direct else example.rationale or ""
+
+
+def extract(text: str) -> str | None:
+    """The token after the first "->", or of the whole text where there is none."""
+    _, mark, answer = text.partition("->")
+    first = (answer if mark else text).split()[:1]
+    return first[0] if first and first[0] in NODES else None
+
+
+def steps(text: str) -> int:
+    """Symbols of the working before the first "->"."""
+    working, mark, _ = text.partition("->")
+    return len([token for token in working.split() if token != ":"]) if mark else 0
+
+
+def wrong_line(text: str, example: Example) -> int | None:
+    """0, the only line, where a step of the working or the answer is false; else None."""
+    if extract(text) != example.answer:
+        return 0
+    tokens = example.question.split()
+    facts = [i for i, token in enumerate(tokens) if token == "f"]
+    following = {tokens[i + 1]: tokens[i + 2] for i in facts}
+    working, mark, _ = text.partition("->")
+    node = tokens[-2] if tokens else ""
+    for step in working.split() if mark else ():
+        if following.get(node) != step:
+            return 0
+        node = step
+    return None
+
+
+def difficulty(example: Example) -> tuple[str, int]:
+    return "worked", int(isinstance(example, Document) and example.is_worked)
