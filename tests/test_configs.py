@@ -22,6 +22,7 @@ MORE = {
     "trice_addition": ["online", "online,smoke"],
     "trice_bbh": ["navigate", "object_counting,smoke"],
     "irpo_addition": ["dpo", "nll,smoke"],
+    "quiet_star_text": ["plain", "plain,smoke"],
     "grpo_addition": ["dapo", "dapo,smoke"],
     "published_gsm8k": ["star", "dpo,prompt", "grpo,full,smoke"],
     "smollm2_gym": ["trice", "dpo", "grpo,smoke"],
@@ -55,6 +56,7 @@ def test_a_config_is_locked_and_adds_no_keys(name, arg):
         grader=cfg.grader.name,
         base=cfg.base.algorithm.name,
         tuned=cfg.tune.name,
+        forward=cfg.forward.name,
     )
     assert set(flat(cfg.to_dict())) == set(flat(made.to_dict()))
     assert cfg.is_locked

@@ -488,6 +488,8 @@ def test_a_run(tmp_path, one_device):
     assert 0 <= model.evaluate("validation")["eval/accuracy"] <= 1
     [answer] = model.sample(["1+2"])
     assert answer["question"] == "1+2"
+    cfg.forward.thinks = False
+    assert 0 <= api.SavedRun(tmp_path, cfg).evaluate("validation")["eval/accuracy"] <= 1
 
 
 def test_the_planner_lowers_its_programs(one_device):
