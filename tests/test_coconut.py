@@ -217,9 +217,12 @@ def drawn(model, prompts, slots, mesh=None, ids=None, cache_tokens=0):
 
 @pytest.fixture(scope="module")
 def prompts(tiny):
-    """Of several lengths, two of which begin alike for two pages; with 3 to 0 thoughts."""
+    """Of several lengths, with 3 to 0 thoughts.
+
+    Two begin alike for two pages; two have the same question, which with its marker fills a page.
+    """
     long = np.random.default_rng(0).integers(4, 20, 70).tolist()
-    questions = [[4, 5, 6], [7], long, [*long[:64], 9], [8, 8], [5, 4, 3, 2, 1], long[:33], [6]]
+    questions = [[4, 5, 6], [7], long, [*long[:64], 9], [8, 8], long[:31], long[:31], [6]]
     counts = [3, 2, 3, 1, 0, 3, 2, 3]
     return [row(tiny[0], q, n, []) for q, n in zip(questions, counts, strict=True)]
 

@@ -18,6 +18,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 MORE = {
     "sft_addition": ["given"],
+    "latent_addition": ["pause", "pause,smoke"],
     "rejection_addition": ["rft", "four_particles", "four_particles,smoke"],
     "trice_addition": ["online", "online,smoke"],
     "trice_bbh": ["navigate", "object_counting,smoke"],

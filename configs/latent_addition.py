@@ -1,0 +1,47 @@
+"""Continuous thoughts, or pause tokens, in the place of a worked example's steps, on addition.
+
+    python -m reasoning_jax.main --config=configs/latent_addition.py --workdir=runs/coconut
+
+The base model learns the whole scratchpad. ``coconut`` (the default) then replaces a step a stage
+by two thoughts, with a tenth of the rows from earlier stages (arXiv:2412.06769); ``pause`` puts ten
+pause tokens after each prompt throughout (arXiv:2310.02226). Arguments: coconut or pause, smoke.
+"""
+
+from reasoning_jax import config, default
+
+
+def get_config(arg: str = ""):
+    args = config.parse_arg(arg, forward=("coconut", "pause"), smoke=False)
+    c = default.get_config(algorithm="sft", task="addition", forward=args.forward)
+    c.task.max_digits = 3
+    c.task.given = (64, 1500, 1500)
+    c.sequence_length = 128
+    c.batch_size = 32
+    c.base.num_updates = 1500
+    c.base.algorithm.hinted = 0.0
+    c.rounds.split = "given"
+    c.rounds.count = 3
+    c.rounds.updates = 500
+    c.rounds.growth = 1.0
+    c.rounds.restart = False
+    c.rounds.patience = 0
+    c.sampling.max_new_tokens = 64
+    c.eval.num_examples = 300
+    if args.forward == "coconut":
+        c.forward.stages = 3
+        c.forward.thoughts_per_step = 2
+        c.forward.uniform_prob = 0.1
+        c.forward.question_length = 16
+    if args.smoke:
+        c.model.preset = "tiny"
+        c.task.max_digits = 2
+        c.task.given = (60, 100)
+        c.task.num_eval = 30
+        c.batch_size = 16
+        c.base.num_updates = 10
+        c.rounds.count = 2
+        c.rounds.updates = 10
+        c.rounds.min_kept_rows = 10
+        c.sampling.max_new_tokens = 48
+        c.sampling.batch_size = 32
+    return c
