@@ -32,9 +32,11 @@ from reasoning_jax.forwards import quiet_star
 from reasoning_jax.forwards.quiet_star import columns, mixing, scores
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
+from reasoning_jax.policy import Policy
 from reasoning_jax.sampling import methods
 from reasoning_jax.tpu import programs
-from reasoning_jax.training import checkpoint
+from reasoning_jax.training import checkpoint, packing
+from reasoning_jax.training.rows import completion_row
 
 QUIET = forwards.get("quiet_star")
 SHORT = QUIET.Config(thought_length=3, num_thoughts=2, num_ahead=2)
@@ -343,6 +345,29 @@ def test_packed_rows_do_not_see_each_other(tiny):
     other = run_scores(params, before, key, cfg, SHORT)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a[0, 4:7], b[0, 4:7], atol=1e-5)
+
+
+def test_completions_that_share_a_prompt(tiny):
+    """As a policy packs them: each thinks as it would alone."""
+    cfg, params = tiny[0], with_head(tiny[1], tiny[0])
+    prompt, completions = [4, 5, 6], ([7, 8], [9, 10, 11], [12])
+    rows = [completion_row(prompt, completion) for completion in completions]
+    assert packing.grouped(rows, 32, True)[1]
+    policy = Policy(
+        params=params,
+        model_cfg=cfg,
+        mesh=None,
+        batch_size=4,
+        max_length=32,
+        forward=QUIET,
+        forward_cfg=SHORT,
+    )
+    alone = batch_of([row["tokens"].tolist() for row in rows], 16)
+    wanted, _ = run(params, alone, None, cfg, SHORT)
+    for number, found in enumerate(policy.logprobs(rows)):
+        is_asked = rows[number]["weights"] != 0
+        own = np.asarray(wanted)[number, : len(found)]
+        np.testing.assert_allclose(found, np.where(is_asked, own, 0), atol=1e-5)
 
 
 def test_order_and_parts_do_not_matter(tiny):
