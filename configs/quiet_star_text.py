@@ -30,6 +30,8 @@ def get_config(arg: str = ""):
     if args.arm == "thoughts":
         c.forward.thought_length = 4  # ":" and three steps, or three steps and "->"
         c.forward.num_ahead = 2
+        c.forward.start_like = " :"  # what opens the working of a document
+        c.forward.end_like = " ->"
     if args.smoke:
         c.model.preset = "tiny"
         c.task.num_train = 200

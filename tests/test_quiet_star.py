@@ -25,6 +25,7 @@ from reasoning_jax import (
     experiment,
     forwards,
     loop,
+    m_step,
     named_model,
 )
 from reasoning_jax.errors import UserError
@@ -491,7 +492,7 @@ def test_a_sequence_needs_pages_for_its_thoughts(tiny):
 
 def tiny_run():
     cfg = test_pause.tiny_config("quiet_star")
-    cfg.forward.update(thought_length=2, num_ahead=2)
+    cfg.forward.update(thought_length=2, num_ahead=2, start_like="+", marker_scale=4.0)
     return cfg
 
 
@@ -506,6 +507,10 @@ def test_a_run(tmp_path, one_device):
     for name in new:
         np.testing.assert_array_equal(base[name], new[name])
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    markers = jax.device_get(m_step.with_beginning(exp, base)["thought_markers"])
+    plus = base["embedding"][exp.tokenizer.encode("+")[0]]
+    np.testing.assert_allclose(markers[0] * 4.0, plus, rtol=1e-6)
+    np.testing.assert_array_equal(markers[1], base["thought_markers"][1])
     [figures] = [x for x in lines if x["round"] == 1 and x["phase"] == "update"]
     assert figures["update/mixing_weight"] != 0 and figures["update/thought_entropy"] > 0
     assert figures["update/reward"] < figures["update/gain"]
@@ -525,7 +530,7 @@ def test_the_planner_lowers_its_programs(one_device):
         step.lower()
 
 
-def test_what_is_refused(one_device):
+def test_what_is_refused(one_device, tmp_path):
     """Pairs, policy gradients, and more positions than a model has learned."""
     for method in ("dpo", "trice", "policy_gradient"):
         cfg = default.get_config(algorithm=method, forward="quiet_star")
@@ -535,6 +540,10 @@ def test_what_is_refused(one_device):
     cfg.forward.num_thoughts = 1
     with pytest.raises(UserError, match="config.forward.num_thoughts: 1 is not a whole number"):
         config_checks.check(cfg)
+    cfg = tiny_run()
+    cfg.forward.start_like = "12"
+    with pytest.raises(UserError, match="config.forward.start_like: '12' is 2 tokens, not one"):
+        loop.train(cfg, tmp_path)
     cfg = tiny_run()
     learned = dataclasses.replace(experiment.make(cfg).model_cfg, max_positions=66)
     with pytest.raises(UserError, match="64 and 5 of config.forward.name quiet_star, .* 66 places"):

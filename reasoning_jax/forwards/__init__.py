@@ -52,6 +52,8 @@ class Logprobs(Protocol):
 
 
 Row = Mapping[str, np.ndarray]  # training.rows.Row
+Encode = Callable[[str], list[int]]
+Begin = Callable[[Params, Encode, ModelConfig, Settings], Params]
 Worked = Callable[[Settings, int, int, Sequence[int]], tuple[list[int], int]]
 
 
@@ -107,6 +109,9 @@ class Forward:
         steps of its rationale are left out). None: that of all prompts, and 0. seed: the example's.
     begins_stage(cfg, round): whether the optimiser is fresh in this round.
     check_rows(cfg, first, rows): UserError naming the key for a row that has no room.
+    begin(params, encode, model_cfg, cfg) -> own parameters that begin anew when the rounds do;
+        params: of the whole model then. encode(text) -> token ids.
+    check_words(encode, cfg): UserError naming the key for a text that is no token.
     aside(cfg): what a sampler computes between a token and the next; None: nothing.
     beyond(cfg): how many rotary or learned positions after a sequence's last token it reads.
     """
@@ -119,6 +124,8 @@ class Forward:
     worked: Worked | None = None
     begins_stage: Callable[[Settings, int], bool] = lambda cfg, round: False
     check_rows: Callable[[Settings, int, Sequence[Row]], None] = lambda cfg, first, rows: None
+    begin: Begin = lambda params, encode, model_cfg, cfg: {}
+    check_words: Callable[[Encode, Settings], None] = lambda encode, cfg: None
     aside: Callable[[Settings], Aside | None] = lambda cfg: None
     beyond: Callable[[Settings], int] = lambda cfg: 0
     BASE: str = ""  # the forward of round 0's base model; "" = this one

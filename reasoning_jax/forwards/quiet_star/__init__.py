@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from reasoning_jax.forwards import Aux, Batch, plain
+from reasoning_jax.errors import UserError
+from reasoning_jax.forwards import Aux, Batch, Encode, plain
 from reasoning_jax.forwards.quiet_star import columns, mixing, scores
 from reasoning_jax.forwards.quiet_star.scores import Positions, Scores
 from reasoning_jax.model import decoder
@@ -47,6 +48,9 @@ class Config:
     positive_only: bool = False
     # The markers are this times what is trained, so that Adam moves them as much faster.
     marker_scale: float = key(1.0, above(0))
+    # The tokens whose vectors the markers begin as in round 1; "" = random.
+    start_like: str = ""
+    end_like: str = ""
     # Outside updates: a thought of the likeliest tokens before each token; else none.
     thinks: bool = True
     positions_at_once: int = key(0, at_least(0))  # whose thoughts are in memory; 0 = all
@@ -61,6 +65,27 @@ def init(key: Key[Array, ""], model_cfg: ModelConfig, cfg: Config) -> Params:
         "thought_markers": normal * std / cfg.marker_scale,
         **mixing.init(mixing_key, model_cfg),
     }
+
+
+def begin(params: Params, encode: Encode, model_cfg: ModelConfig, cfg: Config) -> Params:
+    """The markers, of which those are words that the config says."""
+    rows = []
+    for number, text in enumerate((cfg.start_like, cfg.end_like)):
+        row = params["thought_markers"][number]
+        if text:
+            word = decoder.embed(params, jnp.asarray([encode(text)]), model_cfg)[0, 0]
+            row = word.astype(jnp.float32) / cfg.marker_scale
+        rows.append(row)
+    return {"thought_markers": jnp.stack(rows)}
+
+
+def check_words(encode: Encode, cfg: Config) -> None:
+    """UserError for a marker that is to begin as a text that is not one token."""
+    for name in ("start_like", "end_like"):
+        text = getattr(cfg, name)
+        count = len(encode(text)) if text else 1
+        if count != 1:
+            raise UserError(f"config.forward.{name}: {text!r} is {count} tokens, not one.")
 
 
 def logprobs(
