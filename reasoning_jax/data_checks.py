@@ -54,6 +54,7 @@ def check_method(
             f"config.rounds.examples: {rounds.examples} are more than the {len(source)} examples "
             f"of the split {rounds.split}."
         )
+    exp.forward.check_words(exp.tokenizer.encode, exp.forward_cfg)
     if exp.forward.worked is not None:
         _check_stages(exp, source)
     for sentence in algorithm.check_data(_rollout(exp, rounds.split, round), source, cfg):

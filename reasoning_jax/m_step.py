@@ -13,7 +13,9 @@ from reasoning_jax import interrupts, multihost, workdir
 from reasoning_jax.e_step import write_rows
 from reasoning_jax.errors import NonFiniteError
 from reasoning_jax.events import Event, log
+from reasoning_jax.experiment import Experiment
 from reasoning_jax.model import attention, sharding
+from reasoning_jax.model.decoder import Params
 from reasoning_jax.progress import Progress
 from reasoning_jax.run_state import Run, Stage, restart, save
 from reasoning_jax.training import optim
@@ -31,9 +33,12 @@ def update(run: Run, rows: workdir.Rows, quiet: bool) -> Iterator[Event]:
     n = position.round
     forward_cfg = run.exp.forward_cfg
     if n and position.update == 0 and run.cfg.rounds.restart:
-        restart(run, run.base_params())
-    elif position.update == 0 and (n == 1 or run.exp.forward.begins_stage(forward_cfg, n)):
-        restart(run, run.state.params)  # no moments of what was trained before
+        restart(run, with_beginning(run.exp, run.base_params()))
+    elif position.update == 0 and n == 1:
+        params = with_beginning(run.exp, run.state.params)
+        restart(run, params)  # no moments of the base model's optimiser
+    elif position.update == 0 and run.exp.forward.begins_stage(forward_cfg, n):
+        restart(run, run.state.params)  # nor of the stage before
     if stage is None or not rows:
         return
     total = stage.algorithm.num_updates(n, len(rows), stage.cfg)
@@ -63,6 +68,13 @@ def update(run: Run, rows: workdir.Rows, quiet: bool) -> Iterator[Event]:
         last = update_log.catch_up()
         if last:
             yield last
+
+
+def with_beginning(exp: Experiment, trained: Params) -> Params:
+    """What is trained, as the rounds begin with it; trained: as round 0 ended."""
+    whole = exp.frozen | trained
+    own = exp.forward.begin(whole, exp.tokenizer.encode, exp.model_cfg, exp.forward_cfg)
+    return trained | {k: jax.device_put(x, trained[k].sharding) for k, x in own.items()}
 
 
 class _Stream:

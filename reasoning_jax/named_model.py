@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import pretrained, tokenizer
+from reasoning_jax import forwards, pretrained, tokenizer
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import presets
 from reasoning_jax.model.config import ModelConfig
@@ -38,8 +38,12 @@ def of(cfg: ConfigDict, task: Task) -> NamedModel:
 def _check(cfg: ConfigDict, vocab_size: int, model_cfg: ModelConfig) -> None:
     length, places = cfg.sequence_length, model_cfg.max_positions
     name, known = cfg.tokenizer.name, model_cfg.vocab_size
-    if places and length > places:
-        raise UserError(f"config.sequence_length: {length}, but the model has {places} places.")
+    beyond = forwards.get(cfg.forward.name).beyond(forwards.settings(cfg.forward))
+    if places and length + beyond > places:
+        and_more = f" and {beyond} of config.forward.name {cfg.forward.name}" if beyond else ""
+        raise UserError(
+            f"config.sequence_length: {length}{and_more}, but the model has {places} places."
+        )
     if cfg.model.source and name in ("characters", "bytes") and vocab_size != known:
         raise UserError(
             f"config.tokenizer.name: {name} has {vocab_size} tokens, the model {known}; set auto."

@@ -12,7 +12,9 @@ from reasoning_jax import (
     algorithms,
     config,
     data_checks,
+    default,
     experiment,
+    forwards,
     metrics,
     multihost,
     run_record,
@@ -41,6 +43,10 @@ def base_config(cfg: ConfigDict) -> ConfigDict:
     # The schedule is for round 1 on; in round 0 it would divide by the growth.
     base.rounds.growth = 1.0
     base.rounds.increment = 0
+    forward = forwards.get(cfg.forward.name).BASE
+    if forward:
+        with base.unlocked():
+            base.forward = default.section(forwards, forward)
     return base
 
 

@@ -42,6 +42,7 @@ def sample(
     num_slots=None,
     cache_tokens=0,
     room=0,
+    **forward,
 ):
     """Of the prompts that are not empty; room: tokens that a sequence could have and has not."""
     prompts, ids, indices = (np.asarray(x) for x in (prompts, ids, indices))
@@ -53,6 +54,7 @@ def sample(
         batch_size=num_slots or len(prompts),
         max_length=int(max(lengths)) + max_new_tokens + room,
         cache_tokens=cache_tokens,
+        **forward,
     )
     requests = [
         Request(int(ids[row]), int(indices[row]), prompts[row, : lengths[row]]) for row in rows

@@ -25,6 +25,7 @@ MORE = {
     "trice_bbh": ["navigate", "object_counting,smoke"],
     "sector_addition": ["none", "vote"],
     "irpo_addition": ["dpo", "nll,smoke"],
+    "quiet_star_text": ["plain", "plain,smoke"],
     "grpo_addition": ["dapo", "dapo,smoke"],
     "published_gsm8k": ["star", "dpo,prompt", "grpo,full,smoke"],
     "smollm2_gym": ["trice", "dpo", "grpo,smoke"],

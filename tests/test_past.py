@@ -14,7 +14,7 @@ from test_families import FAMILIES
 from test_model import ragged, some_sequences
 
 from reasoning_jax.model import decoder, sharding
-from reasoning_jax.model.attention import DenseMask
+from reasoning_jax.model.attention import ColumnMask, DenseMask
 from reasoning_jax.model.past import no_past
 
 S = 12
@@ -73,6 +73,52 @@ def test_calls_equal_one_pass(family):
         )
 
     jax.tree_util.tree_map_with_path(compare, grads, wanted_grads)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_columns_equal_a_matrix(family):
+    """Two blocks of columns after a text and one block before, with gradients."""
+    cfg = MODELS[family]
+    params = random_params(cfg, seed=3)
+    rng = np.random.default_rng(0)
+    B, T, Q, C, N = 2, 5, 3, 2, 3
+    text = jnp.asarray(rng.random((B, C * Q, T)) < 0.7)
+    own = jnp.asarray(rng.random((B, C * Q, N)) < 0.7).at[:, :, 0].set(True)
+    is_own = jnp.tile(jnp.eye(Q, dtype=bool), (C, 1))  # [C Q, Q]
+    matrix = (own[..., None] & is_own[None, :, None]).reshape(B, C * Q, N * Q)
+    matrix = jnp.concatenate([text, matrix], axis=2)
+    positions = jnp.asarray(rng.integers(0, 9, (B, T + N * Q)))
+    tokens = jnp.asarray(rng.integers(0, cfg.vocab_size, positions.shape))
+    before = T + Q
+
+    def total(params, mask):
+        inputs = decoder.embed(params, tokens, cfg)
+        first = DenseMask(jnp.ones((B, before, before), bool))
+        _, past = decoder.apply_after(
+            params,
+            inputs[:, :before],
+            positions[:, :before],
+            first,
+            no_past(cfg, B),
+            cfg=cfg,
+        )
+        hidden, past = decoder.apply_after(
+            params, inputs[:, before:], positions[:, before:], mask, past, cfg=cfg
+        )
+        assert past.keys.shape[2] == T + N * Q
+        weights = jnp.sin(jnp.arange(hidden.size).reshape(hidden.shape))
+        return jnp.sum(hidden.astype(jnp.float32) * weights)
+
+    gradient = jax.jit(jax.value_and_grad(total))
+    value, grads = gradient(params, ColumnMask(text, own))
+    wanted, wanted_grads = gradient(params, DenseMask(matrix))
+    np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-4)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted_grads))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a / largest, b / largest, atol=2e-6),
+        grads,
+        wanted_grads,
+    )
 
 
 def test_remat(tiny):

@@ -13,17 +13,18 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from reasoning_jax import contracts
 from reasoning_jax.errors import UserError
 from reasoning_jax.model.decoder import ModelConfig, Params
+from reasoning_jax.model.paged_attention import Cache
+from reasoning_jax.model.pages import Places
 
 Batch = dict[str, jax.Array]
 Aux = dict[str, jax.Array]
@@ -51,6 +52,8 @@ class Logprobs(Protocol):
 
 
 Row = Mapping[str, np.ndarray]  # training.rows.Row
+Encode = Callable[[str], list[int]]
+Begin = Callable[[Params, Encode, ModelConfig, Settings], Params]
 Worked = Callable[[Settings, int, int, Sequence[int]], tuple[list[int], int]]
 
 
@@ -64,6 +67,30 @@ def no_suffix(cfg: Settings, first: int, round: int) -> list[int]:
     return []
 
 
+@runtime_checkable
+class Aside(Protocol):
+    """Tokens between a token and the next that no sequence keeps; hashable.
+
+    room: how many they are. Calling it gives, of the hidden states [B, 1, D] of the newest tokens,
+    those that predict the next. places: of the first tokens aside; the cache is returned with what
+    was written there, which the next token of the sequence is to overwrite.
+    """
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def room(self) -> int: ...
+
+    def __call__(
+        self,
+        params: Params,
+        hidden: jax.Array,
+        places: Places,
+        cache: Cache,
+        model_cfg: ModelConfig,
+    ) -> tuple[jax.Array, Cache]: ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forward:
     """A way's parts. ``cfg`` is an instance of its ``Config``: see ``settings``.
@@ -72,7 +99,8 @@ class Forward:
     logprobs(params, batch, keys, model_cfg, cfg) -> (logprobs [B, S], aux)
         batch: tokens, positions, segment_ids, weights [B, S], and what the method's loss reads.
         keys [B]: one a sequence, so that what a sequence draws depends on nothing else; None
-        where not RANDOM. The log-probabilities are float32, and 0 where ``weights`` are 0.
+        where not RANDOM, and outside updates, where nothing is drawn. The
+        log-probabilities are float32, and 0 where ``weights`` are 0.
         aux: scalars, sums over the batch. aux["loss"], where there is one, is added to the total
         of the method's loss; the others are logged as means, after division by the loss's weight.
     prompt_suffix(cfg, first, round) -> token ids after each prompt of this round; round 0 is the
@@ -81,6 +109,11 @@ class Forward:
         steps of its rationale are left out). None: that of all prompts, and 0. seed: the example's.
     begins_stage(cfg, round): whether the optimiser is fresh in this round.
     check_rows(cfg, first, rows): UserError naming the key for a row that has no room.
+    begin(params, encode, model_cfg, cfg) -> own parameters that begin anew when the rounds do;
+        params: of the whole model then. encode(text) -> token ids.
+    check_words(encode, cfg): UserError naming the key for a text that is no token.
+    aside(cfg): what a sampler computes between a token and the next; None: nothing.
+    beyond(cfg): how many rotary or learned positions after a sequence's last token it reads.
     """
 
     name: str
@@ -91,6 +124,11 @@ class Forward:
     worked: Worked | None = None
     begins_stage: Callable[[Settings, int], bool] = lambda cfg, round: False
     check_rows: Callable[[Settings, int, Sequence[Row]], None] = lambda cfg, first, rows: None
+    begin: Begin = lambda params, encode, model_cfg, cfg: {}
+    check_words: Callable[[Encode, Settings], None] = lambda encode, cfg: None
+    aside: Callable[[Settings], Aside | None] = lambda cfg: None
+    beyond: Callable[[Settings], int] = lambda cfg: 0
+    BASE: str = ""  # the forward of round 0's base model; "" = this one
     RANDOM: bool = False  # whether ``logprobs`` draws, and so needs ``keys``
     PACKS: bool = True  # whether a sequence of the batch may hold several rows
 
@@ -115,6 +153,11 @@ def settings(section: ConfigDict) -> Settings:
     return get(section.name).Config(**keys)
 
 
+def aside_of(section: ConfigDict) -> Aside | None:
+    """What a config's forward computes between tokens."""
+    return get(section.name).aside(settings(section))
+
+
 @partial(jax.jit, static_argnames=("forward", "model_cfg", "cfg"))
 def compiled_logprobs(
     params: Params,
@@ -125,18 +168,6 @@ def compiled_logprobs(
     model_cfg: ModelConfig,
     cfg: Settings,
 ) -> Float[Array, "B S"]:
-    """The log-probabilities of a forward outside an update.
-
-    keys: None = of each row's own tokens.
-    """
-    if forward.RANDOM and keys is None:
-        keys = row_keys(batch["tokens"])
+    """The log-probabilities of a forward outside an update."""
     token_logprobs, _ = forward.logprobs(params, batch, keys, model_cfg, cfg)
     return token_logprobs
-
-
-def row_keys(tokens: Int[Array, "B S"]) -> Key[Array, " B"]:
-    """A key for each row, of its tokens alone: padding, which is 0, counts for nothing."""
-    powers = np.cumprod(np.full(tokens.shape[1], 0x9E3779B1, np.uint32), dtype=np.uint32)
-    numbers = jnp.sum(tokens.astype(jnp.uint32) * powers, axis=1, dtype=jnp.uint32)
-    return jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(numbers)

@@ -1,7 +1,7 @@
 """Masks, and softmax(q k) v in three ways that agree.
 
 By the splash kernel on TPU, by FlashAttention in products elsewhere, and by one product over all,
-of a matrix of what is visible or of a cache.
+of a matrix of what is visible, of columns beside a text or of a cache.
 
 Queries come scaled. Logits may be capped: c tanh(logits / c), with c = ``softcap``; 0 = none.
 
@@ -48,7 +48,20 @@ class DenseMask:
     visible: Bool[Array, "B S T"]
 
 
+@struct.dataclass
+class ColumnMask:
+    """Tokens beside a text, in Q columns: each sees some of the text, and some of its own column.
+
+    The keys are T tokens of the text and then N blocks of Q, one token of each column a block. The
+    queries are such blocks too, C of them: query c Q + q is of column q.
+    """
+
+    text: Bool[Array, "B CQ T"]
+    own: Bool[Array, "B CQ N"]  # of the N keys in its own column
+
+
 Mask = CausalMask | DenseMask
+MaskAfterPast = DenseMask | ColumnMask
 
 
 def attend(
@@ -120,6 +133,47 @@ def _plain(
     logits = jnp.where(visible[:, None, None], logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgst,btkh->bskgh", weights, v)
+
+
+def after_past(
+    q: Float[Array, "B S K G H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    mask: MaskAfterPast,
+    softcap: float = 0.0,
+) -> Float[Array, "B S K G H"]:
+    """Attention of the last S tokens to all T."""
+    if isinstance(mask, ColumnMask):
+        return _in_columns(q, k, v, mask.text, mask.own, softcap)
+    return plain(q, k, v, mask.visible, softcap)
+
+
+# As in _plain.
+@partial(jax.checkpoint, static_argnums=(5,))
+def _in_columns(
+    q: jax.Array, k: jax.Array, v: jax.Array, text: jax.Array, own: jax.Array, softcap: float
+) -> jax.Array:
+    """One softmax over the text and a query's own column; no product is of two columns."""
+    length, blocks = text.shape[2], own.shape[2]
+    batch, keys, heads, size = k.shape
+    columns = (keys - length) // blocks
+    by_column = (batch, -1, columns, heads, size)
+    k_own, v_own = (x[:, length:].reshape(by_column) for x in (k, v))
+    q_own = q.reshape(batch, -1, columns, *q.shape[2:])
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+    of_text = product("bskgh,btkh->bkgst", q, k[:, :length])
+    of_own = product("bcqkgh,bnqkh->bkgcqn", q_own, k_own)
+    of_own = of_own.reshape(*of_text.shape[:-1], blocks)
+    logits = jnp.concatenate([of_text, of_own], axis=-1)
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
+    visible = jnp.concatenate([text, own], axis=-1)
+    logits = jnp.where(visible[:, None, None], logits, MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    mixed = jnp.einsum("bkgst,btkh->bskgh", weights[..., :length], v[:, :length])
+    weights_own = weights[..., length:].reshape(*weights.shape[:3], -1, columns, blocks)
+    mixed_own = jnp.einsum("bkgcqn,bnqkh->bcqkgh", weights_own, v_own)
+    return mixed + mixed_own.reshape(mixed.shape)
 
 
 def flash(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from reasoning_jax.model import int8, pages, rotary
-from reasoning_jax.model.attention import DenseMask, Mask
+from reasoning_jax.model.attention import ColumnMask, DenseMask, Mask, MaskAfterPast
 from reasoning_jax.model.config import ModelConfig
 from reasoning_jax.model.linear import dot, lookup
 from reasoning_jax.model.paged_attention import Cache
@@ -71,9 +71,10 @@ def first_id(params: PyTree, name: str, cfg: ModelConfig) -> int:
 def thought_id(params: PyTree, cfg: ModelConfig) -> int | None:
     """The id that stands for a thought, after those of the markers; None in a model without.
 
-    params: arrays or their shapes.
+    Between the markers of a model that mixes predictions are tokens. params: arrays or their
+    shapes.
     """
-    if "thought_markers" not in params:
+    if "thought_markers" not in params or "mixing_first" in params:
         return None
     return first_id(params, "thought_markers", cfg) + params["thought_markers"].shape[0]
 
@@ -107,7 +108,7 @@ def apply_after(
     params: Params,
     inputs: Float[Array, "B S D"],
     positions: Int[Array, "B S"],
-    mask: DenseMask,
+    mask: MaskAfterPast,
     past: Past,
     *,
     cfg: ModelConfig,
@@ -115,7 +116,8 @@ def apply_after(
     """``apply`` of each sequence's next tokens, which also see those in the past of T tokens.
 
     Gradients flow through the past. Returns the past with these tokens, T + S. mask: of T + S
-    tokens; it says what is visible of the past too, less what lies outside a layer's window.
+    tokens; it says what is visible of the past too, less what lies outside a layer's window. Of a
+    ColumnMask the past is the text and then blocks of columns, and these tokens are more blocks.
     """
     key_positions = jnp.concatenate([past.positions, positions], axis=1)
     if cfg.window and not cfg.local_layers:
@@ -168,7 +170,7 @@ def _transformer(
 
 
 def _views(
-    mask: Mask | PagedMask,
+    mask: Mask | MaskAfterPast | PagedMask,
     positions: jax.Array,
     cfg: ModelConfig,
     key_positions: jax.Array | None = None,
@@ -186,7 +188,7 @@ def _views(
 
 
 def _view(
-    mask: Mask | PagedMask,
+    mask: Mask | MaskAfterPast | PagedMask,
     positions: jax.Array,
     key_positions: jax.Array,
     cfg: ModelConfig,
@@ -194,16 +196,25 @@ def _view(
 ) -> View:
     """The angles, and the mask; a matrix does not know of the local layers' window."""
     angles = None if cfg.rotary == "none" else rotary.angles(positions, cfg, local)
-    if local and isinstance(mask, DenseMask):
+    if local and isinstance(mask, MaskAfterPast):
         mask = _within_window(mask, positions, key_positions, cfg)
     return View(angles, mask)
 
 
 def _within_window(
-    mask: DenseMask, positions: jax.Array, key_positions: jax.Array, cfg: ModelConfig
-) -> DenseMask:
-    distance = positions[:, :, None] - key_positions[:, None]
-    return DenseMask(mask.visible & (distance < cfg.window))
+    mask: MaskAfterPast, positions: jax.Array, key_positions: jax.Array, cfg: ModelConfig
+) -> MaskAfterPast:
+    if isinstance(mask, DenseMask):
+        distance = positions[:, :, None] - key_positions[:, None]
+        return DenseMask(mask.visible & (distance < cfg.window))
+    length, blocks = mask.text.shape[2], mask.own.shape[2]
+    of_text, of_columns = key_positions[:, :length], key_positions[:, length:]
+    to_text = positions[:, :, None] - of_text[:, None]
+    # A line of each query's own column: [B, blocks, columns] to [B, C columns, blocks].
+    of_columns = jnp.moveaxis(of_columns.reshape(len(positions), blocks, -1), 1, 2)
+    repeats = positions.shape[1] // of_columns.shape[1]
+    to_own = positions[:, :, None] - jnp.tile(of_columns, (1, repeats, 1))
+    return ColumnMask(mask.text & (to_text < cfg.window), mask.own & (to_own < cfg.window))
 
 
 def for_decoding(params: Params, cfg: ModelConfig, in_int8: bool = False) -> Params:

@@ -26,6 +26,12 @@ TABLES: dict[str, Names] = {
     "pause": (None, None),
     "thought_markers": (None, None),
 }
+# Of a head that mixes hidden states before and after a thought.
+MIXING: dict[str, Names] = {
+    "mixing_first": (None, None),
+    "mixing_second": (None, None),
+    "mixing_last": (None, None),
+}
 NORMS = (
     "attention_norm",
     "post_attention_norm",
@@ -57,6 +63,7 @@ def _vectors() -> dict[str, Names]:
     names: dict[str, Names] = {"output_bias": ("vocab",)}
     for norm in NORMS:
         names |= {norm: (None,), f"{norm}_bias": (None,)}
+    names |= {f"{matrix}_bias": (None,) for matrix in MIXING}
     for matrix, dimensions in BLOCK_MATRICES.items():
         outputs = dimensions[num_inputs(matrix) :]
         names[f"{matrix}_bias"] = tuple(None if name == "embed" else name for name in outputs)
@@ -65,5 +72,5 @@ def _vectors() -> dict[str, Names]:
 
 LORA = _adapters()
 # The parameters that are multiplied with, in the dtype of the computation and with weight decay.
-MATRICES: dict[str, Names] = BLOCK_MATRICES | TABLES | LORA
+MATRICES: dict[str, Names] = BLOCK_MATRICES | TABLES | MIXING | LORA
 PARAMETERS: dict[str, Names] = MATRICES | _vectors()

@@ -17,7 +17,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from reasoning_jax.model import attention, paged_attention, rotary
-from reasoning_jax.model.attention import Mask
+from reasoning_jax.model.attention import Mask, MaskAfterPast
 from reasoning_jax.model.config import REMAT, ModelConfig
 from reasoning_jax.model.linear import dot
 from reasoning_jax.model.norms import WithNorms
@@ -43,7 +43,7 @@ class View:
     """
 
     angles: rotary.CosSin | None  # None where positions are learned
-    mask: Mask | PagedMask
+    mask: Mask | MaskAfterPast | PagedMask
 
 
 def select(is_local: Bool[Array, ""], local_view: View, view: View) -> View:
@@ -123,7 +123,7 @@ class Block(WithNorms):
         if past is not None:
             newest = k, v
             k, v = jnp.concatenate([past[0], k], axis=1), jnp.concatenate([past[1], v], axis=1)
-            mixed = attention.plain(q, k, v, view.mask.visible, cap)
+            mixed = attention.after_past(q, k, v, view.mask, cap)
         elif cache is None:
             choice = cfg.attention
             mixed = attention.attend(q, k, v, view.mask, cfg.window, is_local, cap, choice)

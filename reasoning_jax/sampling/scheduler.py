@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from reasoning_jax import interrupts
+from reasoning_jax.forwards import Aside
 from reasoning_jax.model import decoder, sharding
 from reasoning_jax.model.paged_attention import Cache
 from reasoning_jax.model.pages import PAGE, Places
@@ -43,9 +44,12 @@ class Scheduler:
     method: Method
     stop_ids: Sequence[int]
     max_new_tokens: int
+    aside: Aside | None = None  # what is computed between tokens, beyond a sequence's end
 
     def __post_init__(self) -> None:
-        self.sizes = Sizes.of(self.mesh, self.num_slots, self.max_length, self.cache_tokens)
+        self.room = self.aside.room if self.aside else 0
+        longest = self.max_length + self.room
+        self.sizes = Sizes.of(self.mesh, self.num_slots, longest, self.cache_tokens)
         method = jax.tree.map(np.float32, self.method)
         constants = (method, np.asarray(self.stop_ids, np.int32), np.int32(self.max_new_tokens))
         self.on_device = sharding.put(constants, self.mesh)
@@ -69,7 +73,7 @@ class Scheduler:
         if min(most, self.max_new_tokens) < 1:
             raise ValueError(f"{most} tokens of a call, {self.max_new_tokens} of a completion.")
         sequences.check(
-            requests, self.sizes, self.max_length, self.max_new_tokens, self.cache_tokens
+            requests, self.sizes, self.max_length, self.max_new_tokens, self.cache_tokens, self.room
         )
         self._start_anew(requests)
         cache = self._new_cache() if requests else None
@@ -153,7 +157,8 @@ class Scheduler:
         """A sequence with pages for its prompt and the first token; None where there are none."""
         pool = self.pools[device]
         pool.share(shared)  # first: they may be free, and ``take`` would give them away
-        needed = sequences.pages_of(len(request.prompt_ids) + 1) - len(shared)
+        tokens = len(request.prompt_ids) + max(1, self.room)
+        needed = sequences.pages_of(tokens) - len(shared)
         if needed > pool.num_free:
             pool.release(shared)
             return None
@@ -186,7 +191,7 @@ class Scheduler:
         anew, it is the same.
         """
         most = len(one.request.prompt_ids) + self.max_new_tokens
-        needed = sequences.pages_of(min(one.cached + tokens, most)) - len(one.pages)
+        needed = sequences.pages_of(min(one.cached + tokens, most) + self.room) - len(one.pages)
         pool = self.pools[one.device]
         while needed > pool.num_free:
             newest = [other for other in self.running if other.device == one.device][-1]
@@ -208,26 +213,20 @@ class Scheduler:
                 room = self.sizes.slots - len(by_device[one.device])
                 by_device[one.device] += [one] * min(-(-left // PREFILL_BLOCK), room)
         rows = Rows(self.sizes, by_device)
-        tokens = np.zeros((rows.size, PREFILL_BLOCK), np.int32)
-        starts, counts = np.zeros((2, rows.size), np.int32)
-        for row, one in rows:
-            end = min(one.cached + PREFILL_BLOCK, one.end_of_prefill)
-            block = one.request.prompt_ids[one.cached : end]
-            tokens[row, : len(block)] = block
-            starts[row], counts[row] = one.cached, len(block)
-            one.cached += len(block)
+        tokens, starts, counts = rows.take_blocks(PREFILL_BLOCK)
         places = Places(tables=rows.tables(), starts=starts, counts=counts)
         tokens, places = sharding.put((tokens, places), self.mesh, "batch", None)
         arguments = self.params, cache, tokens, places, self._draw_inputs(rows)
-        ends = starts + counts
+        is_last = rows.prompts_end(ends := starts + counts)
         with self._on_mesh():
             if self.thought_id is None:
-                cache, emitted = engine.prefill(*arguments, cfg=self.model_cfg)
+                at_end = sharding.put(is_last, self.mesh, "batch") if self.aside else None
+                static = {"cfg": self.model_cfg, "aside": self.aside}
+                cache, emitted = engine.prefill(*arguments, at_end, **static)
             else:
                 cache, emitted, vectors = engine.prefill_to_think(*arguments, cfg=self.model_cfg)
                 cache = self._think(cache, vectors, rows, ends)
-        have_token = [(row, one) for row, one in rows if ends[row] == len(one.request.prompt_ids)]
-        return cache, emitted, have_token
+        return cache, emitted, [(row, one) for row, one in rows if is_last[row]]
 
     def _think(self, cache: Cache, vectors: jax.Array, rows: Rows, ends: np.ndarray) -> Cache:
         """Thoughts of the rows whose questions end here; vectors: the hidden states before them."""
@@ -272,6 +271,7 @@ class Scheduler:
                 most_now,
                 enough_now,
                 cfg=self.model_cfg,
+                aside=self.aside,
             )
         return cache, emitted, list(rows)
 

@@ -107,9 +107,10 @@ def check(
     max_length: int,
     max_new_tokens: int,
     cache_tokens: int,
+    room: int,
 ) -> None:
     """UserError for a request that has no tokens, or more than a sequence or the cache has room
-    for; the arguments are those of ``Scheduler``.
+    for; the arguments are those of ``Scheduler``. room: tokens beyond a sequence's end.
     """
     for request in requests:
         prompt = len(request.prompt_ids)
@@ -121,6 +122,7 @@ def check(
                 f"example {request.example_id}: the prompt of {prompt} tokens and "
                 f"{max_new_tokens} new ones exceed the {max_length} of a sequence."
             )
+        length += room
         if length > sizes.pages * PAGE:
             needed = pages_of(length) * PAGE * sizes.num_devices
             raise UserError(
@@ -152,6 +154,28 @@ class Rows:
         for row, one in self:
             tables[row, : len(one.pages)] = one.pages
         return tables
+
+    def take_blocks(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The next tokens [B, size] of each row's prompt, their starts and counts [B].
+
+        From now on they are cached.
+        """
+        tokens = np.zeros((self.size, size), np.int32)
+        starts, counts = np.zeros((2, self.size), np.int32)
+        for row, one in self:
+            end = min(one.cached + size, one.end_of_prefill)
+            block = one.request.prompt_ids[one.cached : end]
+            tokens[row, : len(block)] = block
+            starts[row], counts[row] = one.cached, len(block)
+            one.cached += len(block)
+        return tokens, starts, counts
+
+    def prompts_end(self, ends: np.ndarray) -> np.ndarray:
+        """[B]: whether each row's prompt ends here."""
+        is_last = np.zeros((self.size,), bool)
+        for row, one in self:
+            is_last[row] = ends[row] == len(one.request.prompt_ids)
+        return is_last
 
     def start_thinking(self, ends: np.ndarray) -> np.ndarray:
         """[B]: the thoughts of each row whose question ends here; from now on they are cached."""

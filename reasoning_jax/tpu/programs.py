@@ -227,10 +227,12 @@ def _lower_prefill(
     each = _array(mesh, (batch,), jnp.int32, "batch")
     places = Places(tables=_tables(cfg, mesh), starts=each, counts=each)
     with jax.set_mesh(mesh):
-        cache = _cache(cfg, model_cfg, mesh)
-        thinks = decoder.thought_id(params, model_cfg) is not None
-        program = engine.prefill_to_think if thinks else engine.prefill
-        return program.lower(params, cache, tokens, places, _draw(cfg, mesh), cfg=model_cfg)
+        arguments = params, _cache(cfg, model_cfg, mesh), tokens, places, _draw(cfg, mesh)
+        if decoder.thought_id(params, model_cfg) is not None:
+            return engine.prefill_to_think.lower(*arguments, cfg=model_cfg)
+        aside = forwards.aside_of(cfg.forward)
+        is_last = _array(mesh, (batch,), jnp.bool_, "batch") if aside else None
+        return engine.prefill.lower(*arguments, is_last, cfg=model_cfg, aside=aside)
 
 
 def _lower_decode(
@@ -252,18 +254,24 @@ def _lower_decode(
             number,  # most
             number,  # enough
             cfg=model_cfg,
+            aside=forwards.aside_of(cfg.forward),
         )
 
 
+def _longest(cfg: ConfigDict) -> int:
+    """Tokens of a sequence, and what is computed beyond its end."""
+    aside = forwards.aside_of(cfg.forward)
+    return cfg.sequence_length + (aside.room if aside else 0)
+
+
 def _tables(cfg: ConfigDict, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    shape = (cfg.sampling.batch_size, sequences.pages_of(cfg.sequence_length))
+    shape = (cfg.sampling.batch_size, sequences.pages_of(_longest(cfg)))
     return _array(mesh, shape, jnp.int32, "batch", None)
 
 
 def _cache(cfg: ConfigDict, model_cfg: decoder.ModelConfig, mesh: Mesh) -> Cache:
-    sizes = sequences.Sizes.of(
-        mesh, cfg.sampling.batch_size, cfg.sequence_length, cfg.sampling.cache_tokens
-    )
+    s = cfg.sampling
+    sizes = sequences.Sizes.of(mesh, s.batch_size, _longest(cfg), s.cache_tokens)
     num_pages = sizes.pages * sizes.num_devices
     cache = paged_attention.cache_shapes(model_cfg, num_pages, cfg.sampling.int8_cache)
     names = paged_attention.dimensions(cache)

@@ -46,8 +46,9 @@ from reasoning_jax.tasks import Example
 from reasoning_jax.training.losses import Loss, masked_sum
 from reasoning_jax.training.rows import Row, completion_row
 
-__all__ = ["BATCH", "CHARTS", "Config", "collect", "loss"]
+__all__ = ["BATCH", "CHARTS", "FORWARDS", "Config", "collect", "loss"]
 BATCH = ("weights", "advantage", "old", "normaliser")
+FORWARDS = ("plain", "pause", "coconut")  # quiet_star's thoughts are rewarded for likelihood
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
