@@ -440,13 +440,15 @@ def samples(params, prompts, cfg, forward_cfg, **changes):
     )
 
 
-# One of the prompts ends with a page of the cache, one is of several blocks, two begin alike.
+# One of the prompts ends with a page of the cache, one is of several blocks, two begin alike; of
+# one only thoughts need a second page.
 PROMPTS = [
-    [4, 5, 6],
     [int(x) for x in np.random.default_rng(0).integers(4, 20, 32)],
     [int(x) for x in np.random.default_rng(0).integers(4, 20, 40)],
     [9],
     [4, 5, 6, 7, 8, 9],
+    list(range(4, 17)) * 2,
+    [4, 5, 6],
 ]
 
 
