@@ -98,7 +98,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
             "--config.algorithm.clip_low=9",
             "config.algorithm.clip_low: star has no key clip_low; policy_gradient has.",
         ),
-        ("--config.task.form=navigate", "config.task.form: addition has no key form; bbh has."),
+        (
+            "--config.task.dimension=2",
+            "config.task.dimension: addition has no key dimension; three_sum has.",
+        ),
         (
             "--config.grader.overlong=0.5",
             "config.grader.overlong: exact has no key overlong; rewards has.",

@@ -31,8 +31,8 @@ FLOORS = [
     model/norms model/past model/block_pairs model/flash_attention model/attention model/pages
     model/paged_kernel model/paged_products model/paged_attention model/transformer model/decoder
     model/presets model/logprobs""",
-    """curriculum forwards forwards/plain forwards/pause forwards/quiet_star/mixing
-    forwards/quiet_star/columns forwards/quiet_star/scores forwards/*""",
+    """curriculum forwards forwards/plain forwards/pause forwards/coconut/passes
+    forwards/quiet_star/mixing forwards/quiet_star/columns forwards/quiet_star/scores forwards/*""",
     """sampling sampling/methods sampling/engine sampling/page_pool sampling/sequences
     sampling/scheduler""",
     """training training/rows training/packing training/losses training/data
