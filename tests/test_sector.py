@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scripted
 
 from reasoning_jax import algorithms, default, extraction, graders
+from reasoning_jax import config as configuration
 from reasoning_jax.algorithms.sector import curriculum, guesses
 from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import CORRECT, addition
@@ -415,6 +417,18 @@ def test_sums_that_have_no_room(changes, sentence):
     cfg.sampling.max_new_tokens = changes.get("max_new_tokens", cfg.sampling.max_new_tokens)
     with pytest.raises(UserError, match=sentence):
         SECTOR.check_data(rollout(cfg=cfg), source, cfg)
+
+
+@pytest.mark.parametrize("arg", ["", "smoke"])
+def test_the_experiment_has_room(arg):
+    folder = Path(__file__).resolve().parent.parent / "configs"
+    cfg = configuration.load(f"{folder / 'sector_addition.py'}:{arg}")
+    source = addition.load(cfg.task, "train")
+    assert SECTOR.check_data(rollout(cfg=cfg), source, cfg) == []
+    lengths = [simplify.difficulty(e)[1] for e in source if e.rationale is None]
+    beyond = range(len(cfg.task.given) + 1, cfg.task.max_digits + 1)
+    assert set(lengths) == set(beyond)
+    assert all(lengths.count(n) >= cfg.rounds.examples for n in beyond)
 
 
 def test_the_scratchpad_has_a_limit_and_this_form_has_none():
