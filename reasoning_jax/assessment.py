@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reasoning_jax import metrics, multihost
+from reasoning_jax import metrics, multihost, thoughts
 from reasoning_jax.errors import UserError
 from reasoning_jax.evaluation import accuracy_metrics
 from reasoning_jax.events import Event, log, warn
@@ -96,7 +96,10 @@ def _evaluate(run: Run, split: str, round: int, params: Params) -> Event:
     """Greedy accuracy on a split, written down; the same questions and draws in every round."""
     label = f"evaluate {split}"
     roll = run.exp.rollout(params, label, round, temperature=0.0, until_question=True)
-    values = accuracy_metrics(roll(run.exp.load_eval(split)), run.exp.task)
+    graded = roll(run.exp.load_eval(split))
+    values = accuracy_metrics(graded, run.exp.task)
+    if split == run.cfg.eval.split:
+        thoughts.write(run.dir, round, roll, graded)
     # How many samples an earlier round had drawn is not known any more.
     samples = run.position.samples if round == run.position.round else None
     event = log(run, "eval", values, round=round, split=split, samples=samples)

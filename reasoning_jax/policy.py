@@ -164,6 +164,33 @@ class Policy:
         all_logprobs = self.logprobs(rows)
         return [p[row["weights"] != 0] for p, row in zip(all_logprobs, rows, strict=True)]
 
+    @property
+    def thought_id(self) -> int | None:
+        """The id that stands for a continuous thought; None in a model without."""
+        return decoder.thought_id(self.params, self.model_cfg)
+
+    def likeliest_of_thoughts(self, rows: Sequence[Row], count: int) -> np.ndarray:
+        """[n, N, 2, count]: ``forwards.likeliest_of_thoughts`` of at most ``batch_size`` rows."""
+        width = min(engine.bucket(max(len(row["tokens"]) for row in rows)), self.max_length)
+        function = functools.partial(self._likeliest_of_thoughts, count=count)
+        return self._on_sequences(function, [[row] for row in rows], width, False)[: len(rows)]
+
+    def _likeliest_of_thoughts(
+        self,
+        params: decoder.Params,
+        batch: dict[str, jax.Array],
+        model_cfg: decoder.ModelConfig,
+        count: int,
+    ) -> jax.Array:
+        return forwards.likeliest_of_thoughts(
+            params,
+            batch,
+            forward=self.forward,
+            model_cfg=model_cfg,
+            cfg=self.forward_cfg,
+            count=count,
+        )
+
     def score_vectors(self, rows: Sequence[Row]) -> np.ndarray:
         """[n, D]: a cheap stand-in for each row's score vector.
 

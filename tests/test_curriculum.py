@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_pause import tiny_config
@@ -15,6 +16,8 @@ from reasoning_jax import (
     loop,
     rows_file,
     run_export,
+    thoughts,
+    workdir,
 )
 from reasoning_jax.errors import UserError
 from reasoning_jax.tpu import programs
@@ -95,6 +98,32 @@ def test_a_run(tmp_path, one_device):
     assert lengths[0] > lengths[1] > lengths[2]  # steps are gone from what is trained
     [answer] = api.open(tmp_path).sample(["1+2"])
     assert answer["question"] == "1+2"
+    for n, count in ((1, 2), (2, 4)):  # the thoughts of each round, in its folder and the report
+        lines = workdir.read_lines(tmp_path / "rounds" / f"{n:04d}" / "thoughts.jsonl")
+        assert {line["rationale"].count("thought ") for line in lines} == {count}
+    assert not (tmp_path / "rounds" / "0000" / "thoughts.jsonl").exists()
+    assert lines[0]["rationale"].split("\n")[3] in (tmp_path / "report.html").read_text()
+
+
+def test_what_thoughts_say(tmp_path, one_device):
+    """The likeliest tokens of each thought, as the same passes over one prompt give them."""
+    exp = experiment.make(thinking_run())
+    params = exp.initial_params()
+    roll = exp.rollout(params, "test", 1, temperature=0.0)
+    samples = roll(exp.load_eval("validation")[:3])
+    thoughts.write(tmp_path, 1, roll, samples)
+    lines = workdir.read_lines(tmp_path / "rounds" / "0001" / "thoughts.jsonl")
+    assert [line["id"] for line in lines] == [sample.example.id for sample in samples]
+    for line, sample in zip(lines, samples, strict=True):
+        ids = jnp.asarray(sample.prompt_ids)[None]
+        batch = {"tokens": ids, "segment_ids": jnp.ones_like(ids)}
+        wanted = COCONUT.thought_distributions(params, batch, exp.model_cfg, exp.forward_cfg)[0]
+        for number, said in enumerate(line["rationale"].split("\n")):
+            likeliest = int(jnp.argmax(wanted[number]))
+            name = repr(exp.tokenizer.decode([likeliest]))
+            name = name if name != "''" else f"token {likeliest}"
+            percent = 100 * float(wanted[number, likeliest])
+            assert said.startswith(f"thought {number + 1}: {name} {percent:.0f} %, ")
 
 
 @pytest.mark.parametrize(

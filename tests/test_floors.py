@@ -48,8 +48,8 @@ FLOORS = [
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation named_model cpu_devices
     config_checks round_prompts experiment data_checks
-    report_samples report_histories report run_record position run_state starting events assessment
-    e_step m_step loop""",
+    report_samples report_histories report run_record position run_state starting events thoughts
+    assessment e_step m_step loop""",
     """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
     tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner published asking loaded conversation
     run_export api""",

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
@@ -38,6 +39,12 @@ class Settings(Protocol):
 
 class Init(Protocol):
     def __call__(self, key: jax.Array, model_cfg: ModelConfig, cfg: Settings) -> Params: ...
+
+
+class ThoughtDistributions(Protocol):
+    def __call__(
+        self, params: Params, batch: Batch, model_cfg: ModelConfig, cfg: Settings
+    ) -> jax.Array: ...
 
 
 class Logprobs(Protocol):
@@ -108,6 +115,8 @@ class Forward:
     worked(cfg, first, round, seed) -> (the same of a worked example that is trained on, how many
         steps of its rationale are left out). None: that of all prompts, and 0. seed: the example's.
     begins_stage(cfg, round): whether the optimiser is fresh in this round.
+    thought_distributions(params, batch, model_cfg, cfg) -> [B, N, V]: what each continuous thought
+        of a row says of the next token, for the report. A row's own thoughts come first of the N.
     check_rows(cfg, first, rows): UserError naming the key for a row that has no room.
     begin(params, encode, model_cfg, cfg) -> own parameters that begin anew when the rounds do;
         params: of the whole model then. encode(text) -> token ids.
@@ -123,6 +132,7 @@ class Forward:
     prompt_suffix: Callable[[Settings, int, int], list[int]] = no_suffix
     worked: Worked | None = None
     begins_stage: Callable[[Settings, int], bool] = lambda cfg, round: False
+    thought_distributions: ThoughtDistributions | None = None
     check_rows: Callable[[Settings, int, Sequence[Row]], None] = lambda cfg, first, rows: None
     begin: Begin = lambda params, encode, model_cfg, cfg: {}
     check_words: Callable[[Encode, Settings], None] = lambda encode, cfg: None
@@ -171,3 +181,23 @@ def compiled_logprobs(
     """The log-probabilities of a forward outside an update."""
     token_logprobs, _ = forward.logprobs(params, batch, keys, model_cfg, cfg)
     return token_logprobs
+
+
+@partial(jax.jit, static_argnames=("forward", "model_cfg", "cfg", "count"))
+def likeliest_of_thoughts(
+    params: Params,
+    batch: Batch,
+    *,
+    forward: Forward,
+    model_cfg: ModelConfig,
+    cfg: Settings,
+    count: int,
+) -> Float[Array, "B N 2 count"]:
+    """The likeliest next tokens of each thought: their probabilities, and their ids as floats.
+
+    float32 holds ids below 2^24.
+    """
+    assert forward.thought_distributions is not None
+    distributions = forward.thought_distributions(params, batch, model_cfg, cfg)
+    probabilities, ids = jax.lax.top_k(distributions, count)
+    return jnp.stack([probabilities, ids.astype(jnp.float32)], axis=2)
