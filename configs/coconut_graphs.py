@@ -48,7 +48,7 @@ def get_config(arg: str = ""):
         c.forward.curriculum = args.arm != "at_once"
         if args.arm in ("coconut", "at_once"):
             c.forward.question_length = 72
-            c.forward.answer_length = 12
+            c.forward.answer_length = 16
     else:
         c.algorithm.direct = args.arm == "direct"
         c.base.algorithm.direct = args.arm == "direct"

@@ -51,4 +51,6 @@ def get_config(arg: str = ""):
         c.rounds.min_kept_rows = 10
         c.batch_size = 16
         c.checkpoint.every = 5
+    if c.algorithm.checks == "none":
+        c.algorithm.num_simplifications = 1
     return c

@@ -70,7 +70,7 @@ class Asker:
     def _example(self, roll: Rollout, question: str) -> Example:
         """The question as an example; UserError where it cannot be asked."""
         check_encoding(question, "question")
-        question = _without_decoration(question, getattr(roll.tokenizer, "alphabet", None))
+        question = _without_decoration(question, getattr(self.exp.tokenizer, "alphabet", None))
         if not question.strip():
             raise UserError("The question is empty.")
         example = Example(id=0, question=question, answer="")

@@ -85,7 +85,7 @@ def _compete(run: Run) -> Event:
     least = position.best_accuracy + run.cfg.rounds.min_gain
     gained = position.best_round <= 0 or accuracy > least
     position.evaluations_without_gain = 0 if gained else position.evaluations_without_gain + 1
-    if accuracy > position.best_accuracy:
+    if accuracy > position.best_accuracy or not run.method_stage.algorithm.SELECTS_BEST:
         position.best_accuracy = accuracy
         position.best_round = n
         _save_params(run, "best", {"round": n, "accuracy": accuracy})

@@ -34,5 +34,5 @@ def without_steps(text: str, count: int) -> str:
     """The text less its first steps; of one with fewer steps, the last line is left."""
     if not count:
         return text
-    lines = text.strip().split("\n")
+    lines = text.rstrip("\n").split("\n")
     return "\n".join(lines[min(count, len(lines) - 1) :])

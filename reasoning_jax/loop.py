@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import interrupts, metrics, multihost, report
+from reasoning_jax import algorithms, interrupts, metrics, multihost, report
 from reasoning_jax.assessment import assess
 from reasoning_jax.e_step import collect
 from reasoning_jax.errors import UserError
@@ -33,9 +33,14 @@ def train(cfg: ConfigDict, directory: Path) -> None:
         pass
     if multihost.is_process_0():
         evaluations = _evaluations(directory)
-        best = _best_round(evaluations)
-        print(_accuracy_table(evaluations, best), flush=True)
-        print(f"best round by {cfg.eval.split} accuracy: {best}", end="; ")
+        if algorithms.get(cfg.algorithm.name).SELECTS_BEST:
+            chosen = _best_round(evaluations)
+            sentence = f"best round by {cfg.eval.split} accuracy: {chosen}"
+        else:
+            chosen = max(line["round"] for line in evaluations)
+            sentence = f"last round: {chosen}"
+        print(_accuracy_table(evaluations, chosen), flush=True)
+        print(sentence, end="; ")
         print(f"report: {directory / 'report.html'}", flush=True)
 
 

@@ -97,7 +97,7 @@ def _batches(run: Run, stage: Stage, rows: workdir.Rows) -> _Stream:
     forward = run.exp.forward
     forward.check_rows(run.exp.forward_cfg, run.exp.prompts.first_id, rows)
     packs = forward.PACKS
-    share = packs and attention.shares_prompts(run.exp.model_cfg)
+    share = packs and forward.SHARES_PROMPTS and attention.shares_prompts(run.exp.model_cfg)
     if stage.cfg.rounds.online:
         whole = pack(rows, multiple=cfg.batch_size, length=length, share=share, packs=packs)
         return _Stream(None, whole)

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from reasoning_jax import multihost, workdir
+from reasoning_jax.errors import UserError
+from reasoning_jax.model import decoder
+from reasoning_jax.policy import Policy
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.training.rows import completion_row
 
@@ -24,7 +27,8 @@ def write(directory: Path, round: int, rollout: Rollout, samples: Sequence[Sampl
     thought_id = policy.thought_id
     if policy.forward.thought_distributions is None or thought_id is None:
         return
-    chosen = samples[: min(NUM_SAMPLES, policy.batch_size)]
+    chosen = [sample for sample in samples if _fits(policy, sample)]
+    chosen = chosen[: min(NUM_SAMPLES, policy.batch_size)]
     counts = [int(np.sum(sample.prompt_ids == thought_id)) for sample in chosen]
     if not any(counts):
         return
@@ -45,7 +49,20 @@ def write(directory: Path, round: int, rollout: Rollout, samples: Sequence[Sampl
             }
         )
     if multihost.is_process_0():
-        workdir.write_lines(directory / "rounds" / f"{round:04d}" / "thoughts.jsonl", lines)
+        folder = directory / "rounds" / f"{round:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        workdir.write_lines(folder / "thoughts.jsonl", lines)
+
+
+def _fits(policy: Policy, sample: Sample) -> bool:
+    """Whether the forward has room for the sample's prompt."""
+    first = decoder.first_id(policy.params, "thought_markers", policy.model_cfg)
+    try:
+        row = completion_row(sample.prompt_ids, [])
+        policy.forward.check_rows(policy.forward_cfg, first, [row])
+    except UserError:
+        return False
+    return True
 
 
 def _said(rollout: Rollout, number: int, probabilities: np.ndarray, ids: np.ndarray) -> str:

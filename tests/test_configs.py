@@ -19,7 +19,6 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 MORE = {
     "sft_addition": ["given"],
     "coconut_graphs": ["learned", "dropped", "at_once", "cot", "direct,smoke"],
-    "latent_addition": ["pause", "pause,smoke"],
     "rejection_addition": ["rft", "four_particles", "four_particles,smoke"],
     "trice_addition": ["online", "online,smoke"],
     "trice_bbh": ["navigate", "object_counting,smoke"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -102,7 +104,9 @@ def test_a_run(tmp_path, one_device):
         lines = workdir.read_lines(tmp_path / "rounds" / f"{n:04d}" / "thoughts.jsonl")
         assert {line["rationale"].count("thought ") for line in lines} == {count}
     assert not (tmp_path / "rounds" / "0000" / "thoughts.jsonl").exists()
-    assert lines[0]["rationale"].split("\n")[3] in (tmp_path / "report.html").read_text()
+    assert (
+        html.escape(lines[0]["rationale"].split("\n")[3]) in (tmp_path / "report.html").read_text()
+    )
 
 
 def test_what_thoughts_say(tmp_path, one_device):
@@ -134,10 +138,15 @@ def test_what_thoughts_say(tmp_path, one_device):
             "config.forward.stages: 40, but no rationale has more than 5 steps",
         ),
         ({"forward.question_length": 2}, "config.forward.question_length: 2, but a row has"),
-        ({"forward.answer_length": 3}, "config.forward.answer_length: 3, but a row has"),
+        ({"forward.answer_length": 3}, "config.forward.answer_length: 3 have no room for"),
+        (
+            {"rounds.count": 1},
+            "forward.stages: 2, but config.rounds.count 1 ends in stage 1",
+        ),
+        ({"rounds.restart": True}, "config.rounds.restart: a stage goes on from the stage before"),
         (
             {"forward.fed": "learned", "forward.question_length": 9},
-            "config.forward.question_length: 9 has no effect with config.forward.fed=learned",
+            "config.forward.question_length: 9 has no effect where no hidden state is fed",
         ),
         ({"forward.thoughts_per_step": 40}, "exceed config.sequence_length 64"),
     ],

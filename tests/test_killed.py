@@ -238,6 +238,8 @@ def test_a_curriculum_of_own_labels(tmp_path):
     play_broken(broken, run, [says("round 1 update: 0/"), saving])
     (_, rest), _ = check_same_end(whole, broken, run)
     assert rest["memory"].num_rows > 0 and rest["memory"].lengths.any()
+    [best] = checkpoint_folders.steps(whole / "best")
+    assert best == 2  # the last round, whatever its accuracy on sums that it was not shown
 
 
 def test_an_adapter_of_a_published_model(tmp_path):

@@ -165,6 +165,7 @@ class Algorithm:
     collect: Collect
     loss: LossFunction
     BATCH: tuple[str, ...]  # arrays that the loss reads, besides tokens, positions, segment_ids
+    SELECTS_BEST: bool = True  # keep the round of the highest validation accuracy; else the last
     FORWARDS: tuple[str, ...] = ()  # those that it goes with (forwards/*.py); () = all
     CHARTS: tuple[Chart, ...] = ()  # what the report draws of this method
     check: Callable[[ConfigDict], None] = no_check

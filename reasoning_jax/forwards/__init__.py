@@ -118,6 +118,7 @@ class Forward:
     thought_distributions(params, batch, model_cfg, cfg) -> [B, N, V]: what each continuous thought
         of a row says of the next token, for the report. A row's own thoughts come first of the N.
     check_rows(cfg, first, rows): UserError naming the key for a row that has no room.
+    check(cfg): UserError naming the key for values of the whole config that do not go together.
     begin(params, encode, model_cfg, cfg) -> own parameters that begin anew when the rounds do;
         params: of the whole model then. encode(text) -> token ids.
     check_words(encode, cfg): UserError naming the key for a text that is no token.
@@ -134,12 +135,15 @@ class Forward:
     begins_stage: Callable[[Settings, int], bool] = lambda cfg, round: False
     thought_distributions: ThoughtDistributions | None = None
     check_rows: Callable[[Settings, int, Sequence[Row]], None] = lambda cfg, first, rows: None
+    check: Callable[[ConfigDict], None] = lambda cfg: None
     begin: Begin = lambda params, encode, model_cfg, cfg: {}
     check_words: Callable[[Encode, Settings], None] = lambda encode, cfg: None
     aside: Callable[[Settings], Aside | None] = lambda cfg: None
     beyond: Callable[[Settings], int] = lambda cfg: 0
     BASE: str = ""  # the forward of round 0's base model; "" = this one
     RANDOM: bool = False  # whether ``logprobs`` draws, and so needs ``keys``
+    # Whether rows of one prompt may be packed behind one copy of it.
+    SHARES_PROMPTS: bool = True
     PACKS: bool = True  # whether a sequence of the batch may hold several rows
 
 

@@ -81,7 +81,7 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         keys = None
         if forward.RANDOM:
-            keys = _sequence_keys(prng.key(cfg.seed, "forward"), state.step, batch)
+            keys = _sequence_keys(prng.key(cfg.seed, "thoughts"), state.step, batch)
         loss, grads = _sum_over_micro_batches(gradient, state.params, frozen or {}, batch, keys)
         divisor = jnp.maximum(loss.weight, 1.0)
         mean_loss = loss.total / divisor

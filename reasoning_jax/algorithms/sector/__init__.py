@@ -17,6 +17,7 @@ those of the given lengths are trained on; those of longer sums are compared wit
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -37,6 +38,7 @@ from reasoning_jax.training.losses import Loss, weighted_nll
 from reasoning_jax.training.rows import Row, completion_row
 
 BATCH = ("weights",)
+SELECTS_BEST = False  # accuracy on longer sums is a truth that nothing may depend on
 CHARTS = (
     Chart(
         title="Labels of the model's own",
@@ -62,11 +64,10 @@ class Config:
     # none: one simplification, and the guess after it is the label. vote: the guesses' majority.
     # commutativity: the majority, where it is the same for a + b and b + a.
     checks: str = key("commutativity", one_of("none", "vote", "commutativity"))
-    # A length is learned, and the next one follows, where at least this fraction was kept.
+    # The next length follows a round that kept at least this fraction of its problems.
     least_kept: float = key(0.5, between(0, 1))
-    tries: int = key(
-        2, between(1, 64)
-    )  # rounds in a row below that, after which nothing is learned
+    # After so many rounds in a row that kept fewer, nothing is trained on any more.
+    tries: int = key(2, between(1, 64))
 
 
 def check(cfg: ConfigDict) -> None:
@@ -79,6 +80,21 @@ def check(cfg: ConfigDict) -> None:
         raise UserError(
             f"config.algorithm.num_simplifications: {a.num_simplifications} guess is no vote; "
             f"checks={a.checks} needs {guesses.LEAST_VOTES} or more."
+        )
+    if a.checks == "none" and a.num_simplifications != 1:
+        raise UserError(
+            f"config.algorithm.num_simplifications: {a.num_simplifications} has no effect with "
+            "checks=none, which makes one; set it to 1."
+        )
+    if cfg.rounds.restart:
+        raise UserError(
+            "config.rounds.restart: each length of sector is learned by the model of the lengths "
+            "before; set it to False."
+        )
+    if cfg.base.num_updates and cfg.base.split != "given":
+        raise UserError(
+            f"config.base.split: {cfg.base.split} has sums of all lengths; the supervised phase "
+            "of sector is shown those of the split given."
         )
     if cfg.sampling.temperature:
         raise UserError("config.sampling.temperature: sector samples greedily; set it to 0.")
@@ -105,6 +121,14 @@ def check_data(rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict) -
             f"config.sampling.max_new_tokens: {rollout.max_new_tokens} have no room for the sums "
             f"of config.task.max_digits={cfg.task.max_digits}; set it to {longest}."
         )
+    counts = Counter(simplify.difficulty(e)[1] for e in examples if e.rationale is None)
+    for digits in range(len(cfg.task.given) + 1, cfg.task.max_digits + 1):
+        if counts[digits] < cfg.rounds.examples:
+            raise UserError(
+                f"config.rounds.examples: {cfg.rounds.examples} are more than the "
+                f"{counts[digits]} problems of {digits} digits in the split {cfg.rounds.split} "
+                "(config.task.num_train is for all lengths together)."
+            )
     return check_prompts(rollout, examples, cfg)
 
 

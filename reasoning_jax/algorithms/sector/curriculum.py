@@ -28,7 +28,8 @@ class Curriculum(NamedTuple):
 
 def begin(cfg: ConfigDict) -> Curriculum:
     """With the first length beyond the given ones."""
-    room = ROWS * cfg.rounds.examples * cfg.rounds.count
+    rounds = cfg.algorithm.tries * (cfg.task.max_digits - len(cfg.task.given))  # that keep rows
+    room = ROWS * cfg.rounds.examples * rounds
     return Curriculum(
         digits=np.array(len(cfg.task.given) + 1, np.int64),
         failures=np.zeros((), np.int64),

@@ -49,7 +49,8 @@ def ask(rollout: Rollout, mode: str, problems: Sequence[Sum], width: int) -> lis
 def solve(rollout: Rollout, problems: Sequence[Sum], steps: int, width: int) -> list[Solution]:
     """At most ``steps`` simplifications of each problem, with a guess after each.
 
-    A chain ends where no pair is left, or where a simplification cannot be read.
+    A chain ends where no pair is left, or where a simplification cannot be read: it has one pair
+    less, and a guess one digit more than its problem has pairs.
     """
     firsts: list[Sample] = []
     guesses: list[list[str | None]] = [[] for _ in problems]
@@ -61,7 +62,7 @@ def solve(rollout: Rollout, problems: Sequence[Sum], steps: int, width: int) -> 
         following = []
         for chain, sample in zip(chains, simplified, strict=True):
             found = simplify.read_simplification(sample.text) if sample.finished else None
-            if found is None or len(found[1].pairs) > width:
+            if found is None or len(found[1].pairs) != len(chain.left.pairs) - 1:
                 guesses[chain.number].append(None)
             else:
                 following.append(_Chain(chain.number, chain.digits + found[0], found[1]))
@@ -72,7 +73,10 @@ def solve(rollout: Rollout, problems: Sequence[Sum], steps: int, width: int) -> 
         guessed = ask(rollout, FAST, [chain.left for chain in chains], width)
         for chain, sample in zip(chains, guessed, strict=True):
             digits = simplify.read_digits(sample.text) if sample.finished else None
-            guesses[chain.number].append(None if digits is None else f"{chain.digits}{digits}")
+            if digits is None or len(digits) != len(chain.left.pairs) + 1:
+                guesses[chain.number].append(None)
+            else:
+                guesses[chain.number].append(f"{chain.digits}{digits}")
     return [
         Solution(first, [guess for guess in own if guess is not None], own[0])
         for first, own in zip(firsts, guesses, strict=True)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
 
 from reasoning_jax import curriculum
 from reasoning_jax.errors import UserError
@@ -46,6 +47,36 @@ class Config:
     # 0 = config.sequence_length. Less is faster.
     question_length: int = key(0, at_least(0))
     answer_length: int = key(0, at_least(0))
+
+
+def check(cfg: ConfigDict) -> None:
+    f = cfg.forward
+    last = 1 + (cfg.rounds.count - 1) // f.rounds_per_stage
+    if f.curriculum and cfg.rounds.count and last < f.stages:
+        raise UserError(
+            f"config.forward.stages: {f.stages}, but config.rounds.count {cfg.rounds.count} ends "
+            f"in stage {last}."
+        )
+    if f.curriculum and f.stages and cfg.rounds.restart:
+        raise UserError(
+            "config.rounds.restart: a stage goes on from the stage before; set it to False."
+        )
+    if not f.curriculum and f.rounds_per_stage != 1:
+        raise UserError(
+            f"config.forward.rounds_per_stage: {f.rounds_per_stage} has no effect without "
+            "config.forward.curriculum; set it to 1."
+        )
+    for name in ("question_length", "answer_length"):
+        if f[name] and (f.fed == "learned" or not f.thoughts_per_step * f.stages):
+            raise UserError(
+                f"config.forward.{name}: {f[name]} has no effect where no hidden state is fed; "
+                "set it to 0."
+            )
+    if 0 < f.answer_length <= cfg.sampling.max_new_tokens:
+        raise UserError(
+            f"config.forward.answer_length: {f.answer_length} have no room for a marker and "
+            f"config.sampling.max_new_tokens {cfg.sampling.max_new_tokens}."
+        )
 
 
 def max_thoughts(cfg: Config) -> int:
@@ -130,12 +161,6 @@ def begins_stage(cfg: Config, round: int) -> bool:
 
 def check_rows(cfg: Config, first: int, rows: Sequence[Row]) -> None:
     """UserError where a question or an answer is longer than its key says."""
-    for name in ("question_length", "answer_length"):
-        if cfg.fed == "learned" and getattr(cfg, name):
-            raise UserError(
-                f"config.forward.{name}: {getattr(cfg, name)} has no effect with "
-                "config.forward.fed=learned; set it to 0."
-            )
     for row in rows:
         is_thought = row["tokens"] == first + THOUGHT
         if not is_thought.any():

@@ -22,6 +22,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
 
 from reasoning_jax.errors import UserError
 from reasoning_jax.forwards import Aux, Batch, Encode, plain
@@ -35,6 +36,7 @@ from reasoning_jax.model.pages import Places
 from reasoning_jax.ranges import above, at_least, between, key
 
 RANDOM = True
+SHARES_PROMPTS = False  # a thought in a prompt looks ahead into its own completion
 BASE = "plain"  # thoughts begin with a language model; one from scratch has none
 
 
@@ -54,6 +56,14 @@ class Config:
     # Outside updates: a thought of the likeliest tokens before each token; else none.
     thinks: bool = True
     positions_at_once: int = key(0, at_least(0))  # whose thoughts are in memory; 0 = all
+
+
+def check(cfg: ConfigDict) -> None:
+    f = cfg.forward
+    if f.positive_only and not f.policy_weight:
+        raise UserError(
+            "config.forward.positive_only: True has no effect where policy_weight is 0."
+        )
 
 
 def init(key: Key[Array, ""], model_cfg: ModelConfig, cfg: Config) -> Params:

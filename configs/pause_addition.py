@@ -1,18 +1,17 @@
-"""Continuous thoughts, or pause tokens, in the place of a worked example's steps, on addition.
+"""Pause tokens after each prompt, on addition (arXiv:2310.02226).
 
-    python -m reasoning_jax.main --config=configs/latent_addition.py --workdir=runs/coconut
+    python -m reasoning_jax.main --config=configs/pause_addition.py --workdir=runs/pause_addition
 
-The base model learns the whole scratchpad. ``coconut`` (the default) then replaces a step a stage
-by two thoughts, with a tenth of the rows from earlier stages (arXiv:2412.06769); ``pause`` puts ten
-pause tokens after each prompt throughout (arXiv:2310.02226). Arguments: coconut or pause, smoke.
+Both the base model, which learns the scratchpad, and the rounds read ten of them before they
+answer. ``--config.forward.stages=base`` or ``rounds`` has them in one of the two. Arguments: smoke.
 """
 
 from reasoning_jax import config, default
 
 
 def get_config(arg: str = ""):
-    args = config.parse_arg(arg, forward=("coconut", "pause"), smoke=False)
-    c = default.get_config(algorithm="sft", task="addition", forward=args.forward)
+    args = config.parse_arg(arg, smoke=False)
+    c = default.get_config(algorithm="sft", task="addition", forward="pause")
     c.task.max_digits = 3
     c.task.given = (64, 1500, 1500)
     c.sequence_length = 128
@@ -27,11 +26,6 @@ def get_config(arg: str = ""):
     c.rounds.patience = 0
     c.sampling.max_new_tokens = 64
     c.eval.num_examples = 300
-    if args.forward == "coconut":
-        c.forward.stages = 3
-        c.forward.thoughts_per_step = 2
-        c.forward.uniform_prob = 0.1
-        c.forward.question_length = 16
     if args.smoke:
         c.model.preset = "tiny"
         c.task.max_digits = 2
