@@ -20,7 +20,7 @@ from published import chat_model
 from safetensors.numpy import save_file
 
 from reasoning_jax import algorithms, config, experiment, metrics, overrides, rows_file
-from reasoning_jax.training import checkpoint
+from reasoning_jax.training import checkpoint, checkpoint_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 
