@@ -76,6 +76,8 @@ def _with_default_tokenizer(saved: Mapping[str, Json], old: Mapping[str, Json]) 
 def _has_effect(key: str, old: Mapping[str, Json]) -> bool:
     """Whether the run's own method or task has this key; every other section has all its keys."""
     section, _, name = key.rpartition(".")
+    if key == "task.form":  # it was a key of bbh alone
+        return old["task.name"] == "bbh"
     if section == "algorithm":
         config = algorithms.get(str(old["algorithm.name"])).Config
     elif section == "task":

@@ -17,6 +17,7 @@ from reasoning_jax import (
     config,
     e_step,
     experiment,
+    forwards,
     loop,
     m_step,
     metrics,
@@ -184,7 +185,12 @@ def test_the_batches_of_an_older_version_begin_anew(capsys):
 
     def stream(state):
         where = SimpleNamespace(round=1, iterator=state)
-        model = SimpleNamespace(model_cfg=presets.model_config(small().model, 20))
+        model = SimpleNamespace(
+            model_cfg=presets.model_config(small().model, 20),
+            forward=forwards.get("plain"),
+            forward_cfg=None,
+            prompts=SimpleNamespace(first_id=20),
+        )
         run = SimpleNamespace(cfg=small(), exp=model, position=where, dir="runs/a")
         return m_step._batches(run, stage, rows)
 
