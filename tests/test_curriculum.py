@@ -134,7 +134,7 @@ def test_what_thoughts_say(tmp_path, one_device):
     ("changes", "sentence"),
     [
         (
-            {"forward.stages": 40},
+            {"forward.stages": 40, "rounds.count": 40},
             "config.forward.stages: 40, but no rationale has more than 5 steps",
         ),
         ({"forward.question_length": 2}, "config.forward.question_length: 2, but a row has"),
@@ -162,7 +162,7 @@ def test_what_has_no_room_is_refused(tmp_path, one_device, changes, sentence):
 
 @pytest.mark.parametrize("forward", ["pause", "coconut"])
 def test_the_planner_lowers_its_programs(forward, one_device):
-    cfg = tiny_config(forward)
+    cfg = thinking_run() if forward == "coconut" else tiny_config(forward)
     exp = experiment.make(cfg)
     steps = programs.steps(cfg, exp)
     assert [step.kind for step in steps] == ["update", "prefill", "decode"]

@@ -61,7 +61,8 @@ CHARTS = (
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     num_simplifications: int = key(3, between(1, 64))  # K, with a guess after each
-    # none: one simplification, and the guess after it is the label. vote: the guesses' majority.
+    # none: one simplification, and the guess after it is the label, of any length. vote: the
+    # guesses' majority.
     # commutativity: the majority, where it is the same for a + b and b + a.
     checks: str = key("commutativity", one_of("none", "vote", "commutativity"))
     # The next length follows a round that kept at least this fraction of its problems.
@@ -156,7 +157,8 @@ def collect(
     problems = [simplify.asked(e.question) for e in new]
     both = [*problems, *map(simplify.swapped, problems)]
     steps = 1 if a.checks == "none" else a.num_simplifications
-    solutions = guesses.solve(rollout, both, steps, cfg.task.max_digits)
+    exact_lengths = a.checks != "none"
+    solutions = guesses.solve(rollout, both, steps, cfg.task.max_digits, exact_lengths)
     labels = [guesses.label(solution, a.checks) for solution in solutions]
     pairs = zip(labels[: len(new)], labels[len(new) :], strict=True)
     kept = [guesses.are_kept(label, swapped, a.checks) for label, swapped in pairs] * 2

@@ -46,11 +46,18 @@ def ask(rollout: Rollout, mode: str, problems: Sequence[Sum], width: int) -> lis
     return rollout(examples, temperature=0.0) if examples else []
 
 
-def solve(rollout: Rollout, problems: Sequence[Sum], steps: int, width: int) -> list[Solution]:
+def solve(
+    rollout: Rollout,
+    problems: Sequence[Sum],
+    steps: int,
+    width: int,
+    exact_lengths: bool = True,
+) -> list[Solution]:
     """At most ``steps`` simplifications of each problem, with a guess after each.
 
-    A chain ends where no pair is left, or where a simplification cannot be read: it has one pair
-    less, and a guess one digit more than its problem has pairs.
+    A chain ends where no pair is left, or where a simplification cannot be read. exact_lengths: it
+    must have one pair less than its problem, and a guess one digit more; else, no more than sums of
+    ``width`` digits have.
     """
     firsts: list[Sample] = []
     guesses: list[list[str | None]] = [[] for _ in problems]
@@ -62,7 +69,8 @@ def solve(rollout: Rollout, problems: Sequence[Sum], steps: int, width: int) -> 
         following = []
         for chain, sample in zip(chains, simplified, strict=True):
             found = simplify.read_simplification(sample.text) if sample.finished else None
-            if found is None or len(found[1].pairs) != len(chain.left.pairs) - 1:
+            length = len(chain.left.pairs) - 1
+            if found is None or not _has(found[1].pairs, length, width, exact_lengths):
                 guesses[chain.number].append(None)
             else:
                 following.append(_Chain(chain.number, chain.digits + found[0], found[1]))
@@ -73,7 +81,8 @@ def solve(rollout: Rollout, problems: Sequence[Sum], steps: int, width: int) -> 
         guessed = ask(rollout, FAST, [chain.left for chain in chains], width)
         for chain, sample in zip(chains, guessed, strict=True):
             digits = simplify.read_digits(sample.text) if sample.finished else None
-            if digits is None or len(digits) != len(chain.left.pairs) + 1:
+            length = len(chain.left.pairs) + 1
+            if digits is None or not _has(digits, length, width + 1, exact_lengths):
                 guesses[chain.number].append(None)
             else:
                 guesses[chain.number].append(f"{chain.digits}{digits}")
@@ -81,6 +90,11 @@ def solve(rollout: Rollout, problems: Sequence[Sum], steps: int, width: int) -> 
         Solution(first, [guess for guess in own if guess is not None], own[0])
         for first, own in zip(firsts, guesses, strict=True)
     ]
+
+
+def _has(found: Sequence, length: int, most: int, exact: bool) -> bool:
+    """Whether something has this length; where not ``exact``, no more than the longest has."""
+    return len(found) == length if exact else len(found) <= most
 
 
 def majority(guesses: Sequence[str]) -> str | None:
