@@ -134,8 +134,8 @@ def test_what_thoughts_say(tmp_path, one_device):
     ("changes", "sentence"),
     [
         (
-            {"forward.stages": 40, "rounds.count": 40},
-            "config.forward.stages: 40, but no rationale has more than 5 steps",
+            {"forward.stages": 6, "rounds.count": 6},
+            "config.forward.stages: 6, but no rationale has more than 5 steps",
         ),
         ({"forward.question_length": 2}, "config.forward.question_length: 2, but a row has"),
         ({"forward.answer_length": 3}, "config.forward.answer_length: 3 have no room for"),
