@@ -34,13 +34,11 @@ def train(cfg: ConfigDict, directory: Path) -> None:
     if multihost.is_process_0():
         evaluations = _evaluations(directory)
         if algorithms.get(cfg.algorithm.name).SELECTS_BEST:
-            chosen = _best_round(evaluations)
-            sentence = f"best round by {cfg.eval.split} accuracy: {chosen}"
+            best = _best_round(evaluations)
+            print(_accuracy_table(evaluations, best), flush=True)
+            print(f"best round by {cfg.eval.split} accuracy: {best}", end="; ")
         else:
-            chosen = max(line["round"] for line in evaluations)
-            sentence = f"last round: {chosen}"
-        print(_accuracy_table(evaluations, chosen), flush=True)
-        print(sentence, end="; ")
+            print(_accuracy_table(evaluations, best=0), flush=True)  # no round is marked
         print(f"report: {directory / 'report.html'}", flush=True)
 
 
