@@ -89,6 +89,7 @@ def init(key: Key[Array, ""], model_cfg: ModelConfig, cfg: Config) -> Params:
 
     Where thoughts are one learned vector, {"pause": [3, D]}: the markers, and that vector.
     """
+    # Vectors of the name "pause" are tokens like others: nothing is fed back where there are these.
     name, rows = ("thought_markers", 2) if cfg.fed == "hidden" else ("pause", 3)
     normal = jax.random.normal(key, (rows, model_cfg.width))
     return {name: normal * pause.vector_std(model_cfg)}

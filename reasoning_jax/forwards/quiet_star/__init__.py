@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from reasoning_jax.errors import UserError
-from reasoning_jax.forwards import Aux, Batch, Encode, plain
+from reasoning_jax.forwards import Aux, Batch, Encode, pause, plain
 from reasoning_jax.forwards.quiet_star import columns, mixing, scores
 from reasoning_jax.forwards.quiet_star.scores import Positions, Scores
 from reasoning_jax.model import decoder
@@ -69,7 +69,7 @@ def check(cfg: ConfigDict) -> None:
 def init(key: Key[Array, ""], model_cfg: ModelConfig, cfg: Config) -> Params:
     """{"thought_markers": [2, D]}, which begin and end a thought, and the mixing head."""
     marker_key, mixing_key = jax.random.split(key)
-    std = 1.0 if model_cfg.embed_scale else model_cfg.width**-0.5  # as embedded words have
+    std = pause.vector_std(model_cfg)
     normal = jax.random.normal(marker_key, (2, model_cfg.width))
     return {
         "thought_markers": normal * std / cfg.marker_scale,
