@@ -348,6 +348,26 @@ def test_packed_rows_do_not_see_each_other(tiny):
         np.testing.assert_allclose(a[0, 4:7], b[0, 4:7], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["quiet_star", "plain"])
+def test_an_update_packs_each_completion_with_its_own_prompt(tiny, name):
+    """A thought in a prompt looks ahead into its completion; others share the prompt."""
+    rows = [completion_row([4, 5, 6], completion) for completion in ([7, 8], [9, 10, 11], [12])]
+    cfg = default.get_config(algorithm="rejection", task="addition")
+    cfg.rounds.online = True
+    cfg.update(batch_size=1, sequence_length=32)
+    model = SimpleNamespace(
+        model_cfg=tiny[0],
+        forward=forwards.get(name),
+        forward_cfg=SHORT,
+        prompts=SimpleNamespace(first_id=tiny[0].vocab_size),
+    )
+    where = SimpleNamespace(round=1, iterator=None)
+    run = SimpleNamespace(cfg=cfg, exp=model, position=where, dir="runs/a")
+    batch = m_step._batches(run, SimpleNamespace(cfg=cfg), rows).next()
+    copies = int(np.sum(batch["tokens"] == 4))
+    assert copies == {"quiet_star": 3, "plain": 1}[name]
+
+
 def test_completions_that_share_a_prompt(tiny):
     """As a policy packs them: each thinks as it would alone."""
     cfg, params = tiny[0], with_head(tiny[1], tiny[0])
