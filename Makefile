@@ -1,4 +1,4 @@
-# make demo, quick, test, lint; PYTHON=python3.12 make ... picks the interpreter.
+# make demo, quick, test, test-all, lint; PYTHON=python3.12 make ... picks the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 LIBTPU := .venv/libtpu
@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 QUICK := floors prng tokenizer workdir metrics charts report data prompts addition gsm8k bbh \
   commonsense_qa conventions prompting second_prompt records jsonl chains rejection star sft wake_sleep
 
-.PHONY: demo chat quick test lint clean
+.PHONY: demo chat quick test test-all lint clean
 
 demo: $(STAMP)
 	$(BIN)/python -m reasoning_jax.main --config=configs/star_addition.py --workdir=runs/star_addition
@@ -29,6 +29,10 @@ quick: $(STAMP)
 # Two files at a time. The compiler of TPUs is beside the environment, not in it: where it is found,
 # jax looks for a TPU at every start.
 test: $(LIBTPU)
+	PYTHONPATH=$(CURDIR)/$(LIBTPU) $(PYTEST) -m "not slow" tests
+
+# With those that take a minute or more each: runs killed in every phase, notebooks, all families.
+test-all: $(LIBTPU)
 	PYTHONPATH=$(CURDIR)/$(LIBTPU) $(PYTEST) tests
 
 lint: $(STAMP)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+ALL_STEPS = 2**31  # more than any text has
+
 
 def stage_of(round: int, stages: int, rounds_per_stage: int) -> int:
     """The stage of a round: 0 of the base model's, then 1, 2 ... ``stages``, where it stays."""

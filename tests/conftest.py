@@ -30,13 +30,17 @@ def data_dir() -> pathlib.Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_mesh():
-    """Each file of tests ends without a mesh: ``experiment.make`` sets one for the process."""
+def nothing_left():
+    """Each file of tests ends without a mesh and without its programs.
+
+    ``experiment.make`` sets a mesh for the process; thousands of programs take gigabytes.
+    """
     yield
     import jax
 
     if not jax.sharding.get_abstract_mesh().empty:
         jax.set_mesh(None)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")

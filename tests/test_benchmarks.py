@@ -263,6 +263,7 @@ def test_kl_of_samples_against_enumeration(folder, tiny):
     assert kl > 0.1 and abs(seen.mean() - kl) < 4 * seen.std() / 2048**0.5
 
 
+@pytest.mark.slow
 def test_frontier_smoke(folder, data_dir, tmp_path, monkeypatch, capsys):
     """A short run, tables and a plot; a second call has nothing left to do."""
     import frontier

@@ -65,13 +65,16 @@ def hidden_of(params, inputs, cfg):
     return decoder.apply(params, inputs, jnp.arange(S)[None], mask, cfg=cfg)
 
 
-def recomputed(params, ids, cfg):
-    """[1, S, D]: hidden states of one row, every thought by a pass over all that is before it."""
+def recomputed(params, ids, cfg, given=None):
+    """[1, S, D]: hidden states of one row, every thought by a pass over all that is before it.
+
+    given: the vector of every thought in its place.
+    """
     padded = [*ids, *[0] * (S - len(ids))]
     inputs = decoder.embed(params, jnp.asarray([padded]), cfg)
     for place, id in enumerate(ids):
         if id == cfg.vocab_size + coconut.THOUGHT:
-            before = hidden_of(params, inputs, cfg)[:, place - 1]
+            before = hidden_of(params, inputs, cfg)[:, place - 1] if given is None else given
             inputs = inputs.at[:, place].set(before)
     return hidden_of(params, inputs, cfg)
 
@@ -86,6 +89,19 @@ def test_thoughts_are_the_passes_by_hand(thinking):
         first = len(parts[0])  # the begin marker's place
         for i in range(parts[1]):  # what is fed is the hidden state before it
             np.testing.assert_allclose(fed[number, i], hidden[number, first + i], atol=1e-6)
+
+
+def test_other_vectors_in_the_place_of_thoughts(thinking):
+    cfg, params, batch = thinking
+    given = jax.random.normal(jax.random.key(5), (cfg.width,))
+    vectors = jnp.broadcast_to(given, (len(ROWS), 3, cfg.width))
+    room = passes.Room(S, 3, S)
+    hidden, fed = with_thoughts(params, batch, cfg, room, vectors)
+    np.testing.assert_array_equal(fed, vectors)
+    for number, parts in enumerate(ROWS):
+        ids = row(cfg, *parts)
+        wanted = recomputed(params, ids, cfg, given)[0, : len(ids)]
+        np.testing.assert_allclose(hidden[number, : len(ids)], wanted, atol=2e-5)
 
 
 def test_less_room_is_the_same(thinking):

@@ -51,6 +51,16 @@ def test_thoughts_replace_steps():
         assert COCONUT.worked(cfg, 20, n, [0, n, 1]) == (suffixes[n], min(n, 2))
 
 
+def test_a_last_stage_has_the_answer_alone():
+    cfg = COCONUT.Config(thoughts_per_step=2, stages=1, answer_stage=True)
+    assert [COCONUT.begins_stage(cfg, n) for n in range(4)] == [False, True, True, False]
+    thinking = [20, 22, 22, 21]
+    found = [COCONUT.worked(cfg, 20, n, [0, n, 1]) for n in range(4)]
+    assert [suffix for suffix, _ in found] == [[20, 21], thinking, thinking, thinking]
+    left = [curriculum.without_steps(TEXT, steps) for _, steps in found]
+    assert left == [TEXT, "two\nthree\nfour", "four", "four"]
+
+
 def test_without_a_curriculum_all_is_of_the_last_stage():
     cfg = COCONUT.Config(thoughts_per_step=2, stages=2, curriculum=False)
     for n in range(3):
@@ -142,6 +152,10 @@ def test_what_thoughts_say(tmp_path, one_device):
         (
             {"rounds.count": 1},
             "forward.stages: 2, but config.rounds.count 1 ends in stage 1",
+        ),
+        (
+            {"forward.answer_stage": True},
+            "forward.stages: 2 and the answer_stage, but config.rounds.count 2 ends in stage 2",
         ),
         ({"rounds.restart": True}, "config.rounds.restart: a stage goes on from the stage before"),
         (

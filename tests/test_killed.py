@@ -168,6 +168,7 @@ def test_star_killed_in_every_phase(tmp_path):
         assert all(same(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_trice_with_rounds_that_are_not_written_out(tmp_path):
     """They are collected again, from the parameters and the memory of the last checkpoint."""
     changes = {
@@ -210,6 +211,7 @@ PREFERENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", PREFERENCES)
 def test_preferences(tmp_path, method):
     """Each round's pairs are trained on as they were drawn; irpo draws some in both rounds."""
@@ -228,6 +230,7 @@ def test_preferences(tmp_path, method):
         assert same(*(checkpoint.load_params(folder, abstract)[0] for folder in folders))
 
 
+@pytest.mark.slow
 def test_a_curriculum_of_own_labels(tmp_path):
     """Its place, and the rows of earlier rounds, are in the memory."""
     changes = {"rounds.updates": 7, "checkpoint.every": 3, "log_every": 1}
@@ -242,6 +245,7 @@ def test_a_curriculum_of_own_labels(tmp_path):
     assert best == 2  # the last round, whatever its accuracy on sums that it was not shown
 
 
+@pytest.mark.slow
 def test_an_adapter_of_a_published_model(tmp_path):
     """A LoRA, whose frozen model is read again at each start; then the model is another one."""
     model = chat_model(tmp_path / "model")

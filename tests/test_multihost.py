@@ -41,6 +41,7 @@ IRPO = TINY | {
 # ---- clusters ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_started_again_end_like_one(tmp_path):
     """The samples and the parameters are those of one process with two devices, bit for bit."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -74,6 +75,7 @@ def test_two_processes_killed_and_started_again_end_like_one(tmp_path):
     assert len(list(broken.glob("events.out.tfevents*"))) <= 2 and (broken / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_four_processes_go_on_as_one_and_as_two(tmp_path):
     """A checkpoint serves any number of processes; sums over more devices have another order."""
     folder, whole = tmp_path / "changing", tmp_path / "whole"

@@ -69,6 +69,7 @@ def test_it_leaves_the_jax_of_a_runtime_alone(name):
         assert not re.search(r"pip install(?!.*--constraint).*\bjax", cell.source)
 
 
+@pytest.mark.slow
 def test_quickstart_runs(tmp_path, monkeypatch):
     """No cell fails, and the plot, the table, samples and an answer are there."""
     text, data = execute("quickstart", tmp_path, monkeypatch)
@@ -82,6 +83,7 @@ def test_quickstart_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "quickstart_smoke" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_your_model_runs(tmp_path, monkeypatch, data_dir):
     """On a random model: it answers before and after, and is exported with its adapter."""
     monkeypatch.setenv("REASONING_NOTEBOOK_MODEL", str(chat_model(tmp_path / "model")))

@@ -17,10 +17,13 @@ LENGTH = 128
 
 
 FAMILIES = sorted(make_models.CONFIGS.keys() - {"llama2"})  # it has no part that llama3 has not
+FIRST = ("gemma3", "gpt2")  # the others need minutes
+CASES = [("gemma3", "lora"), *((name, "full") for name in FIRST)]
+OTHERS = [(name, "full") for name in FAMILIES if name not in FIRST]
 
 
 @pytest.mark.parametrize(
-    "name, tuned", [("gemma3", "lora"), *((name, "full") for name in FAMILIES)]
+    "name, tuned", [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS)]
 )
 def test_no_table_is_gathered(tpu_compiler, name, tuned):
     values = make_models.CONFIGS[name] | {"vocab_size": VOCAB}

@@ -37,6 +37,8 @@ class Config:
     thoughts_per_step: int = key(1, between(0, 64))  # c: thoughts in the place of a step
     stages: int = key(3, between(0, 64))  # of the curriculum; the last replaces so many steps
     rounds_per_stage: int = key(1, at_least(1))
+    # One more stage, with the same thoughts, that leaves out all steps, as the paper's for GSM8K.
+    answer_stage: bool = False
     curriculum: bool = True  # False: all rounds, the base model's too, are of the last stage
     # What a thought is: the last hidden state, or one learned vector, "pause as thought", which
     # shows what the curriculum does without any thought.
@@ -52,10 +54,11 @@ class Config:
 def check(cfg: ConfigDict) -> None:
     f = cfg.forward
     last = 1 + (cfg.rounds.count - 1) // f.rounds_per_stage
-    if f.curriculum and cfg.rounds.count and last < f.stages:
+    if f.curriculum and cfg.rounds.count and last < f.stages + f.answer_stage:
+        answer = " and the answer_stage" if f.answer_stage else ""
         raise UserError(
-            f"config.forward.stages: {f.stages}, but config.rounds.count {cfg.rounds.count} ends "
-            f"in stage {last}."
+            f"config.forward.stages: {f.stages}{answer}, but config.rounds.count "
+            f"{cfg.rounds.count} ends in stage {last}."
         )
     if f.curriculum and f.stages and cfg.rounds.restart:
         raise UserError(
@@ -134,9 +137,10 @@ def _room(cfg: Config, batch: Batch) -> Room:
 
 def stage(cfg: Config, round: int) -> int:
     """The stage of a round; in stage s the first s steps are replaced by s x c thoughts."""
+    last = cfg.stages + cfg.answer_stage
     if not cfg.curriculum:
-        return cfg.stages
-    return curriculum.stage_of(round, cfg.stages, cfg.rounds_per_stage)
+        return last
+    return curriculum.stage_of(round, last, cfg.rounds_per_stage)
 
 
 def prompt_suffix(cfg: Config, first: int, round: int) -> list[int]:
@@ -145,14 +149,15 @@ def prompt_suffix(cfg: Config, first: int, round: int) -> list[int]:
 
 
 def _suffix(cfg: Config, first: int, stage: int) -> list[int]:
-    thoughts = [first + THOUGHT] * (stage * cfg.thoughts_per_step)
+    thoughts = [first + THOUGHT] * (min(stage, cfg.stages) * cfg.thoughts_per_step)
     return [first + BEGIN, *thoughts, first + END]
 
 
 def worked(cfg: Config, first: int, round: int, seed: Sequence[int]) -> tuple[list[int], int]:
     """Of a worked example: its own stage's suffix, and how many steps that replaces."""
     own = curriculum.mixed_stage(stage(cfg, round), cfg.uniform_prob, seed)
-    return _suffix(cfg, first, own), own
+    steps = own if own <= cfg.stages else curriculum.ALL_STEPS
+    return _suffix(cfg, first, own), steps
 
 
 def begins_stage(cfg: Config, round: int) -> bool:

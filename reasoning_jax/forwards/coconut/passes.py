@@ -67,15 +67,22 @@ def _taken(x: jax.Array, numbers: jax.Array) -> jax.Array:
 
 
 def with_thoughts(
-    params: Params, batch: Batch, model_cfg: ModelConfig, room: Room
+    params: Params,
+    batch: Batch,
+    model_cfg: ModelConfig,
+    room: Room,
+    given: Float[Array, "B N D"] | None = None,
 ) -> tuple[Float[Array, "B S D"], Float[Array, "B N D"]]:
-    """Hidden states of all tokens and thoughts in their places, and the vectors that were fed."""
+    """Hidden states of all tokens and thoughts in their places, and the vectors that were fed.
+
+    given: vectors to feed in the place of the model's own, to see what these are worth.
+    """
     tokens = batch["tokens"]
     size = tokens.shape[1]
     layout = layout_of(batch, decoder.thought_id(params, model_cfg), room.question)
     question, past = _question(params, tokens[:, : room.question], layout, model_cfg)
     last = _taken(question, layout.question[:, None] - 1)
-    fed, thought, thoughts = _thoughts(params, last, past, layout, model_cfg, room.thoughts)
+    fed, thought, thoughts = _thoughts(params, last, past, layout, model_cfg, room.thoughts, given)
     rest = _rest(params, tokens, past, thoughts, layout, model_cfg, room.rest)
     together = jnp.concatenate([question, thought, rest], axis=1)
     place = jnp.arange(size)[None]
@@ -107,6 +114,7 @@ def _thoughts(
     layout: Layout,
     model_cfg: ModelConfig,
     count: int,
+    given: Float[Array, "B N D"] | None,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "B N D"], Past]:
     """The vectors that are fed, their hidden states, and the past of N thoughts.
 
@@ -118,7 +126,8 @@ def _thoughts(
     # question's keys and values once a step.
     @jax.checkpoint
     def think(carry: tuple, number: jax.Array) -> tuple[tuple, tuple[jax.Array, jax.Array]]:
-        vector, thoughts = carry
+        own, thoughts = carry
+        vector = own if given is None else given[:, number][:, None]
         seen = _visible(question, layout, count, jnp.full_like(layout.thoughts, number))
         visible = jnp.concatenate([seen, jnp.ones_like(seen[..., :1])], axis=2)
         positions = layout.question[:, None] + number
