@@ -24,7 +24,12 @@ NEEDED = {
     "irpo": {"rounds.restart": False, "sampling.temperature": 0.7},
     "policy_gradient": {"rounds.restart": False, "sampling.temperature": 1.0},
     "rejection": {"sampling.temperature": 0.7},
-    "sector": {"task.form": "simplify", "rounds.examples": 100, "rounds.patience": 0},
+    "sector": {
+        "task.form": "simplify",
+        "rounds.examples": 100,
+        "rounds.patience": 0,
+        "rounds.restart": False,
+    },
     "sft": {},
     "star": {},
     "trice": {

@@ -483,7 +483,8 @@ def test_stop_kills_what_does_not_end_and_leaves_a_lock_that_is_held(cloud):
     assert "had to be killed" in out
     assert f"is held by process {os.getpid()}" in out
     assert lock.exists()
-    assert not cloud.alive() and "exit 137" in cloud("status")[0]
+    assert not cloud.alive()
+    wait_for(lambda: "exit 137" in cloud("status")[0])
 
 
 def test_a_process_that_was_killed_and_a_process_id_that_is_anothers(cloud):

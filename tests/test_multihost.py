@@ -173,7 +173,10 @@ def test_stopped_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, monkeypat
     )
 
 
-def test_sigterm_is_deferred_and_ctrl_c_is_not_changed():
+def test_sigterm_is_deferred_and_ctrl_c_is_not_changed(request):
+    # A background job of a shell ignores Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     before = signal.getsignal(signal.SIGTERM)
     with interrupts.defer_sigterm():
         assert not interrupts.preempted()
