@@ -1,46 +1,57 @@
 """Continuous thoughts on graphs that leave no shortcut, from scratch, with two layers.
 
-    python -m reasoning_jax.main --config=configs/coconut_graphs.py --workdir=runs/coconut_graphs
+    python -m reasoning_jax.main --config=configs/coconut_graphs.py:recite --workdir=runs/recite
+    python -m reasoning_jax.main --config=configs/coconut_graphs.py --workdir=runs/coconut_graphs \
+        --config.base.init_from=runs/recite/base
 
-Every arm has as many updates. Round 0 trains on whole paths; then a step a round gives way to a
-thought (arXiv:2412.06769; graphs of arXiv:2505.12514), and the last round stays at the last stage.
+The first run has the model say the edges of graphs in another order, so that it learns to look
+nodes up; all arms begin from it and have as many updates. Round 0 trains on whole paths; then a
+step a round gives way to a thought (arXiv:2412.06769; graphs of arXiv:2505.12514), and the last
+round stays at the last stage.
 
 ``coconut`` (the default) feeds the hidden state, ``learned`` one vector in its place, ``dropped``
 nothing; ``at_once`` has all thoughts from the start, ``cot`` keeps the paths, ``direct`` has never
-any. Arguments: one of these, smoke.
+any. Arguments: one of these or recite; smoke.
 """
 
 from reasoning_jax import config, default
 
-ARMS = ("coconut", "learned", "dropped", "at_once", "cot", "direct")
+ARMS = ("coconut", "learned", "dropped", "at_once", "cot", "direct", "recite")
+PLAIN = ("cot", "direct", "recite")
 
 
 def get_config(arg: str = ""):
     args = config.parse_arg(arg, arm=ARMS, smoke=False)
-    forward = "plain" if args.arm in ("cot", "direct") else "coconut"
+    forward = "plain" if args.arm in PLAIN else "coconut"
     c = default.get_config(algorithm="sft", task="graph_search", forward=forward)
-    c.task.num_steps = (3,)
+    c.task.num_steps = (1, 2, 3)  # with three alone nothing is learned
     c.task.width = 2
-    c.task.num_train = 200_000  # 20,000 are learned by heart, and nothing of others
-    c.model.preset = "0.4m"
-    c.model.num_layers = 2
-    c.model.rope_theta = 100.0
-    c.sequence_length = 88
-    c.batch_size = 64
-    c.base.num_updates = 2000
+    c.task.num_train = 50_000
+    c.model.preset = "gpt-0.4m"
+    c.sequence_length = 96
+    c.batch_size = 32
+    c.base.num_updates = 1200
     c.base.learning_rate = 1e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
     c.rounds.count = 4
-    c.rounds.updates = 1000
+    c.rounds.updates = 600
     c.rounds.growth = 1.0
     c.rounds.restart = False
     c.rounds.patience = 0
     c.optim.learning_rate = 1e-3
     c.optim.decay = 0.2
     c.sampling.max_new_tokens = 12
-    c.eval.num_examples = 500
-    if forward == "coconut":
+    c.eval.num_examples = 300
+    if args.arm == "recite":
+        c.base.split = "recited"
+        c.base.num_updates = 2500
+        c.rounds.count = 0
+        c.sequence_length = 128
+    elif forward == "plain":
+        c.algorithm.direct = args.arm == "direct"
+        c.base.algorithm.direct = args.arm == "direct"
+    else:
         c.forward.stages = 3
         c.forward.uniform_prob = 0.1
         c.forward.thoughts_per_step = 0 if args.arm == "dropped" else 1
@@ -49,9 +60,6 @@ def get_config(arg: str = ""):
         if args.arm in ("coconut", "at_once"):
             c.forward.question_length = 72
             c.forward.answer_length = 16
-    else:
-        c.algorithm.direct = args.arm == "direct"
-        c.base.algorithm.direct = args.arm == "direct"
     if args.smoke:
         c.model.preset = "tiny"
         c.task.num_train = 300

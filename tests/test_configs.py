@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 MORE = {
     "sft_addition": ["given"],
-    "coconut_graphs": ["learned", "dropped", "at_once", "cot", "direct,smoke"],
+    "coconut_graphs": ["learned", "dropped", "at_once", "cot", "direct,smoke", "recite,smoke"],
     "rejection_addition": ["rft", "four_particles", "four_particles,smoke"],
     "trice_addition": ["online", "online,smoke"],
     "trice_bbh": ["navigate", "object_counting,smoke"],

@@ -130,6 +130,25 @@ def test_no_shortcut_in_graph_search():
     assert first == pytest.approx(0.5, abs=4 * 0.5 / 20_000**0.5)
 
 
+def test_a_recital_is_the_same_edges_in_another_order():
+    cfg = default.section(tasks, "graph_search")
+    cfg.num_train = 20
+    moved = 0
+    for asked, recital in zip(
+        graph_search.load(cfg, "given"), graph_search.load(cfg, "recited"), strict=True
+    ):
+        prompt = graph_search.prompt(recital, cfg)
+        assert graph_search.prompt(asked, cfg).startswith(prompt.rstrip("\n") + " [Q]")
+        listed, said = (
+            text.strip().removesuffix("|").split("|")
+            for text in (prompt, graph_search.target(recital))
+        )
+        assert sorted(map(str.strip, listed)) == sorted(map(str.strip, said))
+        moved += [edge.strip() for edge in listed] != [edge.strip() for edge in said]
+    assert moved == 20
+    assert graph_search.load(cfg, "recited") == graph_search.load(cfg, "recited")
+
+
 @pytest.mark.parametrize("num_steps, width", [(1, 2), (2, 2), (3, 3), (4, 3), (2, 7)])
 def test_the_two_halves_of_graph_search_are_alike(num_steps, width):
     rng = np.random.default_rng(1)

@@ -38,8 +38,8 @@ GEMMA_3 = GEMMA | dict(vocab_size=262_208, window=1024, rope_theta=1e6, local_ro
                        qk_norm=True, rope_scaling=SLOWED)  # fmt: skip
 GEMMA_3_1B = GEMMA_3 | dict(vocab_size=262_144, window=512, rope_scaling=None)
 GPT: Shape = dict(norm="layer", gated=False, activation="gelu", mlp_bias=True)
-GPT_2 = GPT | dict(vocab_size=50_257, rotary="none", max_positions=1024, qkv_bias=True,
-                   out_bias=True)  # fmt: skip
+LEARNED = GPT | dict(rotary="none", qkv_bias=True, out_bias=True)  # positions
+GPT_2 = LEARNED | dict(vocab_size=50_257, max_positions=1024)
 GPT_J = GPT | dict(vocab_size=50_400, rotary="interleaved", rotary_dim=64, parallel=True,
                    tied=False, output_bias=True)  # fmt: skip
 
@@ -53,6 +53,7 @@ def _every(period: int, num_layers: int) -> tuple[bool, ...]:
 SIZES: dict[str, Shape] = {
     "tiny": _shape(2, 32, 4, 2, 8, 64),
     "0.4m": _shape(3, 128, 4, 2, 32, 256),
+    "gpt-0.4m": _shape(2, 128, 4, 4, 32, 512, max_positions=512, **LEARNED),
     "0.8m": _shape(4, 128, 4, 2, 32, 384),
     "4m": _shape(4, 256, 8, 4, 32, 1024),
     "100m": _shape(12, 768, 12, 4, 64, 2048),

@@ -6,6 +6,9 @@ chosen, so that a rule that does not look at the root is right on half of the qu
 
     " 3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3\\n"   edges, the two candidates and the root
     " 17\\n 9\\n [A] 9"                              a shortest path, a node a line; the answer
+
+The split "recited" has the graphs of "given" with no question; the answer is the edges in another
+order. To say them is to look nodes up, which small models learn slowly from one question a graph.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from reasoning_jax.ranges import between, each, key
 from reasoning_jax.tasks import Example, GeneratedConfig, generated
 from reasoning_jax.tasks.graphs import Edge, Graph, GraphExample, parents
 
+RECITED = "recited"
 NUM_IDS = 30  # the ids of a question's nodes are drawn from so many
 NAMES = tuple(f" {id}" for id in range(NUM_IDS))
 ALPHABET = (*NAMES, " |", " [Q]", " [R]", " [A]", "\n")
@@ -47,7 +51,10 @@ def load(cfg: ConfigDict, split: str) -> Sequence[GraphExample]:
             f"config.task.width: {cfg.width} with config.task.num_steps {max(cfg.num_steps)} "
             f"makes {nodes} nodes, and there are {NUM_IDS} ids."
         )
-    return generated(cfg, split, functools.partial(_draw, cfg=cfg))
+    draw = functools.partial(_draw, cfg=cfg)
+    if split == RECITED:
+        return [_recital(example) for example in generated(cfg, "given", draw)]
+    return generated(cfg, split, draw)
 
 
 def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:
@@ -63,6 +70,14 @@ def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:
         graph=graph,
         names=NAMES,
     )
+
+
+def _recital(example: GraphExample) -> GraphExample:
+    listed = example.question.partition(" [Q]")[0]
+    edges = listed.removesuffix(" |").split(" | ")
+    order = np.random.default_rng(example.id).permutation(len(edges))
+    recited = "".join(f" {edges[i]} |" for i in order)
+    return dataclasses.replace(example, question=listed, answer="", rationale=recited)
 
 
 def draw_graph(rng: np.random.Generator, num_steps: int, width: int) -> Graph:
@@ -114,6 +129,8 @@ def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
 
 
 def target(example: Example, direct: bool = False) -> str:
+    if not example.answer:  # of a recital
+        return example.rationale
     answer = f" [A] {example.answer}"
     return answer if direct else f"{example.rationale}\n{answer}"
 
