@@ -136,10 +136,21 @@ class SavedRun(LoadedModel):
     def evaluate(
         self, split: str = "test", samples: int = 0, temperature: float = 0.7
     ) -> workdir.Line:
-        """As ``LoadedModel.evaluate``, of the best round; written as evaluation_SPLIT.json too."""
+        """As ``LoadedModel.evaluate``, of the best round; written as evaluation_SPLIT.json too.
+
+        The file also has the keys whose values are not the run's own, under "config".
+        """
         values = super().evaluate(split, samples, temperature)
-        write_evaluation(self.evaluation_path(split), values)
+        changed = self._changed()
+        written = values | {"config": changed} if changed else values
+        write_evaluation(self.evaluation_path(split), written)
         return values
+
+    def _changed(self) -> dict[str, workdir.Json]:
+        """What differs from the config that the run was trained with, by dotted key."""
+        own = workdir.flat(config.as_dict(config.rebuild(self.dir)))
+        values = workdir.flat(config.as_dict(self.config))
+        return {key: value for key, value in values.items() if own.get(key) != value}
 
     def evaluation_path(self, split: str) -> Path:
         """Where ``evaluate`` writes its figures."""

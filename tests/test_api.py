@@ -15,6 +15,8 @@ from cluster import TINY
 from orbax.checkpoint import v1 as ocp
 
 import reasoning_jax as rj
+from reasoning_jax import api
+from reasoning_jax import config as configuration
 from reasoning_jax.errors import MissingFileError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,6 +166,10 @@ def test_evaluating_gives_what_was_logged_and_writes_a_file(run):
     path = folder / "evaluation_validation.json"
     assert saved_run.evaluation_path("validation") == path
     assert json.loads(path.read_text()) == values
+    cfg = configuration.rebuild(folder)
+    cfg.eval.num_examples = 3  # the file says what was changed
+    assert api.SavedRun(folder, cfg).evaluate(split="validation")["eval/count"] == 3
+    assert json.loads(path.read_text())["config"] == {"eval.num_examples": 3}
     with pytest.raises(rj.UserError, match="no split 'tst'"):
         saved_run.evaluate(split="tst")
     with pytest.raises(rj.UserError, match="temperature"):
