@@ -50,9 +50,9 @@ FLOORS = [
     config_checks round_prompts experiment data_checks
     report_samples report_histories report run_record position run_state starting events thoughts
     assessment e_step m_step loop""",
-    """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/programs tpu/compiler
-    tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner published asking loaded conversation
-    run_export api""",
+    """tpu tpu/chips tpu/hlo tpu/collectives tpu/software tpu/doctor tpu/sampler tpu/programs
+    tpu/compiler tpu/ceilings tpu/phases tpu/summary tpu/search tpu/planner published asking loaded
+    conversation run_export api""",
     "main evaluate ask plan convert",
 ]
 COLUMNS = 100

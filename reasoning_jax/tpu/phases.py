@@ -61,7 +61,7 @@ def phases(
     with_logits = step.batch_size if step.kind == "prefill" else None
     flops = ceilings.forward_flops(model_cfg, tokens, step.length, with_logits)
     forward = _phase(
-        "prefill" if step.kind == "prefill" else "forward",
+        "forward" if step.kind == "score" else step.kind,
         step,
         topology,
         tokens=tokens,

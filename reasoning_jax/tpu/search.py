@@ -39,7 +39,7 @@ def batch_keys(cfg: ConfigDict, mesh_shape: Mapping[str, int]) -> list[BatchKey]
     groups = mesh_shape["data"] * mesh_shape["fsdp"]
     return [
         BatchKey("batch_size", ("update",), groups * cfg.micro_batches),
-        BatchKey("sampling.batch_size", ("prefill", "decode", "score"), groups),
+        BatchKey("sampling.batch_size", ("prefill", "think", "decode", "score"), groups),
     ]
 
 
