@@ -1,13 +1,13 @@
 """Continuous thoughts and the arms beside them: accuracy, tokens, and what the thoughts are worth.
 
-    python benchmarks/coconut_study.py --out=runs/coconut [--config=coconut_graphs]
-        [--arms=coconut,cot,...] [--seeds=3] [--questions=500] [--config.KEY=VALUE ...]
+    python benchmarks/coconut_study.py --out=runs/coconut [--arms=coconut,cot,...] [--seeds=3]
+        [--questions=500] [--smoke] [--config.KEY=VALUE ...]
 
 Runs what is missing (a run that is done is not run again), and asks each last round test questions.
 A choice is the candidate whose answer is likelier. In the arm ``coconut`` the thoughts are then
 left out, or give way to zeros, to those of another question, and to their mean; and what their
-distributions over next tokens give to each kind of node is printed, beside a share for each.
-Accuracies are in percent, with the standard error over seeds.
+distributions over next tokens give to each kind of node is printed: to all of the kind, and to each
+node of it. Accuracies are in percent, with the standard error over seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,16 @@ from reasoning_jax.tasks.graphs import GraphExample, shortcuts
 from reasoning_jax.training import checkpoint
 from reasoning_jax.training.rows import completion_row
 
-ARMS = ("coconut", "learned", "dropped", "at_once", "cot", "direct")
+CONFIG = "configs/coconut_graphs.py"
+# Arm -> the arm whose base model it begins from. Stage 0 is that of the paths.
+ARMS = {
+    "cot": "recite",
+    "direct": "recite",
+    "at_once": "recite",
+    "coconut": "cot",
+    "learned": "cot",
+    "dropped": "cot",
+}
 KINDS = ("on_path", "frontier", "reached", "later", "unreachable")
 WITHOUT = ("left out", "zeros", "another's", "their mean")
 
@@ -43,18 +52,22 @@ WITHOUT = ("left out", "zeros", "another's", "their mean")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
     out: Path
-    config: str
     flags: list[str]  # --config.KEY=VALUE
     questions: int
+    smoke: bool
 
     def train(self, arm: str, seed: int) -> None:
-        """One run to its end."""
+        """One run to its end, after those that it begins from."""
+        argument = f"{arm},smoke" if self.smoke else arm
         flags = [
-            f"--config=configs/{self.config}.py:{arm}",
+            f"--config={CONFIG}:{argument}",
             f"--workdir={self.directory(arm, seed)}",
             f"--config.seed={seed}",
             *self.flags,
         ]
+        if arm in ARMS:
+            self.train(ARMS[arm], seed)
+            flags.append(f"--config.base.init_from={self.directory(ARMS[arm], seed) / 'base'}")
         subprocess.run([sys.executable, "-m", "reasoning_jax.main", *flags], check=True, cwd=ROOT)
 
     def directory(self, arm: str, seed: int) -> Path:
@@ -78,7 +91,7 @@ def answers(exp: Experiment, params: decoder.Params) -> tuple[float, float]:
     rollout = exp.rollout(params, "study", exp.cfg.rounds.count, temperature=0.0)
     samples = rollout(exp.load_eval("test"))
     thoughts = len(exp.prompts.suffix(exp.cfg.rounds.count))
-    tokens = [len(sample.completion_ids) + thoughts for sample in samples]
+    tokens = [len(sample.tokens) + thoughts for sample in samples]
     return float(np.mean([sample.correct for sample in samples])), float(np.mean(tokens))
 
 
@@ -190,12 +203,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", default="coconut_graphs")
     parser.add_argument("--arms", default=",".join(ARMS), type=lambda text: text.split(","))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=500)
+    parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
     args, flags = parser.parse_known_args()
-    study = Study(out=args.out.resolve(), config=args.config, flags=flags, questions=args.questions)
+    study = Study(out=args.out.resolve(), flags=flags, questions=args.questions, smoke=args.smoke)
     for seed in range(args.seeds):
         for arm in args.arms:
             study.train(arm, seed)

@@ -1,23 +1,26 @@
 """Continuous thoughts on graphs that leave no shortcut, from scratch, with two layers.
 
     python -m reasoning_jax.main --config=configs/coconut_graphs.py:recite --workdir=runs/recite
-    python -m reasoning_jax.main --config=configs/coconut_graphs.py --workdir=runs/coconut_graphs \
+    python -m reasoning_jax.main --config=configs/coconut_graphs.py:cot --workdir=runs/cot \
         --config.base.init_from=runs/recite/base
+    python -m reasoning_jax.main --config=configs/coconut_graphs.py --workdir=runs/coconut_graphs \
+        --config.base.init_from=runs/cot/base
 
-The first run has the model say the edges of graphs in another order, so that it learns to look
-nodes up; all arms begin from it and have as many updates. Round 0 trains on whole paths; then a
-step a round gives way to a thought (arXiv:2412.06769; graphs of arXiv:2505.12514), and the last
-round stays at the last stage.
+The first model says the edges of graphs in another order, and so learns to look nodes up; from it
+the second learns whole paths; and from that the third gives up a step a round for a thought
+(arXiv:2412.06769; graphs of arXiv:2505.12514). The last round stays at the last stage.
 
 ``coconut`` (the default) feeds the hidden state, ``learned`` one vector in its place, ``dropped``
-nothing; ``at_once`` has all thoughts from the start, ``cot`` keeps the paths, ``direct`` has never
-any. Arguments: one of these or recite; smoke.
+nothing: all three begin from the base model of ``cot``, whose own rounds keep the paths.
+``at_once`` has all thoughts from the start, ``direct`` has no paths; these begin from the first.
+Arguments: one of these or recite; smoke. benchmarks/coconut_study.py runs and compares them all.
 """
 
 from reasoning_jax import config, default
 
 ARMS = ("coconut", "learned", "dropped", "at_once", "cot", "direct", "recite")
 PLAIN = ("cot", "direct", "recite")
+FROM_PATHS = ("coconut", "learned", "dropped")
 
 
 def get_config(arg: str = ""):
@@ -30,7 +33,7 @@ def get_config(arg: str = ""):
     c.model.preset = "gpt-0.4m"
     c.sequence_length = 96
     c.batch_size = 32
-    c.base.num_updates = 1200
+    c.base.num_updates = 300 if args.arm in FROM_PATHS else 1500  # the markers alone are new
     c.base.learning_rate = 1e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"

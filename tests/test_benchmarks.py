@@ -297,6 +297,25 @@ def test_frontier_smoke(folder, data_dir, tmp_path, monkeypatch, capsys):
         frontier.main([f"--out={tmp_path}"])
 
 
+@pytest.mark.slow
+def test_coconut_study_smoke(folder, tmp_path):
+    """The arms with those that they begin from, then the tables."""
+    import coconut_study
+
+    flags = ["--seeds=1", "--smoke", "--questions=10", "--arms=coconut", f"--out={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, coconut_study.__file__, *flags],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": XLA_FLAGS},
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"recite_0", "cot_0", "coconut_0"}
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"]
+    for name in ("coconut", "their own", "left out", "zeros", "another's", "thought 3, each"):
+        assert name in rows
+
+
 def test_seconds_belong_to_the_phase_that_ends(folder, tmp_path, monkeypatch, capsys):
     import rounds
 
