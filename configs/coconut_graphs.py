@@ -33,7 +33,7 @@ def get_config(arg: str = ""):
     c.model.preset = "gpt-0.4m"
     c.sequence_length = 96
     c.batch_size = 32
-    c.base.num_updates = 300 if args.arm in FROM_PATHS else 1500  # the markers alone are new
+    c.base.num_updates = 0 if args.arm in FROM_PATHS else 1500
     c.base.learning_rate = 1e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
@@ -56,6 +56,7 @@ def get_config(arg: str = ""):
         c.base.algorithm.direct = args.arm == "direct"
     else:
         c.forward.stages = 3
+        c.forward.markers = False
         c.forward.uniform_prob = 0.1
         c.forward.thoughts_per_step = 0 if args.arm == "dropped" else 1
         c.forward.fed = "learned" if args.arm == "learned" else "hidden"

@@ -47,7 +47,7 @@ def batch_of(rows, width=S):
 ROWS = (([4, 5, 6], 3, [7, 8, 9]), ([10], 2, [11]), ([3, 4, 5, 6, 7], 0, [12, 13]), ([9], 3, []))
 
 
-@pytest.fixture(scope="module", params=["tiny", "gemma-2"])
+@pytest.fixture(scope="module", params=["tiny", "gemma-2", "gpt-2"])
 def thinking(request, tiny):
     """A model with markers, and a batch of rows with 3, 2, 0 and 3 thoughts."""
     model = tiny
@@ -89,6 +89,18 @@ def test_thoughts_are_the_passes_by_hand(thinking):
         first = len(parts[0])  # the begin marker's place
         for i in range(parts[1]):  # what is fed is the hidden state before it
             np.testing.assert_allclose(fed[number, i], hidden[number, first + i], atol=1e-6)
+
+
+def test_thoughts_without_markers(tiny):
+    """The first is the state of the question's last token."""
+    cfg, params = with_markers(tiny)
+    thought = cfg.vocab_size + coconut.THOUGHT
+    rows = [[4, 5, 6, thought, thought, 7, 8], [9, thought, 10], [11, 12]]
+    hidden, fed = with_thoughts(params, batch_of(rows), cfg, passes.Room(S, 2, S))
+    for number, ids in enumerate(rows):
+        wanted = recomputed(params, ids, cfg)[0, : len(ids)]
+        np.testing.assert_allclose(hidden[number, : len(ids)], wanted, atol=2e-5)
+    np.testing.assert_allclose(fed[0, 0], hidden[0, 2], atol=1e-6)
 
 
 def test_other_vectors_in_the_place_of_thoughts(thinking):

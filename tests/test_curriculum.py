@@ -61,6 +61,12 @@ def test_a_last_stage_has_the_answer_alone():
     assert left == [TEXT, "two\nthree\nfour", "four", "four"]
 
 
+def test_without_markers():
+    cfg = COCONUT.Config(thoughts_per_step=2, stages=2, markers=False)
+    assert [COCONUT.prompt_suffix(cfg, 20, n) for n in range(3)] == [[], [22] * 2, [22] * 4]
+    assert COCONUT.worked(cfg, 20, 1, [0, 1, 1]) == ([22] * 2, 1)
+
+
 def test_without_a_curriculum_all_is_of_the_last_stage():
     cfg = COCONUT.Config(thoughts_per_step=2, stages=2, curriculum=False)
     for n in range(3):
