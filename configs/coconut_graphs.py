@@ -56,7 +56,7 @@ def get_config(arg: str = ""):
         c.base.algorithm.direct = args.arm == "direct"
     else:
         c.forward.stages = 3
-        c.forward.markers = False
+        c.forward.begin_marker = False
         c.forward.uniform_prob = 0.1
         c.forward.thoughts_per_step = 0 if args.arm == "dropped" else 1
         c.forward.fed = "learned" if args.arm == "learned" else "hidden"

@@ -91,7 +91,7 @@ def test_thoughts_are_the_passes_by_hand(thinking):
             np.testing.assert_allclose(fed[number, i], hidden[number, first + i], atol=1e-6)
 
 
-def test_thoughts_without_markers(tiny):
+def test_thoughts_after_the_question_itself(tiny):
     """The first is the state of the question's last token."""
     cfg, params = with_markers(tiny)
     thought = cfg.vocab_size + coconut.THOUGHT

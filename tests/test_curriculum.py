@@ -61,10 +61,11 @@ def test_a_last_stage_has_the_answer_alone():
     assert left == [TEXT, "two\nthree\nfour", "four", "four"]
 
 
-def test_without_markers():
-    cfg = COCONUT.Config(thoughts_per_step=2, stages=2, markers=False)
-    assert [COCONUT.prompt_suffix(cfg, 20, n) for n in range(3)] == [[], [22] * 2, [22] * 4]
-    assert COCONUT.worked(cfg, 20, 1, [0, 1, 1]) == ([22] * 2, 1)
+def test_without_a_marker_before_the_thoughts():
+    cfg = COCONUT.Config(thoughts_per_step=2, stages=2, begin_marker=False)
+    suffixes = [COCONUT.prompt_suffix(cfg, 20, n) for n in range(3)]
+    assert suffixes == [[], [22, 22, 21], [22, 22, 22, 22, 21]]
+    assert COCONUT.worked(cfg, 20, 1, [0, 1, 1]) == ([22, 22, 21], 1)
 
 
 def test_without_a_curriculum_all_is_of_the_last_stage():
@@ -99,8 +100,9 @@ def thinking_run(**changes):
     return c
 
 
-def test_a_run(tmp_path, one_device):
-    cfg = thinking_run(uniform_prob=0.3)
+@pytest.mark.parametrize("begin_marker", [True, False])
+def test_a_run(tmp_path, one_device, begin_marker):
+    cfg = thinking_run(uniform_prob=0.3, begin_marker=begin_marker)
     loop.train(cfg, tmp_path)
     exp = experiment.make(cfg)
     thought = exp.model_cfg.vocab_size + 2

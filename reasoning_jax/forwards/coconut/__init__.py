@@ -43,9 +43,9 @@ class Config:
     # What a thought is: the last hidden state, or one learned vector, "pause as thought", which
     # shows what the curriculum does without any thought.
     fed: str = key("hidden", one_of("hidden", "learned"))
-    # Whether the markers stand around the thoughts. Without them the first thought is the state of
-    # the question's last token, which has learned to say the first step (arXiv:2505.12514).
-    markers: bool = True
+    # Whether a marker stands before the thoughts. Without one the first thought is the state of the
+    # question's last token, which has learned to say the first step (arXiv:2505.12514).
+    begin_marker: bool = True
     # The fraction of rows that a round takes from an earlier stage, drawn uniformly.
     uniform_prob: float = key(0.0, between(0, 1))
     # Tokens that a question with its first marker, and what follows its thoughts, have room for;
@@ -91,7 +91,7 @@ def max_thoughts(cfg: Config) -> int:
 
 
 def init(key: Key[Array, ""], model_cfg: ModelConfig, cfg: Config) -> Params:
-    """{"thought_markers": [2, D]}, drawn as the embedding is; there too where no row has them.
+    """{"thought_markers": [2, D]}, drawn as the embedding is.
 
     Where thoughts are one learned vector, {"pause": [3, D]}: the markers, and that vector.
     """
@@ -147,15 +147,15 @@ def stage(cfg: Config, round: int) -> int:
 
 
 def prompt_suffix(cfg: Config, first: int, round: int) -> list[int]:
-    """As many thoughts as the round's stage has, between the markers where there are any."""
+    """As many thoughts as the round's stage has, and the markers."""
     return _suffix(cfg, first, stage(cfg, round))
 
 
 def _suffix(cfg: Config, first: int, stage: int) -> list[int]:
     thoughts = [first + THOUGHT] * (min(stage, cfg.stages) * cfg.thoughts_per_step)
-    if not cfg.markers:
-        return thoughts
-    return [first + BEGIN, *thoughts, first + END]
+    if cfg.begin_marker:
+        return [first + BEGIN, *thoughts, first + END]
+    return [*thoughts, first + END] if thoughts else []
 
 
 def worked(cfg: Config, first: int, round: int, seed: Sequence[int]) -> tuple[list[int], int]:
