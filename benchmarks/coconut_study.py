@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from reasoning_jax import config, experiment
 from reasoning_jax.experiment import Experiment
+from reasoning_jax.forwards import coconut
 from reasoning_jax.forwards.coconut import passes
 from reasoning_jax.model import decoder, logprobs
 from reasoning_jax.policy import Policy
@@ -57,7 +58,7 @@ class Study:
     smoke: bool
 
     def train(self, arm: str, seed: int) -> None:
-        """One run to its end, after those that it begins from."""
+        """One run to its end; what it begins from must be there."""
         argument = f"{arm},smoke" if self.smoke else arm
         flags = [
             f"--config={CONFIG}:{argument}",
@@ -66,7 +67,6 @@ class Study:
             *self.flags,
         ]
         if arm in ARMS:
-            self.train(ARMS[arm], seed)
             flags.append(f"--config.base.init_from={self.directory(ARMS[arm], seed) / 'base'}")
         subprocess.run([sys.executable, "-m", "reasoning_jax.main", *flags], check=True, cwd=ROOT)
 
@@ -129,7 +129,8 @@ def probe(exp: Experiment, params: decoder.Params) -> dict[str, float]:
     examples = exp.load_eval("test")
     policy = exp.policy(params)
     batch = as_batch(candidate_rows(exp, examples), exp)
-    room = passes.Room(batch["tokens"].shape[1], exp.forward_cfg.stages, exp.cfg.sequence_length)
+    size = exp.cfg.sequence_length
+    room = passes.Room(size, coconut.max_thoughts(exp.forward_cfg), size)
 
     @jax.jit
     def scored(batch: dict, given: jax.Array | None) -> tuple[jax.Array, jax.Array]:
@@ -209,12 +210,26 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
     args, flags = parser.parse_known_args()
     study = Study(out=args.out.resolve(), flags=flags, questions=args.questions, smoke=args.smoke)
+    unknown = sorted(set(args.arms) - ARMS.keys())
+    if unknown:
+        parser.error(f"--arms: there is no {unknown[0]!r}; there are {', '.join(ARMS)}.")
     for seed in range(args.seeds):
-        for arm in args.arms:
+        for arm in with_beginnings(args.arms):
             study.train(arm, seed)
     print_arms(study, args.arms, args.seeds)
     if "coconut" in args.arms:
         print_probes(study, args.seeds)
+
+
+def with_beginnings(arms: Sequence[str]) -> list[str]:
+    """The arms, each once and after those that it begins from."""
+    found: dict[str, None] = {}
+    for arm in arms:
+        chain = [arm]
+        while chain[0] in ARMS:
+            chain.insert(0, ARMS[chain[0]])
+        found |= dict.fromkeys(chain)
+    return list(found)
 
 
 def print_arms(study: Study, arms: Sequence[str], seeds: int) -> None:

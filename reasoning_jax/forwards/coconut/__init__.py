@@ -63,7 +63,7 @@ def check(cfg: ConfigDict) -> None:
             f"config.forward.stages: {f.stages}{answer}, but config.rounds.count "
             f"{cfg.rounds.count} ends in stage {last}."
         )
-    if f.curriculum and f.stages and cfg.rounds.restart:
+    if f.curriculum and f.stages + f.answer_stage and cfg.rounds.restart:
         raise UserError(
             "config.rounds.restart: a stage goes on from the stage before; set it to False."
         )
