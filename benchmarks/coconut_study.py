@@ -1,7 +1,7 @@
 """Continuous thoughts and the arms beside them: accuracy, tokens, and what the thoughts are worth.
 
     python benchmarks/coconut_study.py --out=runs/coconut [--arms=coconut,cot,...] [--seeds=3]
-        [--questions=500] [--smoke] [--config.KEY=VALUE ...]
+        [--task=prosqa] [--questions=500] [--at_once=1] [--smoke] [--config.KEY=VALUE ...]
 
 Runs what is missing (a run that is done is not run again), and asks each last round test questions.
 A choice is the candidate whose answer is likelier. In the arm ``coconut`` the thoughts are then
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from side_by_side import Job, run_all
+
 from reasoning_jax import config, experiment
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.forwards import coconut
@@ -36,7 +37,9 @@ from reasoning_jax.tasks.graphs import GraphExample, shortcuts
 from reasoning_jax.training import checkpoint
 from reasoning_jax.training.rows import completion_row
 
+FOLDER = "checkpoints"  # of a run, with its last round
 CONFIG = "configs/coconut_graphs.py"
+TASKS = ("graph_search", "prosqa")
 # Arm -> the arm whose base model it begins from. Stage 0 is that of the paths.
 ARMS = {
     "cot": "recite",
@@ -53,22 +56,20 @@ WITHOUT = ("left out", "zeros", "another's", "their mean")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
     out: Path
+    task: str
     flags: list[str]  # --config.KEY=VALUE
     questions: int
     smoke: bool
 
-    def train(self, arm: str, seed: int) -> None:
-        """One run to its end; what it begins from must be there."""
-        argument = f"{arm},smoke" if self.smoke else arm
-        flags = [
-            f"--config={CONFIG}:{argument}",
-            f"--workdir={self.directory(arm, seed)}",
-            f"--config.seed={seed}",
-            *self.flags,
-        ]
+    def job(self, arm: str, seed: int) -> Job:
+        """The run of an arm, after the one that it begins from."""
+        argument = ",".join([arm, self.task, *(["smoke"] if self.smoke else [])])
+        flags = [f"--config={CONFIG}:{argument}", f"--config.seed={seed}", *self.flags]
+        after = []
         if arm in ARMS:
-            flags.append(f"--config.base.init_from={self.directory(ARMS[arm], seed) / 'base'}")
-        subprocess.run([sys.executable, "-m", "reasoning_jax.main", *flags], check=True, cwd=ROOT)
+            after = [self.directory(ARMS[arm], seed)]
+            flags.append(f"--config.base.init_from={after[0] / 'base'}")
+        return Job(directory=self.directory(arm, seed), flags=flags, after=after)
 
     def directory(self, arm: str, seed: int) -> Path:
         return self.out / f"{arm}_{seed}"
@@ -79,7 +80,7 @@ class Study:
         cfg = config.rebuild(directory)
         cfg.eval.num_test = self.questions
         exp = experiment.make(cfg, jax.devices()[:1])
-        restored = checkpoint.restore(directory / "checkpoints", exp.abstract_state().params)
+        restored = checkpoint.restore(directory / FOLDER, exp.abstract_state().params)
         return exp, restored.params
 
 
@@ -206,16 +207,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", default=",".join(ARMS), type=lambda text: text.split(","))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--task", default=TASKS[0], choices=TASKS)
+    parser.add_argument("--at_once", type=int, default=1, help="runs side by side")
     parser.add_argument("--questions", type=int, default=500)
     parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
     args, flags = parser.parse_known_args()
-    study = Study(out=args.out.resolve(), flags=flags, questions=args.questions, smoke=args.smoke)
+    study = Study(
+        out=args.out.resolve(),
+        task=args.task,
+        flags=flags,
+        questions=args.questions,
+        smoke=args.smoke,
+    )
     unknown = sorted(set(args.arms) - ARMS.keys())
     if unknown:
         parser.error(f"--arms: there is no {unknown[0]!r}; there are {', '.join(ARMS)}.")
+    jobs = []
     for seed in range(args.seeds):
-        for arm in with_beginnings(args.arms):
-            study.train(arm, seed)
+        jobs += [study.job(arm, seed) for arm in with_beginnings(args.arms)]
+    run_all(jobs, args.at_once)
     print_arms(study, args.arms, args.seeds)
     if "coconut" in args.arms:
         print_probes(study, args.seeds)

@@ -1,15 +1,18 @@
 """SECToR from 6 digits to 15, with and without its checks: a table of lengths, and one of labels.
 
     python benchmarks/sector_study.py --out=runs/sector [--seeds=3] [--arms=commutativity,none]
+        [--at_once=1] [--config.KEY=VALUE ...]
 
 Runs what is missing (a run that is done is not run again). The arms of a seed start from one base
 model. Of each last round, test sums of every length (not the best round: that would be chosen by
 answers that the method must not know): the fast answer, and the vote of simplify-then-guess.
 """
 
+from __future__ import annotations
+
 import argparse
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,6 +21,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from side_by_side import Job, run_all
+
 from reasoning_jax import config, experiment, metrics
 from reasoning_jax.algorithms.sector import guesses
 from reasoning_jax.tasks.addition_forms import simplify
@@ -25,34 +30,34 @@ from reasoning_jax.training import checkpoint
 
 ARMS = ("commutativity", "vote", "none")
 NUM_TEST = 200  # sums of a length
+NUM_SIMPLIFICATIONS = 3  # of the slow mode, of whatever arm
 CONFIG = "configs/sector_addition.py"
 
 
-def run(out: Path, arm: str, seed: int) -> Path:
-    """One run to its end; its work directory."""
-    directory = out / f"{arm}_{seed}"
-    flags = [f"--config={CONFIG}:{arm}", f"--workdir={directory}", f"--config.seed={seed}"]
+def job(out: Path, arm: str, seed: int, flags: Sequence[str]) -> Job:
+    """The run of an arm; all but the first begin from the first one's base model."""
+    own = [f"--config={CONFIG}:{arm}", f"--config.seed={seed}", *flags]
+    after = []
     if arm != ARMS[0]:
-        base = out / f"{ARMS[0]}_{seed}" / "base"
-        flags += ["--config.base.num_updates=0", f"--config.base.init_from={base}"]
-    subprocess.run([sys.executable, "-m", "reasoning_jax.main", *flags], check=True, cwd=ROOT)
-    return directory
+        after = [out / f"{ARMS[0]}_{seed}"]
+        own += ["--config.base.num_updates=0", f"--config.base.init_from={after[0] / 'base'}"]
+    return Job(directory=out / f"{arm}_{seed}", flags=own, after=after)
 
 
-def assess(directory: Path, arm: str, folder: str) -> dict[int, tuple[float, float]]:
+def assess(directory: Path, folder: str) -> dict[int, tuple[float, float]]:
     """Length -> accuracy of the fast answer and of the vote, of a model of this run.
 
     folder: "base", or "checkpoints" for the last round's.
     """
-    cfg = config.load(f"{ROOT / CONFIG}:{arm}")
+    cfg = config.rebuild(directory)
     cfg.task.num_eval = NUM_TEST
     exp = experiment.make(cfg, jax.devices()[:1])
     restored = checkpoint.restore(directory / folder, exp.abstract_state().params)
     rollout = exp.rollout(restored.params, "study", 0, temperature=0.0)
     problems = [simplify.asked(e.question) for e in exp.load("test")]
-    width, steps = cfg.task.max_digits, cfg.algorithm.num_simplifications
+    width = cfg.task.max_digits
     fast = [s.correct for s in guesses.ask(rollout, simplify.FAST, problems, width)]
-    solved = guesses.solve(rollout, problems, steps, width)
+    solved = guesses.solve(rollout, problems, NUM_SIMPLIFICATIONS, width)
     right = []
     for problem, solution in zip(problems, solved, strict=True):
         vote = guesses.majority(solution.guesses)
@@ -90,26 +95,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", default=",".join(ARMS), type=lambda text: text.split(","))
-    args = parser.parse_args()
+    parser.add_argument("--at_once", type=int, default=1, help="runs side by side")
+    args, flags = parser.parse_known_args()
     out = args.out.resolve()
-    for seed in range(args.seeds):
-        for arm in args.arms:
-            run(out, arm, seed)
-    shown = (6, 7, 9, 11, 13, 15)
+    arms = dict.fromkeys([ARMS[0], *args.arms])  # the first has the base model of all
+    jobs = [job(out, arm, seed, flags) for seed in range(args.seeds) for arm in arms]
+    run_all(jobs, args.at_once)
+    last = config.rebuild(jobs[0].directory).task.max_digits
+    shown = [6, 7, *range(9, last + 1, 3)]
     print(f"| model | mode | {' | '.join(f'{n} digits' for n in shown)} |")
     models = [("base", ARMS[0], "base"), *((arm, arm, "checkpoints") for arm in args.arms)]
     for title, arm, folder in models:
-        seeds = [assess(out / f"{arm}_{seed}", arm, folder) for seed in range(args.seeds)]
+        seeds = [assess(out / f"{arm}_{seed}", folder) for seed in range(args.seeds)]
         for number, mode in enumerate(("fast", "slow")):
             cells = [mean_and_error([accuracy[n][number] for accuracy in seeds]) for n in shown]
             print(f"| {title} | {mode} | {' | '.join(cells)} |", flush=True)
     print()
-    print("| arm | labels | " + " | ".join(f"{n} digits" for n in range(7, 16)) + " |")
+    print("| arm | labels | " + " | ".join(f"{n} digits" for n in range(7, last + 1)) + " |")
     for arm in args.arms:
         rounds = [labels(out / f"{arm}_{seed}") for seed in range(args.seeds)]
         for number, name in enumerate(("kept", "false")):
             cells = []
-            for n in range(7, 16):
+            for n in range(7, last + 1):
                 values = [r[n][number] for r in rounds if n in r]
                 cells.append(mean_and_error(values) if values else "")
             print(f"| {arm} | {name} | {' | '.join(cells)} |")

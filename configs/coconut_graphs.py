@@ -13,61 +13,66 @@ the second learns whole paths; and from that the third gives up a step a round f
 ``coconut`` (the default) feeds the hidden state, ``learned`` one vector in its place, ``dropped``
 nothing: all three begin from the base model of ``cot``, whose own rounds keep the paths.
 ``at_once`` has all thoughts from the start, ``direct`` has no paths; these begin from the first.
-Arguments: one of these or recite; smoke. benchmarks/coconut_study.py runs and compares them all.
+``prosqa`` asks the published questions in place of the graphs, from generated ones of their shape.
+Arguments: one of these or recite; prosqa; smoke. benchmarks/coconut_study.py runs and compares all.
 """
 
 from reasoning_jax import config, default
 
 ARMS = ("coconut", "learned", "dropped", "at_once", "cot", "direct", "recite")
+TASKS = ("graph_search", "prosqa")
 PLAIN = ("cot", "direct", "recite")
 FROM_PATHS = ("coconut", "learned", "dropped")
 
 
 def get_config(arg: str = ""):
-    args = config.parse_arg(arg, arm=ARMS, smoke=False)
+    args = config.parse_arg(arg, arm=ARMS, task=TASKS, smoke=False)
     forward = "plain" if args.arm in PLAIN else "coconut"
-    c = default.get_config(algorithm="sft", task="graph_search", forward=forward)
-    c.task.num_steps = (1, 2, 3)  # with three alone nothing is learned
-    c.task.width = 2
+    c = default.get_config(algorithm="sft", task=args.task, forward=forward)
+    prosqa = args.task == "prosqa"
+    if not prosqa:
+        c.task.num_steps = (1, 2, 3)  # with three alone nothing is learned
+        c.task.width = 2
     c.task.num_train = 50_000
     c.model.preset = "gpt-0.4m"
-    c.sequence_length = 96
+    c.sequence_length = 416 if prosqa else 96
     c.batch_size = 32
     c.base.num_updates = 0 if args.arm in FROM_PATHS else 1500
     c.base.learning_rate = 1e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
-    c.rounds.count = 4
+    c.rounds.count = 7 if prosqa else 4
     c.rounds.updates = 600
     c.rounds.growth = 1.0
     c.rounds.restart = False
     c.rounds.patience = 0
     c.optim.learning_rate = 5e-4
     c.optim.decay = 0.2
-    c.sampling.max_new_tokens = 12
+    c.sampling.max_new_tokens = 52 if prosqa else 12
     c.eval.num_examples = 300
     if args.arm == "recite":
         c.base.split = "recited"
         c.base.num_updates = 2500
         c.rounds.count = 0
-        c.sequence_length = 128
+        c.sequence_length = 448 if prosqa else 128
     elif forward == "plain":
         c.algorithm.direct = args.arm == "direct"
         c.base.algorithm.direct = args.arm == "direct"
     else:
-        c.forward.stages = 3
+        c.forward.stages = 6 if prosqa else 3  # as many as a path has steps
         c.forward.begin_marker = False
         c.forward.uniform_prob = 0.1
         c.forward.thoughts_per_step = 0 if args.arm == "dropped" else 1
         c.forward.fed = "learned" if args.arm == "learned" else "hidden"
         c.forward.curriculum = args.arm != "at_once"
         if args.arm in ("coconut", "at_once"):
-            c.forward.question_length = 72
-            c.forward.answer_length = 16
+            c.forward.question_length = 360 if prosqa else 72
+            c.forward.answer_length = 56 if prosqa else 16
     if args.smoke:
         c.model.preset = "tiny"
         c.task.num_train = 300
-        c.task.num_held_out = 30
+        c.eval.num_examples = 30
+        c.eval.num_test = 30
         c.batch_size = 16
         c.base.num_updates = 10
         c.rounds.updates = 5

@@ -1,34 +1,45 @@
 """Quiet-STaR on text with computations hidden in it: thoughts that no one shows the model.
 
-    python -m reasoning_jax.main --config=configs/quiet_star_text.py --workdir=runs/quiet_star
+    python -m reasoning_jax.main --config=configs/quiet_star_text.py:worked --workdir=runs/worked
+    python -m reasoning_jax.main --config=configs/quiet_star_text.py:plain --workdir=runs/plain \
+        --config.base.init_from=runs/worked/base
+    python -m reasoning_jax.main --config=configs/quiet_star_text.py --workdir=runs/quiet_star \
+        --config.base.init_from=runs/plain/base
 
-Round 0 is a plain language model of the documents, of which some write their working out; round 1
-goes on with the same loss and a thought after every token. ``plain`` goes on without thoughts, for
-as many updates: what thoughts have to beat. Arguments: thoughts or plain, smoke.
+The first model reads documents that all write their working out, and so learns to look symbols up;
+the second is a language model of documents of which some do. From its round 0 the third goes on
+with the same loss and a thought after every token, and the second's own round 1 without thoughts,
+for as many updates: what thoughts have to beat. benchmarks/quiet_star_study.py runs and compares
+them. Arguments: thoughts, plain or worked; smoke.
 """
 
 from reasoning_jax import config, default
 
 
 def get_config(arg: str = ""):
-    args = config.parse_arg(arg, arm=("thoughts", "plain"), smoke=False)
-    forward = {"thoughts": "quiet_star", "plain": "plain"}[args.arm]
+    args = config.parse_arg(arg, arm=("thoughts", "plain", "worked"), smoke=False)
+    forward = "quiet_star" if args.arm == "thoughts" else "plain"
     c = default.get_config(algorithm="sft", task="multi_hop_text", forward=forward)
     c.model.preset = "0.4m"
     c.model.num_layers = 2
     c.sequence_length = 96
     c.batch_size = 32
-    c.base.num_updates = 3000
+    c.base.num_updates = 0 if args.arm == "thoughts" else 3000
     c.base.split = "train"
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "train"
-    c.rounds.count = 1
+    c.rounds.count = 0 if args.arm == "worked" else 1
     c.rounds.updates = 300
     c.optim.learning_rate = 3e-4
     c.sampling.max_new_tokens = 12
     c.sampling.batch_size = 128
+    if args.arm == "worked":
+        c.task.worked = 1.0
+        c.task.num_questions = 6
+        c.task.stretch = 2
+        c.sequence_length = 112
     if args.arm == "thoughts":
-        c.forward.thought_length = 4  # ":" and three steps, or three steps and "->"
+        c.forward.thought_length = 4  # the symbol asked for, and three steps
         c.forward.num_ahead = 2
         c.forward.start_like = " :"  # what opens the working of a document
         c.forward.end_like = " ->"

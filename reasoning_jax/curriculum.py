@@ -1,6 +1,6 @@
 """Stages of training in which more and more steps of a rationale are left out.
 
-A step is a line of a worked example's text; the last line, which states the answer, is none.
+What a step of a worked example's text is, its task says (``Task.step_ends``).
 """
 
 from __future__ import annotations
@@ -27,14 +27,7 @@ def mixed_stage(stage: int, uniform_prob: float, seed: Sequence[int]) -> int:
     return int(random.integers(stage))
 
 
-def num_steps(text: str) -> int:
-    """How many steps a worked example's text has."""
-    return text.strip().count("\n")
-
-
-def without_steps(text: str, count: int) -> str:
-    """The text less its first steps; of one with fewer steps, the last line is left."""
-    if not count:
-        return text
-    lines = text.rstrip("\n").split("\n")
-    return "\n".join(lines[min(count, len(lines) - 1) :])
+def without_steps(text: str, count: int, ends: Sequence[int]) -> str:
+    """The text less its first ``count`` steps, or less all; ``ends``: where each step ends."""
+    left_out = ends[:count]
+    return text[left_out[-1] :] if left_out else text

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import curriculum, multihost
+from reasoning_jax import multihost
 from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.errors import UserError
 from reasoning_jax.experiment import Experiment
@@ -64,7 +64,7 @@ def check_method(
 def _check_stages(exp: Experiment, source: Sequence[Example]) -> None:
     """UserError where the curriculum has more stages than any rationale has steps."""
     texts = [exp.task.target(example) for example in source if example.rationale is not None]
-    most = max((curriculum.num_steps(text) for text in texts), default=None)
+    most = max((len(exp.task.step_ends(text)) for text in texts), default=None)
     stages = exp.cfg.forward.stages
     if most is not None and stages > most:
         raise UserError(

@@ -59,13 +59,16 @@ class Experiment:
     tuning: tune.Tuning
     source: pretrained.Source | None = None  # the published model that config.model.source names
     sampling_mesh: Mesh | None = None  # where config.mesh.sampling_tensor asks for another one
+    splits: dict[str, Sequence[Example]] = dataclasses.field(default_factory=dict)  # loaded ones
 
     def load(self, split: str) -> Sequence[Example]:
         """The examples of a split; UserError where there are none."""
-        examples = self.task.load(self.task_cfg, split)
-        if not len(examples):
-            raise UserError(f"The {split} split of {self.cfg.task.name} is empty.")
-        return examples
+        if split not in self.splits:
+            examples = self.task.load(self.task_cfg, split)
+            if not len(examples):
+                raise UserError(f"The {split} split of {self.cfg.task.name} is empty.")
+            self.splits[split] = examples
+        return self.splits[split]
 
     def load_eval(self, split: str) -> list[Example]:
         """The examples that an evaluation asks.
@@ -156,8 +159,7 @@ class Experiment:
         return self.forward.init(key, self.model_cfg, self.forward_cfg)
 
     def _abstract_forward_params(self) -> decoder.Params:
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        return jax.eval_shape(self._new_forward_params, key)
+        return jax.eval_shape(lambda: self._new_forward_params(jax.random.key(0)))
 
     def _first_words(self) -> list[int]:
         """The tokens that a soft prompt begins as."""
@@ -167,10 +169,8 @@ class Experiment:
         if self.cfg.tune.text:
             ids = self.tokenizer.encode(self.cfg.tune.text)
             return (ids * length)[:length]
-        drawn = np.random.default_rng(self.cfg.seed).integers(
-            self.tokenizer.vocab_size, size=length
-        )
-        return drawn.tolist()
+        rng = np.random.default_rng(self.cfg.seed)
+        return rng.integers(self.tokenizer.vocab_size, size=length).tolist()
 
     def _abstract_params(self) -> decoder.Params:
         model = tune.abstract_trained(self.tuning, self.cfg.tune, self.model_cfg)

@@ -134,7 +134,7 @@ class Rollout:
             text = self.task.target(example, direct)
             text = text.strip() if self.chat else text
             tokenizer, steps = self.worked(example.id) if self.worked else (self.tokenizer, 0)
-            text = curriculum.without_steps(text, steps)
+            text = curriculum.without_steps(text, steps, self.task.step_ends(text))
             completion = [*tokenizer.encode(text), tokenizer.eos_id]
             row = completion_row(self._prompt(example, hint, tokenizer), completion)
         return row if len(row["tokens"]) <= self.max_length else None

@@ -316,6 +316,51 @@ def test_coconut_study_smoke(folder, tmp_path):
         assert name in rows
 
 
+@pytest.mark.slow
+def test_quiet_star_study_smoke(folder, tmp_path):
+    import quiet_star_study
+
+    flags = ["--seeds=1", "--smoke", "--documents=80", f"--out={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, quiet_star_study.__file__, *flags],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": XLA_FLAGS},
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"worked_0", "plain_0", "thoughts_0"}
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"]
+    assert {"base", "thoughts", "thoughts of another document", "working is right"} <= set(rows)
+    assert {"0", "8"} <= set(rows)
+
+
+def test_runs_side_by_side_wait_for_what_they_begin_from(folder, tmp_path, monkeypatch):
+    import side_by_side
+
+    started = []
+
+    def start(job, shown):
+        started.append((job.directory.name, shown))
+        code = "import sys; sys.exit(3)" if job.directory.name == "bad" else ""
+        return subprocess.Popen([sys.executable, "-c", code])
+
+    monkeypatch.setattr(side_by_side, "_start", start)
+    first, second, bad = tmp_path / "first", tmp_path / "second", tmp_path / "bad"
+    jobs = [
+        side_by_side.Job(directory=second, flags=[], after=[first]),
+        side_by_side.Job(directory=first, flags=[]),
+    ]
+    side_by_side.run_all(jobs, at_once=4)
+    assert started == [("first", False), ("second", False)]
+    jobs = [
+        side_by_side.Job(directory=bad, flags=[]),
+        side_by_side.Job(directory=second, flags=[], after=[bad]),
+    ]
+    with pytest.raises(SystemExit, match="bad: this run failed"):
+        side_by_side.run_all(jobs, at_once=1)
+    assert started[2:] == [("bad", True)]
+
+
 def test_seconds_belong_to_the_phase_that_ends(folder, tmp_path, monkeypatch, capsys):
     import rounds
 

@@ -18,6 +18,7 @@ from reasoning_jax import (
     loop,
     rows_file,
     run_export,
+    tasks,
     thoughts,
     workdir,
 )
@@ -37,9 +38,18 @@ def test_the_stage_of_each_round():
 
 
 def test_steps_are_left_out():
-    assert curriculum.num_steps(TEXT) == 3 and curriculum.num_steps(" 4") == 0
-    texts = [curriculum.without_steps(TEXT, count) for count in range(5)]
+    assert tasks.line_ends(TEXT) == tasks.line_ends(f"{TEXT}\n") == [4, 8, 14]
+    assert tasks.line_ends(" 4") == []
+    texts = [curriculum.without_steps(TEXT, count, [4, 8, 14]) for count in range(5)]
     assert texts == [TEXT, "two\nthree\nfour", "three\nfour", "four", "four"]
+
+
+def test_a_step_of_a_path_is_a_node():
+    text = " 17 9 4 [A] 4"
+    ends = tasks.get("graph_search").step_ends(text)
+    texts = [curriculum.without_steps(text, count, ends) for count in range(5)]
+    assert texts == [text, " 9 4 [A] 4", " 4 [A] 4", " [A] 4", " [A] 4"]
+    assert tasks.get("graph_search").step_ends(" [A] 4") == []
 
 
 def test_thoughts_replace_steps():
@@ -57,7 +67,7 @@ def test_a_last_stage_has_the_answer_alone():
     thinking = [20, 22, 22, 21]
     found = [COCONUT.worked(cfg, 20, n, [0, n, 1]) for n in range(4)]
     assert [suffix for suffix, _ in found] == [[20, 21], thinking, thinking, thinking]
-    left = [curriculum.without_steps(TEXT, steps) for _, steps in found]
+    left = [curriculum.without_steps(TEXT, steps, tasks.line_ends(TEXT)) for _, steps in found]
     assert left == [TEXT, "two\nthree\nfour", "four", "four"]
 
 

@@ -138,7 +138,7 @@ def test_a_recital_is_the_same_edges_in_another_order():
         graph_search.load(cfg, "given"), graph_search.load(cfg, "recited"), strict=True
     ):
         prompt = graph_search.prompt(recital, cfg)
-        assert graph_search.prompt(asked, cfg).startswith(prompt.rstrip("\n") + " [Q]")
+        assert graph_search.prompt(asked, cfg).startswith(prompt + " [Q]")
         listed, said = (
             text.strip().removesuffix("|").split("|")
             for text in (prompt, graph_search.target(recital))
@@ -184,13 +184,26 @@ def test_graph_search_asks_in_all_its_lengths():
 QUESTION = tasks.Example(id=0, question="3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3", answer="9")
 
 
+def test_a_recital_of_prosqa_says_a_dozen_of_its_facts():
+    cfg = default.section(tasks, "prosqa")
+    cfg.num_train = 5
+    asked, recited = (prosqa.load(cfg, split) for split in ("given", "recited"))
+    for question, recital in zip(asked, recited, strict=True):
+        facts = recital.question.split(". ")
+        assert question.question.startswith(f"{recital.question} Is ")
+        said = prosqa.target(recital).removesuffix(".").split(".")
+        assert len(said) == len(set(said)) == 12
+        assert {one.strip() for one in said} <= {fact.removesuffix(".") for fact in facts}
+        assert [one.strip() for one in said] != facts[:12]
+
+
 @pytest.mark.parametrize(
     "text, answer",
     [
-        (" 17\n 9\n [A] 9", "9"),
+        (" 17 9 [A] 9", "9"),
         (" [A] 9", "9"),
-        (" [A] 8\n [A] 29", "29"),
-        (" 17\n 9", None),
+        (" [A] 8 [A] 29", "29"),
+        (" 17 9", None),
         (" [A]", None),
         (" [A] 9 8", None),
         (" [A] 30", None),
@@ -204,19 +217,27 @@ def test_graph_search_reads_the_id_after_its_mark(text, answer):
 @pytest.mark.parametrize(
     "text, line",
     [
-        (" 17\n 9\n [A] 9", None),
-        (" 17\n 9\n [A] 8", 2),
-        (" 17\n 5\n [A] 9", 1),
-        (" 9\n [A] 9", 0),
-        (" 5\n 8\n [A] 9", 0),
-        (" 17\n 17\n [A] 9", 1),
-        ("\n [A] 9", 0),
+        (" 17 9 [A] 9", None),
+        (" 17 9 [A] 8", 0),
+        (" 17 9", 0),
+        (" 17 5 [A] 9", 0),
+        (" 9 [A] 9", 0),
+        (" 5 8 [A] 9", 0),
+        (" 17 17 [A] 9", 0),
+        (" | 17 9 [A] 9", 0),
         (" [A] 9", None),
     ],
 )
-def test_graph_search_finds_the_first_false_line(text, line):
+def test_graph_search_finds_a_false_step(text, line):
     assert graph_search.wrong_line(text, QUESTION) == line
-    assert graph_search.steps(" 17\n 9\n [A] 9") == 2
+    assert graph_search.steps(" 17 9 [A] 9") == 2
+
+
+def test_graph_search_ends_a_prompt_with_the_root():
+    cfg = default.section(tasks, "graph_search")
+    assert graph_search.prompt(QUESTION, cfg) == f" {QUESTION.question}"
+    hinted = " 3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [A] 9 [R] 3"
+    assert graph_search.prompt(QUESTION, cfg, hint="9") == hinted
 
 
 # ---- prosqa --------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_documents_are_true(keys):
             steps = [tokens[i + 1]]
             for _ in range(cfg.hops):
                 steps.append(facts[steps[-1]])
-            working = [":", *steps[1:]] if document.is_worked else []
+            working = [":", *steps] if document.is_worked else []
             whole = ["?", steps[0], *working, "->", steps[-1]]
             assert tokens[i : i + len(whole)] == whole
         assert len({tokens[i + 1] for i in questions}) == cfg.num_questions
@@ -66,7 +66,7 @@ def test_the_oracle_names_every_token():
                 assert document.is_worked
         counts = collections.Counter(document.kinds)
         assert counts["computed"] == counts["before_computed"] == cfg.num_questions
-        assert counts["working"] == document.is_worked * cfg.num_questions * (cfg.hops + 1)
+        assert counts["working"] == document.is_worked * cfg.num_questions * (cfg.hops + 2)
         assert counts["easy"] == cfg.stretch * (cfg.num_facts + cfg.num_questions + 1) - 2
 
 
@@ -144,7 +144,7 @@ def test_training_is_on_whole_documents_and_evaluation_on_the_last_answer():
         for document in text_task.load(cfg, split):
             assert text_task.prompt(document, cfg) == ""
             assert text_task.target(document) == document.text == document.rationale
-            assert len(words.encode(document.text)) == (78 if document.is_worked else 66)
+            assert len(words.encode(document.text)) == (81 if document.is_worked else 66)
     for document in text_task.load(cfg, "test"):
         prompt = text_task.prompt(document, cfg)
         assert prompt + text_task.target(document) == document.text
@@ -161,11 +161,12 @@ def test_training_is_on_whole_documents_and_evaluation_on_the_last_answer():
     [
         ("? c ->", " h A B C", "h", None, 0),
         ("? c ->", " k A B C", "k", 0, 0),
-        ("? c :", " h k c h -> h A B C", "h", None, 4),
-        ("? c :", " h k k h -> h A B C", "h", 0, 4),
-        ("? c :", " h k c h -> k A B C", "k", 0, 4),
+        ("? c :", " c h k c h -> h A B C", "h", None, 4),
+        ("? c :", " c h k k h -> h A B C", "h", 0, 4),
+        ("? c :", " c h k c h -> k A B C", "k", 0, 4),
         ("? c ->", " A h", None, 0, 0),
-        ("? c :", " h -> ", None, 0, 1),
+        ("? c :", " h k c h -> h A B C", "h", 0, 3),
+        ("? c :", " c h -> ", None, 0, 1),
         ("? c ->", "", None, 0, 0),
         ("? c ->", " f", None, 0, 0),
     ],

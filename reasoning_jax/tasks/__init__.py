@@ -115,6 +115,11 @@ def generated(cfg: ConfigDict, split: str, draw: Callable[[np.random.Generator],
     return list(found.values())
 
 
+def line_ends(text: str) -> list[int]:
+    """The ends of all lines but the last, which states the answer."""
+    return [i + 1 for i, character in enumerate(text.rstrip("\n")) if character == "\n"]
+
+
 # ---- the contract --------------------------------------------------------------------------------
 
 
@@ -167,6 +172,9 @@ class Task:
     score: Callable[[str, Example], float] | None = None
     # steps(text): the number of reasoning steps in a completion.
     steps: Callable[[str], int] = lambda text: 0
+    # step_ends(text): where each step of a worked example's text ends; what follows the last is the
+    # answer. A curriculum leaves out the first of them.
+    step_ends: Callable[[str], list[int]] = line_ends
     # wrong_line(text, example): the first line, from 0, that the task can tell is false.
     wrong_line: Callable[[str, Example], int | None] = lambda text, example: None
     # difficulty(example): what reports split accuracy by, such as ("digits", 3).

@@ -4,11 +4,13 @@ Two graphs of the same layers stand side by side, each with a root of its own. T
 their last layers, at the same depth and with as many parents. Only then one of the two roots is
 chosen, so that a rule that does not look at the root is right on half of the questions.
 
-    " 3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3\\n"   edges, the two candidates and the root
-    " 17\\n 9\\n [A] 9"                              a shortest path, a node a line; the answer
+    " 3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3"   edges, the two candidates and the root
+    " 17 9 [A] 9"                                a shortest path, a node a step; the answer
 
 The split "recited" has the graphs of "given" with no question; the answer is the edges in another
 order. To say them is to look nodes up, which small models learn slowly from one question a graph.
+Wherever a child is to be found, in a recital, in a path and after a thought, the token before it is
+the parent: what is learned of one goes over to the others.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,12 +27,18 @@ from ml_collections import ConfigDict
 from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import between, each, key
 from reasoning_jax.tasks import Example, GeneratedConfig, generated
-from reasoning_jax.tasks.graphs import Edge, Graph, GraphExample, parents
+from reasoning_jax.tasks.graphs import (
+    RECITED,
+    Edge,
+    Graph,
+    GraphExample,
+    parents,
+    step_difficulty,
+)
 
-RECITED = "recited"
 NUM_IDS = 30  # the ids of a question's nodes are drawn from so many
 NAMES = tuple(f" {id}" for id in range(NUM_IDS))
-ALPHABET = (*NAMES, " |", " [Q]", " [R]", " [A]", "\n")
+ALPHABET = (*NAMES, " |", " [Q]", " [R]", " [A]")
 SECOND_PARENT = 0.5  # how often a node has two
 MAX_STEPS = (NUM_IDS - 2) // 4  # with two nodes a layer
 
@@ -66,14 +75,14 @@ def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:
         id=0,
         question=f"{listed} [Q] {first} {second} [R] {graph.root}",
         answer=str(graph.answer),
-        rationale="\n".join(f" {node}" for node in graph.path(rng)[1:]),
+        rationale="".join(f" {node}" for node in graph.path(rng)[1:]),
         graph=graph,
         names=NAMES,
     )
 
 
 def _recital(example: GraphExample) -> GraphExample:
-    listed = example.question.partition(" [Q]")[0]
+    listed = example.question.partition(" [Q]")[0]  # ends with " |"
     edges = listed.removesuffix(" |").split(" | ")
     order = np.random.default_rng(example.id).permutation(len(edges))
     recited = "".join(f" {edges[i]} |" for i in order)
@@ -123,16 +132,19 @@ def _layers(rng: np.random.Generator, ids: Sequence[int], width: int) -> list[Ed
 
 
 def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
-    """The question on a line; the hint is the answer after it."""
-    hinted = "" if hint is None else f" [A] {hint}"
-    return f" {example.question.strip()}{hinted}\n"
+    """The question, which ends with the root; the hint, an answer, stands before that."""
+    question = example.question.strip()
+    if hint is not None:
+        listed, mark, root = question.rpartition(" [R] ")
+        question = f"{listed} [A] {hint}{mark}{root}"
+    return f" {question}"
 
 
 def target(example: Example, direct: bool = False) -> str:
     if not example.answer:  # of a recital
         return example.rationale
     answer = f" [A] {example.answer}"
-    return answer if direct else f"{example.rationale}\n{answer}"
+    return answer if direct else f"{example.rationale}{answer}"
 
 
 def extract(text: str) -> str | None:
@@ -148,22 +160,23 @@ def steps(text: str) -> int:
     return len(text.partition("[A]")[0].split())
 
 
+def step_ends(text: str) -> list[int]:
+    """The end of each node before the answer."""
+    path = text.partition(" [A]")[0]
+    return [node.end() for node in re.finditer(r"\S+", path)]
+
+
 def wrong_line(text: str, example: Example) -> int | None:
-    """The first line that follows no edge from the line before it, or answers falsely."""
+    """0, the only line, where a step follows no edge or the answer is false; else None."""
     listed, _, asked = example.question.partition("[Q]")
     edges = {tuple(edge.split()) for edge in listed.split("|")}
     node = asked.split()[-1]
-    for number, line in enumerate(text.split("\n")):
-        if "[A]" in line:
-            return None if extract(line) == example.answer else number
-        if (node, line.strip()) not in edges:
-            return number
-        node = line.strip()
-    return None
+    for following in text.partition("[A]")[0].split():
+        if (node, following) not in edges:
+            return 0
+        node = following
+    return None if extract(text) == example.answer else 0
 
 
 def difficulty(example: Example) -> tuple[str, int]:
-    """Steps from the root to the answer; 0 where an example has neither graph nor rationale."""
-    if isinstance(example, GraphExample):
-        return "steps", example.graph.num_steps
-    return "steps", steps(example.rationale or "")
+    return step_difficulty(example, steps)

@@ -3,12 +3,13 @@
 A document is made for Quiet-STaR (arXiv:2403.09629): an oracle knows which tokens a thought helps.
 
     ... X Q B f c h M A Z f h k ... f k b ... T U K ? c -> b R S X          a silent document
-    ... T U K ? c : h k b -> b R S X                                        a worked one
+    ... T U K ? c : c h k b -> b R S X                                      a worked one
 
 Capital letters are easy text: a Markov chain of order 2 whose entropy is known. "f c h" is a fact:
 f(c) = h, where f is a cycle through the symbols of the document, in shuffled order. "? c ->" is
-followed by f(f(f(c))), the computed token; in a worked document the steps to it come first. An easy
-stretch of one length is before every fact, before every question and at the end.
+followed by f(f(f(c))), the computed token; in a worked document c and the steps to it come first,
+so that the token before each step is what f is applied to. An easy stretch of one length is before
+every fact, before every question and at the end.
 
 "train" and "given" are whole documents, without a prompt. "validation" and "test" ask for the last
 computed token, after the document up to it (up to ":" in a worked one).
@@ -110,7 +111,7 @@ def _draw(rng: np.random.Generator, cfg: ConfigDict) -> Document:
         kinds += [EASY_TOKEN] * len(stretch) + own_kinds
     kinds[:2] = [OTHER, OTHER]  # no two easy tokens are before them
     last = max(i for i, kind in enumerate(kinds) if kind == COMPUTED)
-    asked = last - cfg.hops - 1 if is_worked else last
+    asked = last - cfg.hops - 2 if is_worked else last
     return Document(
         id=0,
         question=" ".join(tokens[:asked]),
@@ -129,7 +130,7 @@ def _question(
     steps = [node]
     for _ in range(hops):
         steps.append(following[steps[-1]])
-    working = [":", *steps[1:]] if is_worked else []
+    working = [":", *steps] if is_worked else []
     tokens = ["?", node, *working, "->", steps[-1]]
     return tokens, [OTHER] * 2 + [WORKING] * len(working) + [BEFORE_COMPUTED, COMPUTED]
 
@@ -195,9 +196,10 @@ def extract(text: str) -> str | None:
 
 
 def steps(text: str) -> int:
-    """Symbols of the working before the first "->"."""
+    """How often f is applied before the first "->"."""
     working, mark, _ = text.partition("->")
-    return len([token for token in working.split() if token != ":"]) if mark else 0
+    symbols = working.replace(":", "").split()
+    return max(0, len(symbols) - 1) if mark else 0
 
 
 def wrong_line(text: str, example: Example) -> int | None:
@@ -208,12 +210,10 @@ def wrong_line(text: str, example: Example) -> int | None:
     facts = [i for i, token in enumerate(tokens) if token == "f"]
     following = {tokens[i + 1]: tokens[i + 2] for i in facts}
     working, mark, _ = text.partition("->")
-    node = tokens[-2] if tokens else ""
-    for step in working.split() if mark else ():
-        if following.get(node) != step:
-            return 0
-        node = step
-    return None
+    symbols = working.split() if mark else []
+    pairs = zip(symbols, symbols[1:], strict=False)
+    is_true = all(following.get(node) == step for node, step in pairs)
+    return None if is_true and symbols[:1] in ([], tokens[-2:-1]) else 0
 
 
 def difficulty(example: Example) -> tuple[str, int]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from reasoning_jax.tasks import Example
 
 Edge = tuple[int, int]  # (parent, child)
+RECITED = "recited"  # the split whose answers are the edges of a question in another order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,16 @@ class GraphExample(Example):
 
     graph: Graph
     names: tuple[str, ...]
+
+
+def step_difficulty(example: Example, steps: Callable[[str], int]) -> tuple[str, int]:
+    """Steps from the root to the answer; without a graph, what ``steps`` counts in the rationale.
+
+    0 where an example has neither.
+    """
+    if isinstance(example, GraphExample):
+        return "steps", example.graph.num_steps
+    return "steps", steps(example.rationale or "")
 
 
 # ---- walking through edges -----------------------------------------------------------------------

@@ -1,0 +1,260 @@
+"""Quiet-STaR on text with computations hidden in it: which tokens do thoughts help, and how?
+
+    python benchmarks/quiet_star_study.py --out=runs/quiet_star [--seeds=3] [--documents=300]
+        [--at_once=1] [--smoke] [--config.KEY=VALUE ...]
+
+Runs what is missing: a model of worked documents, from it the language model of the text, and from
+that as many updates with thoughts as without. Then, on silent documents that none has seen: the
+negative log-likelihood of each kind of token, with no thoughts, with the likeliest, and with those
+of another document; what thoughts say before a computed token; and the answers by the length of a
+thought. Means over seeds, with the standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from side_by_side import Job, run_all
+
+from reasoning_jax import config, experiment
+from reasoning_jax.experiment import Experiment
+from reasoning_jax.forwards import quiet_star
+from reasoning_jax.forwards.quiet_star import columns, scores
+from reasoning_jax.model import decoder, logprobs
+from reasoning_jax.tasks import multi_hop_text as text
+from reasoning_jax.tasks.multi_hop_text import Document
+from reasoning_jax.training import checkpoint
+from reasoning_jax.training.rows import completion_row
+
+CONFIG = "configs/quiet_star_text.py"
+BEGINS_FROM = {"plain": "worked", "thoughts": "plain"}
+LENGTHS = (0, 1, 2, 3, 4, 6, 8)  # of a thought; 0: none
+KINDS = (text.EASY_TOKEN, text.BEFORE_COMPUTED, text.COMPUTED, text.OTHER)
+BATCH = 50  # documents whose thoughts are computed at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    out: Path
+    flags: list[str]  # --config.KEY=VALUE
+    documents: int
+    smoke: bool
+
+    def job(self, arm: str, seed: int) -> Job:
+        argument = f"{arm},smoke" if self.smoke else arm
+        flags = [f"--config={CONFIG}:{argument}", f"--config.seed={seed}", *self.flags]
+        after = []
+        if arm in BEGINS_FROM:
+            after = [self.directory(BEGINS_FROM[arm], seed)]
+            flags.append(f"--config.base.init_from={after[0] / 'base'}")
+        return Job(directory=self.directory(arm, seed), flags=flags, after=after)
+
+    def directory(self, arm: str, seed: int) -> Path:
+        return self.out / f"{arm}_{seed}"
+
+    def model(
+        self, arm: str, seed: int, folder: str = "checkpoints", **forward: int | bool
+    ) -> tuple[Experiment, decoder.Params]:
+        """The experiment, with these keys of config.forward, and parameters of its run."""
+        directory = self.directory(arm, seed)
+        cfg = config.rebuild(directory)
+        cfg.task.num_held_out = self.documents
+        cfg.forward.update(forward)
+        exp = experiment.make(cfg, jax.devices()[:1])
+        return exp, checkpoint.restore(directory / folder, exp.abstract_state().params).params
+
+
+# ---- the likelihood of each kind of token --------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Read:
+    """What a model makes of silent documents, [D, S] each; S: with the first token."""
+
+    logprobs: np.ndarray  # of each token
+    mixing_weights: np.ndarray  # of the thought before it
+    thoughts: np.ndarray  # [D, S, t]: after each token
+
+
+def silent(exp: Experiment) -> list[Document]:
+    return [document for document in exp.load("validation") if not document.is_worked]
+
+
+def read(
+    exp: Experiment, params: decoder.Params, documents: Sequence[Document], others: bool = False
+) -> Read:
+    """others: the thoughts are those of the document before, at the same position."""
+    cfg, model_cfg = exp.forward_cfg, exp.model_cfg
+
+    @jax.jit
+    def scored(batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+        whole = quiet_star.with_markers(params, cfg)
+        hidden, past, visible = scores.read_text(whole, batch, model_cfg)
+        at = scores.positions_of(batch, hidden, visible, 1)
+        found = scores.score(
+            whole,
+            past,
+            at,
+            None,
+            length=cfg.thought_length,
+            num_thoughts=1,
+            together=0,
+            model_cfg=model_cfg,
+        )
+        of_next = jnp.pad(found.logprobs[:, :-1, 0, 0], ((0, 0), (1, 0)))
+        weights = jnp.pad(found.mixing_weights[:, :-1, 0], ((0, 0), (1, 0)))
+        return of_next, weights, found.thoughts[:, :, 0]
+
+    draw = columns.draw
+    if others:
+        columns.draw = lambda *args: jnp.roll(draw(*args), 1, axis=0)
+    try:
+        parts = [scored(batch) for batch in batches(exp, documents)]
+    finally:
+        columns.draw = draw
+    found = [np.concatenate(part) for part in zip(*jax.device_get(parts), strict=True)]
+    return Read(logprobs=found[0], mixing_weights=found[1], thoughts=found[2])
+
+
+def read_plainly(
+    exp: Experiment, params: decoder.Params, documents: Sequence[Document]
+) -> np.ndarray:
+    """[D, S]: log p of each token, without thoughts."""
+
+    @jax.jit
+    def scored(batch: dict[str, jax.Array]) -> jax.Array:
+        hidden, _, _ = scores.read_text(params, batch, exp.model_cfg)
+        return logprobs.of_hidden(params, hidden, batch, exp.model_cfg)
+
+    return np.concatenate([scored(batch) for batch in batches(exp, documents)])
+
+
+def batches(exp: Experiment, documents: Sequence[Document]) -> list[dict[str, jax.Array]]:
+    """Silent documents have one length: the first token, and those of the text."""
+    found = []
+    for start in range(0, len(documents) - BATCH + 1, BATCH):
+        rows = []
+        for document in documents[start : start + BATCH]:
+            first = exp.tokenizer.prompt("")
+            rows.append(completion_row(first, exp.tokenizer.encode(document.text)))
+        tokens = np.stack([row["tokens"] for row in rows])
+        named = {
+            "tokens": tokens,
+            "weights": np.stack([row["weights"] for row in rows]),
+            "segment_ids": np.ones_like(tokens),
+            "positions": np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape),
+        }
+        found.append({name: jnp.asarray(x) for name, x in named.items()})
+    return found
+
+
+def by_kind(values: np.ndarray, documents: Sequence[Document]) -> dict[str, float]:
+    """The mean over the tokens of each kind; values: [D, S], of which the last are the text's."""
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for row, document in zip(values, documents, strict=False):
+        for value, kind in zip(row[-len(document.kinds) :], document.kinds, strict=True):
+            found[kind].append(float(value))
+    return {kind: float(np.mean(values)) for kind, values in found.items()}
+
+
+def valid(exp: Experiment, thoughts: np.ndarray, documents: Sequence[Document]) -> float:
+    """How often a thought before a computed token names the symbols that lead to it."""
+    found = []
+    for row, document in zip(thoughts, documents, strict=False):
+        tokens = document.tokens
+        facts = [i for i, token in enumerate(tokens) if token == "f"]
+        following = {tokens[i + 1]: tokens[i + 2] for i in facts}
+        of_text = row[-len(tokens) :]
+        for place, kind in enumerate(document.kinds):
+            if kind != text.BEFORE_COMPUTED:
+                continue
+            steps = [tokens[place - 1]]  # "? c ->"
+            while steps[-1] != tokens[place + 1]:
+                steps.append(following[steps[-1]])
+            said = exp.tokenizer.decode(of_text[place].tolist()).split()
+            found.append(said[: len(steps)] == steps)
+    return float(np.mean(found))
+
+
+# ---- answers -------------------------------------------------------------------------------------
+
+
+def accuracy(exp: Experiment, params: decoder.Params) -> float:
+    """Of the greedy answers to the last question of silent test documents."""
+    rollout = exp.rollout(params, "study", 1, temperature=0.0)
+    documents = [document for document in exp.load("test") if not document.is_worked]
+    return float(np.mean([sample.correct for sample in rollout(documents)]))
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def mean_and_error(values: Sequence[float], digits: int, scale: float = 1.0) -> str:
+    mean = f"{scale * np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {scale * np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
+
+
+def likelihoods(study: Study, seed: int) -> dict[str, dict[str, float]]:
+    """Row of the table -> kind of token -> nats."""
+    exp, base = study.model("plain", seed, "base")
+    documents = silent(exp)
+    found = {"base": by_kind(-read_plainly(exp, base, documents), documents)}
+    exp, longer = study.model("plain", seed)
+    found["as many updates without thoughts"] = by_kind(
+        -read_plainly(exp, longer, documents), documents
+    )
+    exp, params = study.model("thoughts", seed)
+    found["thoughts, left out"] = by_kind(-read_plainly(exp, params, documents), documents)
+    own = read(exp, params, documents)
+    found["thoughts"] = by_kind(-own.logprobs, documents)
+    other = read(exp, params, documents, others=True)
+    found["thoughts of another document"] = by_kind(-other.logprobs, documents)
+    found["weight of a thought"] = by_kind(own.mixing_weights, documents)
+    share = valid(exp, own.thoughts, documents)
+    found["working is right"] = {text.BEFORE_COMPUTED: share}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--documents", type=int, default=300, help="of validation and of test")
+    parser.add_argument("--at_once", type=int, default=1, help="runs side by side")
+    parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
+    args, flags = parser.parse_known_args()
+    study = Study(out=args.out.resolve(), flags=flags, documents=args.documents, smoke=args.smoke)
+    arms = ("worked", "plain", "thoughts")
+    run_all([study.job(arm, seed) for seed in range(args.seeds) for arm in arms], args.at_once)
+    seeds = [likelihoods(study, seed) for seed in range(args.seeds)]
+    print(f"| nats a token | {' | '.join(KINDS)} |\n|---|{'---|' * len(KINDS)}")
+    for name in seeds[0]:
+        cells = []
+        for kind in KINDS:
+            values = [found[name][kind] for found in seeds if kind in found[name]]
+            cells.append(mean_and_error(values, 3) if values else "")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print("\n| tokens of a thought | right answers, % |\n|---|---|")
+    for length in LENGTHS:
+        keys = {"thought_length": length} if length else {"thinks": False}
+        values = [accuracy(*study.model("thoughts", seed, **keys)) for seed in range(args.seeds)]
+        print(f"| {length} | {mean_and_error(values, 1, 100)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
