@@ -55,8 +55,9 @@ def check_method(
             f"of the split {rounds.split}."
         )
     exp.forward.check_words(exp.tokenizer.encode, exp.forward_cfg)
-    if exp.forward.worked is not None:
+    if exp.forward.training_suffix is not None:
         _check_stages(exp, source)
+        _check_rows(exp, source, min(1, round))
     for sentence in algorithm.check_data(_rollout(exp, rounds.split, round), source, cfg):
         multihost.print_once(f"WARNING: {algorithm.name}: {sentence}", file=sys.stderr)
 
@@ -70,6 +71,18 @@ def _check_stages(exp: Experiment, source: Sequence[Example]) -> None:
         raise UserError(
             f"config.forward.stages: {stages}, but no rationale has more than {most} steps."
         )
+
+
+def _check_rows(exp: Experiment, source: Sequence[Example], round: int) -> None:
+    """UserError where the forward has no room for a worked row; round 1 replaces the fewest steps.
+
+    Rows of samples are checked when they are there.
+    """
+    rollout = _rollout(exp, exp.cfg.rounds.split, round)
+    for example in source:
+        row = rollout.worked_row(example) if example.rationale is not None else None
+        if row is not None:
+            exp.forward.check_rows(exp.forward_cfg, exp.prompts.first_id, [row])
 
 
 def _longest_prompts(exp: Experiment) -> int:

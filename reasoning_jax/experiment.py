@@ -224,7 +224,7 @@ class Experiment:
         return Rollout(
             policy=self.policy(params),
             tokenizer=self.prompts.tokenizer(round),
-            worked=self.forward.worked and (lambda id: self.prompts.worked(id, round)),
+            of_training_row=functools.partial(self.prompts.of_training_row, round=round),
             task=self.task,
             task_cfg=self.task_cfg,
             grader=self.grader,

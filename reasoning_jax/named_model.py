@@ -38,9 +38,9 @@ def of(cfg: ConfigDict, task: Task) -> NamedModel:
 def _check(cfg: ConfigDict, vocab_size: int, model_cfg: ModelConfig) -> None:
     length, places = cfg.sequence_length, model_cfg.max_positions
     name, known = cfg.tokenizer.name, model_cfg.vocab_size
-    beyond = forwards.get(cfg.forward.name).beyond(forwards.settings(cfg.forward))
-    if places and length + beyond > places:
-        and_more = f" and {beyond} of config.forward.name {cfg.forward.name}" if beyond else ""
+    ahead = forwards.get(cfg.forward.name).num_lookahead_positions(forwards.settings(cfg.forward))
+    if places and length + ahead > places:
+        and_more = f" and {ahead} of config.forward.name {cfg.forward.name}" if ahead else ""
         raise UserError(
             f"config.sequence_length: {length}{and_more}, but the model has {places} places."
         )

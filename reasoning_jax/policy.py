@@ -103,7 +103,7 @@ class Policy:
             method=options["method"],
             stop_ids=options["stop_ids"],
             max_new_tokens=options["max_new_tokens"],
-            aside=self.forward.aside(self.forward_cfg),
+            hidden_tokens=self.forward.hidden_tokens(self.forward_cfg),
         )
 
     @functools.cached_property

@@ -53,7 +53,7 @@ class Rollout:
     until_question: bool = False
     # Of a worked example's id: the tokenizer of its prompt, and how many steps are left out of its
     # rationale. None: the rollout's own, and none.
-    worked: Callable[[int], tuple[Tokenizer, int]] | None = None
+    of_training_row: Callable[[int], tuple[Tokenizer, int]] | None = None
     # The base model's parameters, read where a method asks for them.
     base_params: Callable[[], decoder.Params] | None = None
 
@@ -133,7 +133,9 @@ class Rollout:
         with self._naming(example):
             text = self.task.target(example, direct)
             text = text.strip() if self.chat else text
-            tokenizer, steps = self.worked(example.id) if self.worked else (self.tokenizer, 0)
+            tokenizer, steps = self.tokenizer, 0
+            if self.of_training_row:
+                tokenizer, steps = self.of_training_row(example.id)
             text = curriculum.without_steps(text, steps, self.task.step_ends(text))
             completion = [*tokenizer.encode(text), tokenizer.eos_id]
             row = completion_row(self._prompt(example, hint, tokenizer), completion)

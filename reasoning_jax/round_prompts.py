@@ -28,10 +28,12 @@ class RoundPrompts:
         """The tokenizer of the round's prompts."""
         return self._with(self.suffix(round))
 
-    def worked(self, example_id: int, round: int) -> tuple[Tokenizer, int]:
+    def of_training_row(self, example_id: int, round: int) -> tuple[Tokenizer, int]:
         """The tokenizer of a worked example's prompt, and how many of its steps are left out."""
+        if self.forward.training_suffix is None:
+            return self.tokenizer(round), 0
         seed = [self.seed, round, example_id]
-        suffix, steps = self.forward.worked(self.cfg, self.first_id, round, seed)
+        suffix, steps = self.forward.training_suffix(self.cfg, self.first_id, round, seed)
         return self._with(suffix), steps
 
     def _with(self, suffix: list[int]) -> Tokenizer:

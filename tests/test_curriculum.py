@@ -18,6 +18,7 @@ from reasoning_jax import (
     loop,
     rows_file,
     run_export,
+    starting,
     tasks,
     thoughts,
     workdir,
@@ -58,14 +59,14 @@ def test_thoughts_replace_steps():
     thoughts = [[], [22] * 2, [22] * 4, [22] * 4]
     assert suffixes == [[20, *own, 21] for own in thoughts]
     for n in range(4):
-        assert COCONUT.worked(cfg, 20, n, [0, n, 1]) == (suffixes[n], min(n, 2))
+        assert COCONUT.training_suffix(cfg, 20, n, [0, n, 1]) == (suffixes[n], min(n, 2))
 
 
 def test_a_last_stage_has_the_answer_alone():
     cfg = COCONUT.Config(thoughts_per_step=2, stages=1, answer_stage=True)
     assert [COCONUT.begins_stage(cfg, n) for n in range(4)] == [False, True, True, False]
     thinking = [20, 22, 22, 21]
-    found = [COCONUT.worked(cfg, 20, n, [0, n, 1]) for n in range(4)]
+    found = [COCONUT.training_suffix(cfg, 20, n, [0, n, 1]) for n in range(4)]
     assert [suffix for suffix, _ in found] == [[20, 21], thinking, thinking, thinking]
     left = [curriculum.without_steps(TEXT, steps, tasks.line_ends(TEXT)) for _, steps in found]
     assert left == [TEXT, "two\nthree\nfour", "four", "four"]
@@ -75,14 +76,14 @@ def test_without_a_marker_before_the_thoughts():
     cfg = COCONUT.Config(thoughts_per_step=2, stages=2, begin_marker=False)
     suffixes = [COCONUT.prompt_suffix(cfg, 20, n) for n in range(3)]
     assert suffixes == [[], [22, 22, 21], [22, 22, 22, 22, 21]]
-    assert COCONUT.worked(cfg, 20, 1, [0, 1, 1]) == ([22, 22, 21], 1)
+    assert COCONUT.training_suffix(cfg, 20, 1, [0, 1, 1]) == ([22, 22, 21], 1)
 
 
 def test_without_a_curriculum_all_is_of_the_last_stage():
     cfg = COCONUT.Config(thoughts_per_step=2, stages=2, curriculum=False)
     for n in range(3):
         assert COCONUT.prompt_suffix(cfg, 20, n) == [20, *[22] * 4, 21]
-        assert COCONUT.worked(cfg, 20, n, [0, n, 1]) == ([20, *[22] * 4, 21], 2)
+        assert COCONUT.training_suffix(cfg, 20, n, [0, n, 1]) == ([20, *[22] * 4, 21], 2)
         assert not COCONUT.begins_stage(cfg, n)
 
 
@@ -189,7 +190,7 @@ def test_what_has_no_room_is_refused(tmp_path, one_device, changes, sentence):
         section, name = key.split(".")
         cfg[section][name] = value
     with pytest.raises(UserError, match=sentence):
-        loop.train(cfg, tmp_path)
+        starting.start(cfg, tmp_path)
 
 
 @pytest.mark.parametrize("forward", ["pause", "coconut"])

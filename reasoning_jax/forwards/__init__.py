@@ -61,7 +61,7 @@ class Logprobs(Protocol):
 Row = Mapping[str, np.ndarray]  # training.rows.Row
 Encode = Callable[[str], list[int]]
 Begin = Callable[[Params, Encode, ModelConfig, Settings], Params]
-Worked = Callable[[Settings, int, int, Sequence[int]], tuple[list[int], int]]
+TrainingSuffix = Callable[[Settings, int, int, Sequence[int]], tuple[list[int], int]]
 
 
 def no_parameters(key: jax.Array, model_cfg: ModelConfig, cfg: Settings) -> Params:
@@ -75,11 +75,11 @@ def no_suffix(cfg: Settings, first: int, round: int) -> list[int]:
 
 
 @runtime_checkable
-class Aside(Protocol):
+class HiddenTokens(Protocol):
     """Tokens between a token and the next that no sequence keeps; hashable.
 
     room: how many they are. Calling it gives, of the hidden states [B, 1, D] of the newest tokens,
-    those that predict the next. places: of the first tokens aside; the cache is returned with what
+    those that predict the next. places: of the first of them; the cache is returned with what
     was written there, which the next token of the sequence is to overwrite.
     """
 
@@ -112,8 +112,9 @@ class Forward:
         of the method's loss; the others are logged as means, after division by the loss's weight.
     prompt_suffix(cfg, first, round) -> token ids after each prompt of this round; round 0 is the
         base model's. first: the id of the forward's first vector, after the vocabulary.
-    worked(cfg, first, round, seed) -> (the same of a worked example that is trained on, how many
-        steps of its rationale are left out). None: that of all prompts, and 0. seed: the example's.
+    training_suffix(cfg, first, round, seed) -> (the same of a worked example that is trained on,
+        how many steps of its rationale are left out). None: that of all prompts, and 0. seed: the
+        example's.
     begins_stage(cfg, round): whether the optimiser is fresh in this round.
     thought_distributions(params, batch, model_cfg, cfg) -> [B, N, V]: what each continuous thought
         of a row says of the next token, for the report. A row's own thoughts come first of the N.
@@ -122,8 +123,9 @@ class Forward:
     begin(params, encode, model_cfg, cfg) -> own parameters that begin anew when the rounds do;
         params: of the whole model then. encode(text) -> token ids.
     check_words(encode, cfg): UserError naming the key for a text that is no token.
-    aside(cfg): what a sampler computes between a token and the next; None: nothing.
-    beyond(cfg): how many rotary or learned positions after a sequence's last token it reads.
+    hidden_tokens(cfg): what a sampler computes between a token and the next; None: nothing.
+    num_lookahead_positions(cfg): how many rotary or learned positions after a sequence's last
+        token it reads.
     """
 
     name: str
@@ -131,15 +133,15 @@ class Forward:
     logprobs: Logprobs
     init: Init = no_parameters
     prompt_suffix: Callable[[Settings, int, int], list[int]] = no_suffix
-    worked: Worked | None = None
+    training_suffix: TrainingSuffix | None = None
     begins_stage: Callable[[Settings, int], bool] = lambda cfg, round: False
     thought_distributions: ThoughtDistributions | None = None
     check_rows: Callable[[Settings, int, Sequence[Row]], None] = lambda cfg, first, rows: None
     check: Callable[[ConfigDict], None] = lambda cfg: None
     begin: Begin = lambda params, encode, model_cfg, cfg: {}
     check_words: Callable[[Encode, Settings], None] = lambda encode, cfg: None
-    aside: Callable[[Settings], Aside | None] = lambda cfg: None
-    beyond: Callable[[Settings], int] = lambda cfg: 0
+    hidden_tokens: Callable[[Settings], HiddenTokens | None] = lambda cfg: None
+    num_lookahead_positions: Callable[[Settings], int] = lambda cfg: 0
     BASE: str = ""  # the forward of round 0's base model; "" = this one
     RANDOM: bool = False  # whether ``logprobs`` draws, and so needs ``keys``
     # Whether rows of one prompt may be packed behind one copy of it.
@@ -167,9 +169,9 @@ def settings(section: ConfigDict) -> Settings:
     return get(section.name).Config(**keys)
 
 
-def aside_of(section: ConfigDict) -> Aside | None:
+def hidden_tokens_of(section: ConfigDict) -> HiddenTokens | None:
     """What a config's forward computes between tokens."""
-    return get(section.name).aside(settings(section))
+    return get(section.name).hidden_tokens(settings(section))
 
 
 @partial(jax.jit, static_argnames=("forward", "model_cfg", "cfg"))

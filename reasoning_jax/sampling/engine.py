@@ -17,7 +17,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from reasoning_jax import prng
-from reasoning_jax.forwards import Aside
+from reasoning_jax.forwards import HiddenTokens
 from reasoning_jax.model import decoder, paged_attention
 from reasoning_jax.model.paged_attention import Cache
 from reasoning_jax.model.pages import Places
@@ -63,7 +63,7 @@ def new_cache(cfg: decoder.ModelConfig, num_pages: int, in_int8: bool = False) -
     return paged_attention.init(cfg, num_pages, in_int8)
 
 
-@partial(jax.jit, static_argnames=("cfg", "aside"), donate_argnames="cache")
+@partial(jax.jit, static_argnames=("cfg", "hidden_tokens"), donate_argnames="cache")
 def prefill(
     params: decoder.Params,
     cache: Cache,
@@ -73,15 +73,15 @@ def prefill(
     is_last: Bool[Array, " B"] | None = None,
     *,
     cfg: decoder.ModelConfig,
-    aside: Aside | None = None,
+    hidden_tokens: HiddenTokens | None = None,
 ) -> tuple[Cache, Emitted]:
     """The cache, which it consumes, with blocks of prompts; and the token after each block.
 
     Sequence b is a block of a prompt: several may be of one, which see those before them. The token
-    after a prompt's last block is the completion's first. is_last: whether it is that block, after
-    which alone something is computed ``aside``.
+    after a prompt's last block is the completion's first. is_last: whether it is that block;
+    hidden tokens are computed after it alone.
     """
-    cache, emitted, _ = _prefilled(params, cache, tokens, places, draw, cfg, is_last, aside)
+    cache, emitted, _ = _prefilled(params, cache, tokens, places, draw, cfg, is_last, hidden_tokens)
     return cache, emitted
 
 
@@ -107,19 +107,19 @@ def _prefilled(
     draw: Draw,
     cfg: decoder.ModelConfig,
     is_last: jax.Array | None = None,
-    aside: Aside | None = None,
+    hidden_tokens: HiddenTokens | None = None,
 ) -> tuple[Cache, Emitted, jax.Array]:
     inputs = decoder.embed(params, tokens, cfg)
     hidden, cache = decoder.apply_cached(params, inputs, places, cache, cfg=cfg)
     at_end = jnp.arange(tokens.shape[1]) == places.counts[:, None] - 1
     last = jnp.sum(jnp.where(at_end[..., None], hidden, 0), axis=1, keepdims=True)
-    if aside is not None:
+    if hidden_tokens is not None:
         ends = Places(
             tables=places.tables,
             starts=places.starts + places.counts,
             counts=is_last.astype(jnp.int32),
         )
-        last, cache = aside(params, last, ends, cache, cfg)
+        last, cache = hidden_tokens(params, last, ends, cache, cfg)
     logits = decoder.logits(params, last, cfg)[:, 0]
     keys = prng.sample_keys(draw.key, draw.ids, draw.indices)
     zeros = shard(jnp.zeros(draw.ids.shape, jnp.int32), "batch")
@@ -176,7 +176,7 @@ class Progress:
     live: Bool[Array, " B"]
 
 
-@partial(jax.jit, static_argnames=("cfg", "aside"), donate_argnames="cache")
+@partial(jax.jit, static_argnames=("cfg", "hidden_tokens"), donate_argnames="cache")
 def decode(
     params: decoder.Params,
     cache: Cache,
@@ -188,13 +188,13 @@ def decode(
     enough: Int[Array, ""],
     *,
     cfg: decoder.ModelConfig,
-    aside: Aside | None = None,
+    hidden_tokens: HiddenTokens | None = None,
 ) -> tuple[Cache, Emitted]:
     """At most ``most`` <= MOST_TOKENS more tokens of each live completion.
 
     It returns early once ``enough`` of them have ended, by a stop token or by ``max_new_tokens``.
-    It consumes the cache. tables: the sequences' pages, with room for the tokens and for those
-    ``aside``.
+    It consumes the cache. tables: the sequences' pages, with room for the tokens and for the
+    hidden ones.
     """
     keys = prng.sample_keys(draw.key, draw.ids, draw.indices)
     was_live = progress.live
@@ -210,9 +210,9 @@ def decode(
         places = Places(tables=tables, starts=now.starts, counts=live.astype(jnp.int32))
         inputs = decoder.embed(params, now.last[:, None], cfg)
         hidden, cache = decoder.apply_cached(params, inputs, places, cache, cfg=cfg)
-        if aside is not None:
+        if hidden_tokens is not None:
             behind = places.replace(starts=now.starts + 1)
-            hidden, cache = aside(params, hidden, behind, cache, cfg)
+            hidden, cache = hidden_tokens(params, hidden, behind, cache, cfg)
         logits = decoder.logits(params, hidden, cfg)[:, 0]
         chosen, logprobs = _choose(logits, keys, now.steps, draw.method)
         stopped = live & _is_stop(chosen, draw.stop_ids)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from reasoning_jax import interrupts
-from reasoning_jax.forwards import Aside
+from reasoning_jax.forwards import HiddenTokens
 from reasoning_jax.model import decoder, sharding
 from reasoning_jax.model.paged_attention import Cache
 from reasoning_jax.model.pages import PAGE, Places
@@ -44,10 +44,10 @@ class Scheduler:
     method: Method
     stop_ids: Sequence[int]
     max_new_tokens: int
-    aside: Aside | None = None  # what is computed between tokens, beyond a sequence's end
+    hidden_tokens: HiddenTokens | None = None  # computed between tokens, behind the newest
 
     def __post_init__(self) -> None:
-        self.room = self.aside.room if self.aside else 0
+        self.room = self.hidden_tokens.room if self.hidden_tokens else 0
         longest = self.max_length + self.room
         self.sizes = Sizes.of(self.mesh, self.num_slots, longest, self.cache_tokens)
         method = jax.tree.map(np.float32, self.method)
@@ -220,8 +220,8 @@ class Scheduler:
         is_last = rows.prompts_end(ends := starts + counts)
         with self._on_mesh():
             if self.thought_id is None:
-                at_end = sharding.put(is_last, self.mesh, "batch") if self.aside else None
-                static = {"cfg": self.model_cfg, "aside": self.aside}
+                at_end = sharding.put(is_last, self.mesh, "batch") if self.hidden_tokens else None
+                static = {"cfg": self.model_cfg, "hidden_tokens": self.hidden_tokens}
                 cache, emitted = engine.prefill(*arguments, at_end, **static)
             else:
                 cache, emitted, vectors = engine.prefill_to_think(*arguments, cfg=self.model_cfg)
@@ -271,7 +271,7 @@ class Scheduler:
                 most_now,
                 enough_now,
                 cfg=self.model_cfg,
-                aside=self.aside,
+                hidden_tokens=self.hidden_tokens,
             )
         return cache, emitted, list(rows)
 

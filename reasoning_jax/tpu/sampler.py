@@ -65,9 +65,9 @@ def _prefill(
         arguments = params, _cache(cfg, model_cfg, mesh), tokens, places, _draw(cfg, mesh)
         if decoder.thought_id(params, model_cfg) is not None:
             return engine.prefill_to_think.lower(*arguments, cfg=model_cfg)
-        aside = forwards.aside_of(cfg.forward)
-        is_last = abstract_array(mesh, (batch,), jnp.bool_, "batch") if aside else None
-        return engine.prefill.lower(*arguments, is_last, cfg=model_cfg, aside=aside)
+        hidden_tokens = forwards.hidden_tokens_of(cfg.forward)
+        is_last = abstract_array(mesh, (batch,), jnp.bool_, "batch") if hidden_tokens else None
+        return engine.prefill.lower(*arguments, is_last, cfg=model_cfg, hidden_tokens=hidden_tokens)
 
 
 def _think(
@@ -104,14 +104,14 @@ def _decode(
             number,  # most
             number,  # enough
             cfg=model_cfg,
-            aside=forwards.aside_of(cfg.forward),
+            hidden_tokens=forwards.hidden_tokens_of(cfg.forward),
         )
 
 
 def _longest(cfg: ConfigDict) -> int:
     """Tokens of a sequence, and what is computed beyond its end."""
-    aside = forwards.aside_of(cfg.forward)
-    return cfg.sequence_length + (aside.room if aside else 0)
+    hidden_tokens = forwards.hidden_tokens_of(cfg.forward)
+    return cfg.sequence_length + (hidden_tokens.room if hidden_tokens else 0)
 
 
 def _tables(cfg: ConfigDict, mesh: Mesh) -> jax.ShapeDtypeStruct:

@@ -68,7 +68,7 @@ class Config:
     # The next length follows a round that kept at least this fraction of its problems.
     least_kept: float = key(0.5, between(0, 1))
     # After so many rounds in a row that kept fewer, nothing is trained on any more.
-    tries: int = key(2, between(1, 64))
+    max_failed_rounds: int = key(2, between(1, 64))
 
 
 def check(cfg: ConfigDict) -> None:
@@ -102,7 +102,7 @@ def check(cfg: ConfigDict) -> None:
     if cfg.rounds.patience:
         raise UserError(
             "config.rounds.patience: accuracy on longer sums must not stop the run of sector; set "
-            "it to 0 (config.algorithm.tries stops it)."
+            "it to 0 (config.algorithm.max_failed_rounds stops it)."
         )
     if not cfg.rounds.examples:
         raise UserError("config.rounds.examples: sector asks so many problems a round, not 0.")
@@ -152,7 +152,9 @@ def collect(
     assert isinstance(memory, Curriculum)
     a = cfg.algorithm
     new = [e for e in examples if e.rationale is None]
-    if not new or memory.failures >= a.tries:  # the curriculum is at its end, or has stopped
+    if (
+        not new or memory.failures >= a.max_failed_rounds
+    ):  # the curriculum is at its end, or has stopped
         return Collected(rows=[], memory=memory, stats={"kept_rows": 0, "kept": 0.0})
     problems = [simplify.asked(e.question) for e in new]
     both = [*problems, *map(simplify.swapped, problems)]

@@ -28,7 +28,9 @@ class Curriculum(NamedTuple):
 
 def begin(cfg: ConfigDict) -> Curriculum:
     """With the first length beyond the given ones."""
-    rounds = cfg.algorithm.tries * (cfg.task.max_digits - len(cfg.task.given))  # that keep rows
+    rounds = cfg.algorithm.max_failed_rounds * (
+        cfg.task.max_digits - len(cfg.task.given)
+    )  # that keep rows
     room = ROWS * cfg.rounds.examples * rounds
     return Curriculum(
         digits=np.array(len(cfg.task.given) + 1, np.int64),

@@ -158,7 +158,9 @@ def _suffix(cfg: Config, first: int, stage: int) -> list[int]:
     return [*thoughts, first + END] if thoughts else []
 
 
-def worked(cfg: Config, first: int, round: int, seed: Sequence[int]) -> tuple[list[int], int]:
+def training_suffix(
+    cfg: Config, first: int, round: int, seed: Sequence[int]
+) -> tuple[list[int], int]:
     """Of a worked example: its own stage's suffix, and how many steps that replaces."""
     own = curriculum.mixed_stage(stage(cfg, round), cfg.uniform_prob, seed)
     steps = own if own <= cfg.stages else curriculum.ALL_STEPS

@@ -137,12 +137,12 @@ def logprobs(
     return out, {"loss": _loss(at, found, cfg), **figures}
 
 
-def beyond(cfg: Config) -> int:
+def num_lookahead_positions(cfg: Config) -> int:
     """A thought, its markers, and the tokens that it predicts but the last."""
     return cfg.thought_length + cfg.num_ahead + 1
 
 
-def aside(cfg: Config) -> Thought | None:
+def hidden_tokens(cfg: Config) -> Thought | None:
     return Thought(cfg) if cfg.thinks else None
 
 
@@ -167,7 +167,7 @@ class Thought:
         cache: Cache,
         model_cfg: ModelConfig,
     ) -> tuple[Float[Array, "B 1 D"], Cache]:
-        """The mixed hidden states and the cache; as ``forwards.Aside``."""
+        """The mixed hidden states and the cache; as ``forwards.HiddenTokens``."""
         params = with_markers(params, self.cfg)
         start, end = columns.markers(params, model_cfg)
 
