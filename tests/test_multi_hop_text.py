@@ -11,6 +11,7 @@ import pytest
 from reasoning_jax import default, tasks, tokenizer
 from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import multi_hop_text as text_task
+from reasoning_jax.tasks.texts import markov
 
 SILENT = "A B C f c h A B C f h k A B C f k c A B C ? c -> h A B C"
 
@@ -47,7 +48,7 @@ def test_documents_are_true(keys):
             steps = [tokens[i + 1]]
             for _ in range(cfg.hops):
                 steps.append(facts[steps[-1]])
-            working = [":", *steps] if document.is_worked else []
+            working = ["->", ":", *steps] if document.is_worked else []
             whole = ["?", steps[0], *working, "->", steps[-1]]
             assert tokens[i : i + len(whole)] == whole
         assert len({tokens[i + 1] for i in questions}) == cfg.num_questions
@@ -59,7 +60,7 @@ def test_the_oracle_names_every_token():
         assert len(document.kinds) == len(document.tokens)
         for i, (token, kind) in enumerate(zip(document.tokens, document.kinds, strict=True)):
             if kind == "easy":
-                assert token in text_task.EASY
+                assert token in markov.EASY
             elif kind == "computed":
                 assert document.tokens[i - 1] == "->" and document.kinds[i - 1] == "before_computed"
             elif kind == "working":
@@ -72,10 +73,10 @@ def test_the_oracle_names_every_token():
 
 def test_easy_tokens_are_as_random_as_the_oracle_says():
     """Each two easy tokens have four successors, the likeliest half of the time."""
-    assert text_task.easy_entropy() == pytest.approx(1.75 * math.log(2))
+    assert markov.easy_entropy() == pytest.approx(1.75 * math.log(2))
     counts = collections.defaultdict(collections.Counter)
     for document in text_task.load(config(num_train=6000), "given"):
-        easy = [token for token in document.tokens if token in text_task.EASY]
+        easy = [token for token in document.tokens if token in markov.EASY]
         for first, second, third in zip(easy, easy[1:], easy[2:], strict=False):
             counts[first, second][third] += 1
     assert max(len(successors) for successors in counts.values()) == 4
@@ -91,7 +92,7 @@ def test_the_language_is_one_whatever_the_seed():
     def likeliest(seed):
         counts = collections.Counter()
         for document in text_task.load(config(seed=seed, num_train=400), "given"):
-            easy = [token for token in document.tokens if token in text_task.EASY]
+            easy = [token for token in document.tokens if token in markov.EASY]
             counts.update(zip(easy, easy[1:], easy[2:], strict=False))
         return {triple for triple, count in counts.items() if count > 8}
 
@@ -144,11 +145,11 @@ def test_training_is_on_whole_documents_and_evaluation_on_the_last_answer():
         for document in text_task.load(cfg, split):
             assert text_task.prompt(document, cfg) == ""
             assert text_task.target(document) == document.text == document.rationale
-            assert len(words.encode(document.text)) == (81 if document.is_worked else 66)
+            assert len(words.encode(document.text)) == (84 if document.is_worked else 66)
     for document in text_task.load(cfg, "test"):
         prompt = text_task.prompt(document, cfg)
         assert prompt + text_task.target(document) == document.text
-        assert prompt.endswith(" :" if document.is_worked else " ->")
+        assert prompt.endswith(" -> :" if document.is_worked else " ->")
         last = max(i for i, kind in enumerate(document.kinds) if kind == "computed")
         assert document.answer == document.tokens[last]
         assert document.question.count("?") == cfg.num_questions
@@ -161,12 +162,13 @@ def test_training_is_on_whole_documents_and_evaluation_on_the_last_answer():
     [
         ("? c ->", " h A B C", "h", None, 0),
         ("? c ->", " k A B C", "k", 0, 0),
-        ("? c :", " c h k c h -> h A B C", "h", None, 4),
-        ("? c :", " c h k k h -> h A B C", "h", 0, 4),
-        ("? c :", " c h k c h -> k A B C", "k", 0, 4),
+        ("? c -> :", " c h k c h -> h A B C", "h", None, 4),
+        ("? c -> :", " c h k k h -> h A B C", "h", 0, 4),
+        ("? c -> :", " c h k c h -> k A B C", "k", 0, 4),
         ("? c ->", " A h", None, 0, 0),
-        ("? c :", " h k c h -> h A B C", "h", 0, 3),
-        ("? c :", " c h -> ", None, 0, 1),
+        ("? c ->", " : c h k c h -> h A", "h", None, 4),
+        ("? c -> :", " h k c h -> h A B C", "h", 0, 3),
+        ("? c -> :", " c h -> ", None, 0, 1),
         ("? c ->", "", None, 0, 0),
         ("? c ->", " f", None, 0, 0),
     ],

@@ -3,13 +3,13 @@
 A document is made for Quiet-STaR (arXiv:2403.09629): an oracle knows which tokens a thought helps.
 
     ... X Q B f c h M A Z f h k ... f k b ... T U K ? c -> b R S X          a silent document
-    ... T U K ? c : c h k b -> b R S X                                      a worked one
+    ... T U K ? c -> : c h k b -> b R S X                                   a worked one
 
 Capital letters are easy text: a Markov chain of order 2 whose entropy is known. "f c h" is a fact:
 f(c) = h, where f is a cycle through the symbols of the document, in shuffled order. "? c ->" is
-followed by f(f(f(c))), the computed token; in a worked document c and the steps to it come first,
-so that the token before each step is what f is applied to. An easy stretch of one length is before
-every fact, before every question and at the end.
+followed by f(f(f(c))), the computed token; in a worked document by the working and "->" first, so
+that what is written after "->" is what could be thought there. It begins with c: the token before
+each step is what f is applied to.
 
 "train" and "given" are whole documents, without a prompt. "validation" and "test" ask for the last
 computed token, after the document up to it (up to ":" in a worked one).
@@ -29,14 +29,10 @@ from ml_collections import ConfigDict
 from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import between, key
 from reasoning_jax.tasks import Example, GeneratedConfig, generated
+from reasoning_jax.tasks.texts.markov import EASY, markov_chain
 
-EASY = string.ascii_uppercase
 NODES = string.ascii_lowercase.replace("f", "")  # what facts are about
 ALPHABET = tuple(f" {symbol}" for symbol in (*EASY, *NODES, "f", "?", ":", "->"))
-# Of the successors of two easy tokens, which are others for every two of them.
-SUCCESSORS = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
-LANGUAGE = 20240314  # the seed of the Markov chain: one language, whatever config.task.seed
-
 # What the oracle calls a token.
 EASY_TOKEN = "easy"
 COMPUTED = "computed"
@@ -50,7 +46,9 @@ class Config(GeneratedConfig):
     num_facts: int = key(7, between(3, len(NODES)))  # of a document, and so symbols of it
     num_questions: int = key(3, between(1, len(NODES) - 1))  # of a document, each about another
     hops: int = key(3, between(1, len(NODES) - 1))  # how often f is applied
-    stretch: int = key(3, between(2, 100))  # tokens of an easy stretch
+    stretch: int = key(
+        3, between(2, 100)
+    )  # easy tokens before each fact and question, and at the end
     worked: float = key(0.3, between(0, 1))  # the fraction of worked documents
 
 
@@ -130,35 +128,12 @@ def _question(
     steps = [node]
     for _ in range(hops):
         steps.append(following[steps[-1]])
-    working = [":", *steps] if is_worked else []
-    tokens = ["?", node, *working, "->", steps[-1]]
-    return tokens, [OTHER] * 2 + [WORKING] * len(working) + [BEFORE_COMPUTED, COMPUTED]
-
-
-@functools.cache
-def _successors() -> list[list[list[int]]]:
-    """The successors of each two easy tokens, likeliest first: 26 x 26 x 4."""
-    symbols = np.tile(np.arange(len(EASY)), (len(EASY), len(EASY), 1))
-    shuffled = np.random.default_rng(LANGUAGE).permuted(symbols, axis=-1)
-    return shuffled[..., : len(SUCCESSORS)].tolist()
-
-
-def markov_chain(rng: np.random.Generator, length: int) -> list[str]:
-    """Easy tokens; the first two are any."""
-    found = rng.integers(len(EASY), size=2).tolist()
-    choices = rng.choice(len(SUCCESSORS), size=length, p=SUCCESSORS).tolist()
-    successors = _successors()
-    for choice in choices[2:]:
-        found.append(successors[found[-2]][found[-1]][choice])
-    return [EASY[i] for i in found[:length]]
+    working = ["->", ":", *steps] if is_worked else []
+    kinds = [OTHER] * 2 + [OTHER, *[WORKING] * (hops + 2)][: len(working)]
+    return ["?", node, *working, "->", steps[-1]], [*kinds, BEFORE_COMPUTED, COMPUTED]
 
 
 # ---- the oracle ----------------------------------------------------------------------------------
-
-
-def easy_entropy() -> float:
-    """Of a token of kind EASY_TOKEN, given all before it; nats."""
-    return -sum(p * math.log(p) for p in SUCCESSORS)
 
 
 def computed_entropy(cfg: ConfigDict, number: int) -> float:
@@ -197,9 +172,12 @@ def extract(text: str) -> str | None:
 
 def steps(text: str) -> int:
     """How often f is applied before the first "->"."""
+    return max(0, len(_working(text)) - 1)
+
+
+def _working(text: str) -> list[str]:
     working, mark, _ = text.partition("->")
-    symbols = working.replace(":", "").split()
-    return max(0, len(symbols) - 1) if mark else 0
+    return working.replace(":", "").split() if mark else []
 
 
 def wrong_line(text: str, example: Example) -> int | None:
@@ -209,11 +187,10 @@ def wrong_line(text: str, example: Example) -> int | None:
     tokens = example.question.split()
     facts = [i for i, token in enumerate(tokens) if token == "f"]
     following = {tokens[i + 1]: tokens[i + 2] for i in facts}
-    working, mark, _ = text.partition("->")
-    symbols = working.split() if mark else []
-    pairs = zip(symbols, symbols[1:], strict=False)
-    is_true = all(following.get(node) == step for node, step in pairs)
-    return None if is_true and symbols[:1] in ([], tokens[-2:-1]) else 0
+    asked = example.question.rpartition("?")[2].split()[:1]
+    symbols = _working(text)
+    is_true = all(following.get(x) == step for x, step in zip(symbols, symbols[1:], strict=False))
+    return None if is_true and symbols[:1] in ([], asked) else 0
 
 
 def difficulty(example: Example) -> tuple[str, int]:

@@ -1,0 +1,1 @@
+"""Text that tasks are made of."""
