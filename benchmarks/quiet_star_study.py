@@ -3,11 +3,11 @@
     python benchmarks/quiet_star_study.py --out=runs/quiet_star [--seeds=3] [--documents=300]
         [--at_once=1] [--smoke] [--config.KEY=VALUE ...]
 
-Runs what is missing: a model of worked documents, from it the language model of the text, and from
-that as many updates with thoughts as without. Then, on silent documents that none has seen: the
-negative log-likelihood of each kind of token, with no thoughts, with the likeliest, and with those
-of another document; what thoughts say before a computed token; and the answers by the length of a
-thought. Means over seeds, with the standard error.
+Trains what is missing: a model of worked documents, from it the language model of the text, and
+from that as many updates with thoughts as without. Then, on silent documents that none has seen:
+negative log-likelihood of each kind of token without thoughts, with greedy ones, and with those of
+another document; how often a thought before a computed token is its working; and the accuracy of
+answers by the length of a thought. Means over seeds, with the standard error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CONFIG = "configs/quiet_star_text.py"
 BEGINS_FROM = {"plain": "worked", "thoughts": "plain"}
 LENGTHS = (0, 1, 2, 3, 4, 6, 8)  # of a thought; 0: none
 KINDS = (text.EASY_TOKEN, text.BEFORE_COMPUTED, text.COMPUTED, text.OTHER)
-BATCH = 50  # documents whose thoughts are computed at once
+BATCH = 50  # the most documents whose thoughts are computed at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,21 +79,21 @@ class Study:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Read:
-    """What a model makes of silent documents, [D, S] each; S: with the first token."""
+class Scored:
+    """What a model makes of n silent documents, [n, S] each; S: with the first token."""
 
     logprobs: np.ndarray  # of each token
     mixing_weights: np.ndarray  # of the thought before it
-    thoughts: np.ndarray  # [D, S, t]: after each token
+    thoughts: np.ndarray  # [n, S, t]: after each token
 
 
 def silent(exp: Experiment) -> list[Document]:
     return [document for document in exp.load("validation") if not document.is_worked]
 
 
-def read(
+def score_with_thoughts(
     exp: Experiment, params: decoder.Params, documents: Sequence[Document], others: bool = False
-) -> Read:
+) -> Scored:
     """others: the thoughts are those of the document before, at the same position."""
     cfg, model_cfg = exp.forward_cfg, exp.model_cfg
 
@@ -124,13 +124,13 @@ def read(
     finally:
         columns.draw = draw
     found = [np.concatenate(part) for part in zip(*jax.device_get(parts), strict=True)]
-    return Read(logprobs=found[0], mixing_weights=found[1], thoughts=found[2])
+    return Scored(logprobs=found[0], mixing_weights=found[1], thoughts=found[2])
 
 
-def read_plainly(
+def score_without_thoughts(
     exp: Experiment, params: decoder.Params, documents: Sequence[Document]
 ) -> np.ndarray:
-    """[D, S]: log p of each token, without thoughts."""
+    """[n, S]: log p of each token, without thoughts."""
 
     @jax.jit
     def scored(batch: dict[str, jax.Array]) -> jax.Array:
@@ -143,9 +143,9 @@ def read_plainly(
 def batches(exp: Experiment, documents: Sequence[Document]) -> list[dict[str, jax.Array]]:
     """Silent documents have one length: the first token, and those of the text."""
     found = []
-    for start in range(0, len(documents) - BATCH + 1, BATCH):
+    for part in np.array_split(np.arange(len(documents)), -(-len(documents) // BATCH)):
         rows = []
-        for document in documents[start : start + BATCH]:
+        for document in [documents[i] for i in part]:
             first = exp.tokenizer.prompt("")
             rows.append(completion_row(first, exp.tokenizer.encode(document.text)))
         tokens = np.stack([row["tokens"] for row in rows])
@@ -160,18 +160,18 @@ def batches(exp: Experiment, documents: Sequence[Document]) -> list[dict[str, ja
 
 
 def by_kind(values: np.ndarray, documents: Sequence[Document]) -> dict[str, float]:
-    """The mean over the tokens of each kind; values: [D, S], of which the last are the text's."""
+    """The mean over the tokens of each kind; values: [n, S], of which the last are the text's."""
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for row, document in zip(values, documents, strict=False):
+    for row, document in zip(values, documents, strict=True):
         for value, kind in zip(row[-len(document.kinds) :], document.kinds, strict=True):
             found[kind].append(float(value))
     return {kind: float(np.mean(values)) for kind, values in found.items()}
 
 
-def valid(exp: Experiment, thoughts: np.ndarray, documents: Sequence[Document]) -> float:
-    """How often a thought before a computed token names the symbols that lead to it."""
+def working_accuracy(exp: Experiment, thoughts: np.ndarray, documents: Sequence[Document]) -> float:
+    """The fraction of thoughts before a computed token that write its whole working."""
     found = []
-    for row, document in zip(thoughts, documents, strict=False):
+    for row, document in zip(thoughts, documents, strict=True):
         tokens = document.tokens
         facts = [i for i, token in enumerate(tokens) if token == "f"]
         following = {tokens[i + 1]: tokens[i + 2] for i in facts}
@@ -207,25 +207,43 @@ def mean_and_error(values: Sequence[float], digits: int, scale: float = 1.0) -> 
     return f"{mean} ± {scale * np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
 
 
-def likelihoods(study: Study, seed: int) -> dict[str, dict[str, float]]:
-    """Row of the table -> kind of token -> nats."""
+Table = dict[str, dict[str, float]]  # row -> kind of token -> figure
+
+
+def likelihoods(study: Study, seed: int) -> tuple[Table, Table]:
+    """Negative log-likelihoods in nats; and figures of the thoughts."""
     exp, base = study.model("plain", seed, "base")
     documents = silent(exp)
-    found = {"base": by_kind(-read_plainly(exp, base, documents), documents)}
+    found = {"base": by_kind(-score_without_thoughts(exp, base, documents), documents)}
     exp, longer = study.model("plain", seed)
     found["as many updates without thoughts"] = by_kind(
-        -read_plainly(exp, longer, documents), documents
+        -score_without_thoughts(exp, longer, documents), documents
     )
     exp, params = study.model("thoughts", seed)
-    found["thoughts, left out"] = by_kind(-read_plainly(exp, params, documents), documents)
-    own = read(exp, params, documents)
+    found["thoughts, left out"] = by_kind(
+        -score_without_thoughts(exp, params, documents), documents
+    )
+    own = score_with_thoughts(exp, params, documents)
     found["thoughts"] = by_kind(-own.logprobs, documents)
-    other = read(exp, params, documents, others=True)
+    other = score_with_thoughts(exp, params, documents, others=True)
     found["thoughts of another document"] = by_kind(-other.logprobs, documents)
-    found["weight of a thought"] = by_kind(own.mixing_weights, documents)
-    share = valid(exp, own.thoughts, documents)
-    found["working is right"] = {text.BEFORE_COMPUTED: share}
-    return found
+    share = {text.BEFORE_COMPUTED: working_accuracy(exp, own.thoughts, documents)}
+    of_thoughts = {
+        "mixing weight": by_kind(own.mixing_weights, documents),
+        "right working": share,
+    }
+    return found, of_thoughts
+
+
+def print_table(title: str, seeds: Sequence[Table]) -> None:
+    print(f"| {title} | {' | '.join(KINDS)} |\n|---|{'---|' * len(KINDS)}")
+    for name in seeds[0]:
+        cells = []
+        for kind in KINDS:
+            values = [found[name][kind] for found in seeds if kind in found[name]]
+            cells.append(mean_and_error(values, 3) if values else "")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print()
 
 
 def main() -> None:
@@ -241,15 +259,10 @@ def main() -> None:
     study = Study(out=args.out.resolve(), flags=flags, documents=args.documents, smoke=args.smoke)
     arms = ("worked", "plain", "thoughts")
     run_all([study.job(arm, seed) for seed in range(args.seeds) for arm in arms], args.at_once)
-    seeds = [likelihoods(study, seed) for seed in range(args.seeds)]
-    print(f"| nats a token | {' | '.join(KINDS)} |\n|---|{'---|' * len(KINDS)}")
-    for name in seeds[0]:
-        cells = []
-        for kind in KINDS:
-            values = [found[name][kind] for found in seeds if kind in found[name]]
-            cells.append(mean_and_error(values, 3) if values else "")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    print("\n| tokens of a thought | right answers, % |\n|---|---|")
+    found, of_thoughts = zip(*(likelihoods(study, seed) for seed in range(args.seeds)), strict=True)
+    print_table("nats a token", found)
+    print_table("of the thought before a token", of_thoughts)
+    print("| tokens of a thought | right answers, % |\n|---|---|")
     for length in LENGTHS:
         keys = {"thought_length": length} if length else {"thinks": False}
         values = [accuracy(*study.model("thoughts", seed, **keys)) for seed in range(args.seeds)]

@@ -330,7 +330,7 @@ def test_quiet_star_study_smoke(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"worked_0", "plain_0", "thoughts_0"}
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"]
-    assert {"base", "thoughts", "thoughts of another document", "working is right"} <= set(rows)
+    assert {"base", "thoughts", "thoughts of another document", "right working"} <= set(rows)
     assert {"0", "8"} <= set(rows)
 
 

@@ -166,7 +166,10 @@ def test_what_thoughts_say(tmp_path, one_device):
             {"forward.stages": 6, "rounds.count": 6},
             "config.forward.stages: 6, but no rationale has more than 5 steps",
         ),
-        ({"forward.question_length": 2}, "config.forward.question_length: 2, but a row has"),
+        (
+            {"forward.question_length": 2},
+            "config.forward.question_length: 2, but a row's question has",
+        ),
         ({"forward.answer_length": 3}, "config.forward.answer_length: 3 have no room for"),
         (
             {"rounds.count": 1},
@@ -180,6 +183,10 @@ def test_what_thoughts_say(tmp_path, one_device):
         (
             {"forward.fed": "learned", "forward.question_length": 9},
             "config.forward.question_length: 9 has no effect where no hidden state is fed",
+        ),
+        (
+            {"forward.curriculum": False, "forward.uniform_prob": 0.1},
+            "config.forward.uniform_prob: 0.1 mixes stages, of which there is one without",
         ),
         ({"forward.thoughts_per_step": 40}, "exceed config.sequence_length 64"),
     ],

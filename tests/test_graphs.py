@@ -221,8 +221,10 @@ def test_graph_search_reads_the_id_after_its_mark(text, answer):
         (" 17 9 [A] 8", 0),
         (" 17 9", 0),
         (" 17 5 [A] 9", 0),
-        (" 9 [A] 9", 0),
+        (" 9 [A] 9", None),
+        (" 17 [A] 9", 0),
         (" 5 8 [A] 9", 0),
+        (" 5 8 [A] 8", 0),
         (" 17 17 [A] 9", 0),
         (" | 17 9 [A] 9", 0),
         (" [A] 9", None),
@@ -365,6 +367,8 @@ def test_a_bad_record_is_one_sentence_with_its_place(tmp_path, change, sentence)
     [
         (" Tom is a lempus.\n Every lempus is a rorpus.\n#### Tom is a rorpus.", True, None),
         ("#### Tom is a rorpus", True, None),
+        # Thoughts took the first step.
+        (" Every lempus is a rorpus.\n#### Tom is a rorpus.", True, None),
         (" Tom is a yumpus.\n#### Tom is a rorpus.", True, 0),
         (" Max is a yumpus.\n#### Tom is a rorpus.", True, 0),
         (" Tom is a lempus.\n Tom is a lempus.\n#### Tom is a rorpus.", True, 1),

@@ -1,16 +1,16 @@
 """Which of two nodes does the root reach? Graphs in which no shortcut tells (arXiv:2505.12514).
 
-Two graphs of the same layers stand side by side, each with a root of its own. The candidates are in
-their last layers, at the same depth and with as many parents. Only then one of the two roots is
-chosen, so that a rule that does not look at the root is right on half of the questions.
+Two graphs with as many layers of the same width stand side by side, each with its own root. The two
+candidates are in their last layers, with as many parents. Only then one of the roots is chosen, so
+that a rule that does not look at the root is right on half of the questions. Shortened:
 
     " 3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3"   edges, the two candidates and the root
     " 17 9 [A] 9"                                a shortest path, a node a step; the answer
 
 The split "recited" has the graphs of "given" with no question; the answer is the edges in another
 order. To say them is to look nodes up, which small models learn slowly from one question a graph.
-Wherever a child is to be found, in a recital, in a path and after a thought, the token before it is
-the parent: what is learned of one goes over to the others.
+In a recital and in a path the token before a child is its parent, and a thought is fed in the place
+of that parent: what is learned of one goes over to the others.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ from reasoning_jax.tasks.graphs import (
     Edge,
     Graph,
     GraphExample,
+    children,
+    distances,
     parents,
     step_difficulty,
 )
 
-NUM_IDS = 30  # the ids of a question's nodes are drawn from so many
+NUM_IDS = 30  # a question's nodes have ids from range(NUM_IDS)
 NAMES = tuple(f" {id}" for id in range(NUM_IDS))
 ALPHABET = (*NAMES, " |", " [Q]", " [R]", " [A]")
-SECOND_PARENT = 0.5  # how often a node has two
+SECOND_PARENT = 0.5  # the probability that a node has two
 MAX_STEPS = (NUM_IDS - 2) // 4  # with two nodes a layer
 
 
@@ -112,8 +114,9 @@ def draw_graph(rng: np.random.Generator, num_steps: int, width: int) -> Graph:
 def _layers(rng: np.random.Generator, ids: Sequence[int], width: int) -> list[Edge]:
     """Edges from the first node, the root, to a layer of ``width`` nodes, and on to the next.
 
-    The nodes of a layer take the nodes before them as parents in turn, so that none is a leaf. Each
-    has a second parent with probability SECOND_PARENT.
+    The nodes of a layer take the nodes before them as parents in turn, so that all but the last
+    layer have children. After the first layer, a node has a second parent with probability
+    SECOND_PARENT.
     """
     edges = [(ids[0], node) for node in ids[1 : 1 + width]]
     for start in range(1, len(ids) - width, width):
@@ -167,15 +170,18 @@ def step_ends(text: str) -> list[int]:
 
 
 def wrong_line(text: str, example: Example) -> int | None:
-    """0, the only line, where a step follows no edge or the answer is false; else None."""
+    """0, the only line, where a step follows no edge or the answer is false; else None.
+
+    The first node may be any that the root reaches: thoughts may have taken the steps before it.
+    """
     listed, _, asked = example.question.partition("[Q]")
-    edges = {tuple(edge.split()) for edge in listed.split("|")}
-    node = asked.split()[-1]
-    for following in text.partition("[A]")[0].split():
-        if (node, following) not in edges:
-            return 0
-        node = following
-    return None if extract(text) == example.answer else 0
+    words = [edge.split() for edge in listed.split("|")]
+    edges = [(edge[0], edge[1]) for edge in words if len(edge) == 2]
+    path = text.partition("[A]")[0].split()
+    reached = distances(asked.split()[-1], children(edges))
+    follows = all(step in edges for step in zip(path, path[1:], strict=False))
+    arrives = not path or (path[0] in reached and path[-1] == example.answer)
+    return None if follows and arrives and extract(text) == example.answer else 0
 
 
 def difficulty(example: Example) -> tuple[str, int]:

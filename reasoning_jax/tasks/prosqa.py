@@ -30,6 +30,8 @@ from reasoning_jax.tasks import IDS, Example, FileTaskConfig, generated
 from reasoning_jax.tasks.graphs import (
     RECITED,
     GraphExample,
+    children,
+    distances,
     prosqa_graphs,
     prosqa_text,
     step_difficulty,
@@ -44,6 +46,7 @@ FIRST_IDS = {"train": 0, "given": 0, "validation": IDS, "test": 2 * IDS}
 WORDS = ("Every", "is", "a", "Is", "or", *prosqa_graphs.PERSONS, *prosqa_graphs.CONCEPTS)
 ALPHABET = (*(f" {word}" for word in WORDS), ".", "?", "\n", "####", " ####")
 STATEMENT = re.compile(r"\s*([A-Z][a-z]*) is a ([a-z]+)\s*\.?\s*")
+FACT = re.compile(r"(\w+) is a (\w+)")
 SENTENCE = re.compile(r"[^ .][^.]*\.")
 
 
@@ -152,18 +155,20 @@ def steps(text: str) -> int:
 def wrong_line(text: str, example: Example) -> int | None:
     """The first line that the question does not say, or that begins elsewhere than the last ended.
 
-    Also the line of the answer, where it is false.
+    Also the line of the answer, where it is false. The first line may be about any concept that the
+    person is: thoughts may have taken the steps before it.
     """
     asked = prosqa_text.ASKED.search(example.question)
-    subject = asked[1] if asked else ""
+    person = asked[1] if asked else ""
+    subjects = set(distances(person, children(FACT.findall(example.question))))
     for number, line in enumerate(text.split("\n")):
         if "####" in line:
             return None if extract(line) == example.answer else number
         sentence = line.strip()
         named, _, concept = sentence.removeprefix("Every ").removesuffix(".").partition(" is a ")
-        if named != subject or f" {sentence}" not in f" {example.question}":
+        if named not in subjects or f" {sentence}" not in f" {example.question}":
             return number
-        subject = concept
+        subjects = {concept}
     return None
 
 

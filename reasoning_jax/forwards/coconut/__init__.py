@@ -1,11 +1,10 @@
 """Chain of continuous thought (Hao et al. 2024, arXiv:2412.06769).
 
-Between the marker that begins the thoughts and the one that ends them, the model is fed its own
-last hidden state, after the final norm, instead of a token: n thoughts, which are never sampled and
-which no loss asks for. Gradients flow through all of them.
+After the question the model is fed its own last hidden state, after the final norm, instead of a
+token: n thoughts, which are never sampled and which no loss asks for. Gradients flow through all.
 
-A row is a question and the first marker, n thoughts, which all have the id THOUGHT after those of
-the markers, and what remains: the second marker and the answer. How it is computed: passes.py.
+A row: the question, BEGIN unless ``begin_marker=False``, n tokens THOUGHT, END, what remains of the
+rationale, the answer. Without both thoughts and BEGIN there is no END. passes.py computes it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from reasoning_jax.model.decoder import ModelConfig, Params
 from reasoning_jax.ranges import at_least, between, key, one_of
 
 PACKS = False  # thoughts follow one question
-BEGIN, END, THOUGHT = 0, 1, 2  # ids, from that of the first marker on
+BEGIN, END, THOUGHT = 0, 1, 2  # offsets from the first marker's id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class Config:
     # Whether a marker stands before the thoughts. Without one the first thought is the state of the
     # question's last token, which has learned to say the first step (arXiv:2505.12514).
     begin_marker: bool = True
-    # The fraction of rows that a round takes from an earlier stage, drawn uniformly.
+    # The fraction of rows that are of an earlier stage, drawn uniformly.
     uniform_prob: float = key(0.0, between(0, 1))
     # Tokens that a question with its first marker, and what follows its thoughts, have room for;
     # 0 = config.sequence_length. Less is faster.
@@ -72,6 +71,11 @@ def check(cfg: ConfigDict) -> None:
             f"config.forward.rounds_per_stage: {f.rounds_per_stage} has no effect without "
             "config.forward.curriculum; set it to 1."
         )
+    if not f.curriculum and f.uniform_prob:
+        raise UserError(
+            f"config.forward.uniform_prob: {f.uniform_prob} mixes stages, of which there is one "
+            "without config.forward.curriculum; set it to 0."
+        )
     for name in ("question_length", "answer_length"):
         if f[name] and (f.fed == "learned" or not f.thoughts_per_step * f.stages):
             raise UserError(
@@ -95,7 +99,7 @@ def init(key: Key[Array, ""], model_cfg: ModelConfig, cfg: Config) -> Params:
 
     Where thoughts are one learned vector, {"pause": [3, D]}: the markers, and that vector.
     """
-    # Vectors of the name "pause" are tokens like others: nothing is fed back where there are these.
+    # What is named "pause" is embedded as other tokens are, and so nothing is fed back.
     name, rows = ("thought_markers", 2) if cfg.fed == "hidden" else ("pause", 3)
     normal = jax.random.normal(key, (rows, model_cfg.width))
     return {name: normal * pause.vector_std(model_cfg)}
@@ -186,4 +190,7 @@ def check_rows(cfg: Config, first: int, rows: Sequence[Row]) -> None:
             ("answer_length", answer, cfg.answer_length),
         ):
             if room and length > room:
-                raise UserError(f"config.forward.{name}: {room}, but a row has {length} tokens.")
+                part = name.removesuffix("_length")
+                raise UserError(
+                    f"config.forward.{name}: {room}, but a row's {part} has {length} tokens."
+                )

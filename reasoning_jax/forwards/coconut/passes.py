@@ -1,8 +1,8 @@
 """The passes of a row with continuous thoughts.
 
 A pass over the question with its marker, one over each of n thoughts, and one over what remains;
-each sees the keys and values of those before it, so that nothing is computed twice. n may differ
-from row to row.
+each sees the keys and values of those before it, so that the forward pass computes no token twice.
+n may differ from row to row: every row runs N thoughts, of which nothing sees the surplus.
 
 Letters of shapes: B rows, S tokens of a row, D width, V vocabulary; Q tokens that a question has
 room for, N thoughts and R tokens of what remains, L layers, K key-value heads, H head size.
@@ -43,7 +43,7 @@ class Layout:
 
 
 def layout_of(batch: Batch, thought_id: int, question_length: int) -> Layout:
-    """The layout of rows; of one without thoughts, the question is all that it has room for."""
+    """The layout of rows; in one without thoughts, the question is all that it has room for."""
     is_thought = batch["tokens"] == thought_id
     length = jnp.sum(batch["segment_ids"] > 0, axis=1)
     thoughts = jnp.sum(is_thought, axis=1)
@@ -52,8 +52,11 @@ def layout_of(batch: Batch, thought_id: int, question_length: int) -> Layout:
     return Layout(question, thoughts, length)
 
 
-def _taken(x: jax.Array, numbers: jax.Array) -> jax.Array:
-    """x [B, S, ...] at numbers [B, M], put into the range of S: each device of its own rows."""
+def _gather(x: jax.Array, numbers: jax.Array) -> jax.Array:
+    """x[b, numbers[b]] of x [B, S, ...] and numbers [B, M], which are clipped to the range of S.
+
+    On a mesh each device takes from its own rows.
+    """
 
     def take(x: jax.Array, numbers: jax.Array) -> jax.Array:
         inside = jnp.clip(numbers, 0, x.shape[1] - 1)
@@ -80,18 +83,20 @@ def with_thoughts(
     tokens = batch["tokens"]
     size = tokens.shape[1]
     layout = layout_of(batch, decoder.thought_id(params, model_cfg), room.question)
-    question, past = _question(params, tokens[:, : room.question], layout, model_cfg)
-    last = _taken(question, layout.question[:, None] - 1)
-    fed, thought, thoughts = _thoughts(params, last, past, layout, model_cfg, room.thoughts, given)
-    rest = _rest(params, tokens, past, thoughts, layout, model_cfg, room.rest)
-    together = jnp.concatenate([question, thought, rest], axis=1)
+    question, question_past = _question(params, tokens[:, : room.question], layout, model_cfg)
+    last = _gather(question, layout.question[:, None] - 1)
+    fed, thoughts, thought_past = _thoughts(
+        params, last, question_past, layout, model_cfg, room.thoughts, given
+    )
+    rest = _rest(params, tokens, question_past, thought_past, layout, model_cfg, room.rest)
+    together = jnp.concatenate([question, thoughts, rest], axis=1)
     place = jnp.arange(size)[None]
     first = layout.question[:, None]
     after = first + layout.thoughts[:, None]
     of_thought = question.shape[1] + place - first
-    of_rest = question.shape[1] + thought.shape[1] + place - after
+    of_rest = question.shape[1] + thoughts.shape[1] + place - after
     source = jnp.where(place < first, place, jnp.where(place < after, of_thought, of_rest))
-    return _taken(together, source), fed
+    return _gather(together, source), fed
 
 
 def _question(
@@ -110,7 +115,7 @@ def _question(
 def _thoughts(
     params: Params,
     last: Float[Array, "B 1 D"],
-    question: Past,
+    question_past: Past,
     layout: Layout,
     model_cfg: ModelConfig,
     count: int,
@@ -118,8 +123,7 @@ def _thoughts(
 ) -> tuple[Float[Array, "B N D"], Float[Array, "B N D"], Past]:
     """The vectors that are fed, their hidden states, and the past of N thoughts.
 
-    last: the hidden state of the token before the first thought. Rows with fewer thoughts go on to
-    the N-th, which nothing sees.
+    last: the hidden state of the token before the first thought.
     """
 
     # A step is small: it is computed again in the backward pass, which else would need the
@@ -128,21 +132,21 @@ def _thoughts(
     def think(carry: tuple, number: jax.Array) -> tuple[tuple, tuple[jax.Array, jax.Array]]:
         own, thoughts = carry
         vector = own if given is None else given[:, number][:, None]
-        seen = _visible(question, layout, count, jnp.full_like(layout.thoughts, number))
+        seen = _visible(question_past, layout, count, jnp.full_like(layout.thoughts, number))
         visible = jnp.concatenate([seen, jnp.ones_like(seen[..., :1])], axis=2)
         positions = layout.question[:, None] + number
-        past = with_newest(question, (thoughts.keys, thoughts.values), thoughts.positions)
+        past = with_newest(question_past, (thoughts.keys, thoughts.values), thoughts.positions)
         hidden, longer = decoder.apply_after(
             params, vector, positions, DenseMask(visible), past, cfg=model_cfg
         )
-        return (hidden, _written(thoughts, longer, number)), (vector[:, 0], hidden[:, 0])
+        return (hidden, _append_thought(thoughts, longer, number)), (vector[:, 0], hidden[:, 0])
 
-    carry = last, _room_for(count, len(last), model_cfg)
+    carry = last, _empty_past(count, len(last), model_cfg)
     (_, thoughts), (fed, hidden) = jax.lax.scan(think, carry, jnp.arange(count))
     return jnp.moveaxis(fed, 0, 1), jnp.moveaxis(hidden, 0, 1), thoughts
 
 
-def _room_for(count: int, batch: int, model_cfg: ModelConfig) -> Past:
+def _empty_past(count: int, batch: int, model_cfg: ModelConfig) -> Past:
     """A past of ``count`` tokens, to be written."""
     empty = no_past(model_cfg, batch)
     shape = (*empty.keys.shape[:2], count, *empty.keys.shape[3:])
@@ -151,7 +155,7 @@ def _room_for(count: int, batch: int, model_cfg: ModelConfig) -> Past:
     return Past(zeros, zeros, positions)
 
 
-def _written(thoughts: Past, longer: Past, number: Int[Array, ""]) -> Past:
+def _append_thought(thoughts: Past, longer: Past, number: Int[Array, ""]) -> Past:
     """The past of the thoughts with the newest token of ``longer`` as this one."""
     update = jax.lax.dynamic_update_slice_in_dim
     return Past(
@@ -162,10 +166,10 @@ def _written(thoughts: Past, longer: Past, number: Int[Array, ""]) -> Past:
 
 
 def _visible(
-    question: Past, layout: Layout, count: int, thoughts: Int[Array, " B"]
+    question_past: Past, layout: Layout, count: int, thoughts: Int[Array, " B"]
 ) -> Bool[Array, "B 1 T"]:
     """Of the Q + N tokens before: those of the question, and the first so many thoughts."""
-    of_question = jnp.arange(question.keys.shape[2]) < layout.question[:, None]
+    of_question = jnp.arange(question_past.keys.shape[2]) < layout.question[:, None]
     of_thoughts = jnp.arange(count) < thoughts[:, None]
     return jnp.concatenate([of_question, of_thoughts], axis=1)[:, None]
 
@@ -173,8 +177,8 @@ def _visible(
 def _rest(
     params: Params,
     tokens: Int[Array, "B S"],
-    question: Past,
-    thoughts: Past,
+    question_past: Past,
+    thought_past: Past,
     layout: Layout,
     model_cfg: ModelConfig,
     size: int,
@@ -184,11 +188,13 @@ def _rest(
     positions = (layout.question + layout.thoughts)[:, None] + place
     is_token = positions < layout.length[:, None]
     own = (place[None] <= place[:, None]) & is_token[:, None]
-    count = thoughts.keys.shape[2]
-    seen = _visible(question, layout, count, layout.thoughts)
+    count = thought_past.keys.shape[2]
+    seen = _visible(question_past, layout, count, layout.thoughts)
     seen = jnp.broadcast_to(seen, (*own.shape[:2], seen.shape[2]))
     mask = DenseMask(jnp.concatenate([seen, own], axis=2))
-    inputs = decoder.embed(params, _taken(tokens, positions), model_cfg)
-    past = with_newest(question, (thoughts.keys, thoughts.values), thoughts.positions)
+    inputs = decoder.embed(params, _gather(tokens, positions), model_cfg)
+    past = with_newest(
+        question_past, (thought_past.keys, thought_past.values), thought_past.positions
+    )
     hidden, _ = decoder.apply_after(params, inputs, positions, mask, past, cfg=model_cfg)
     return hidden

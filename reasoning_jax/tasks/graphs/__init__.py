@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from reasoning_jax.tasks import Example
 
 Edge = tuple[int, int]  # (parent, child)
+N = TypeVar("N", bound=Hashable)  # a node: its number, or its name
 RECITED = "recited"  # the split whose answers are the edges of a question in another order
 
 
@@ -119,9 +121,9 @@ def step_difficulty(example: Example, steps: Callable[[str], int]) -> tuple[str,
 # ---- walking through edges -----------------------------------------------------------------------
 
 
-def children(edges: Sequence[Edge]) -> dict[int, list[int]]:
+def children(edges: Iterable[tuple[N, N]]) -> dict[N, list[N]]:
     """The children of each node that has any."""
-    found: dict[int, list[int]] = {}
+    found: dict[N, list[N]] = {}
     for parent, child in edges:
         found.setdefault(parent, []).append(child)
     return found
@@ -132,7 +134,7 @@ def parents(edges: Sequence[Edge]) -> dict[int, list[int]]:
     return children([(child, parent) for parent, child in edges])
 
 
-def distances(start: int, following: Mapping[int, Sequence[int]]) -> dict[int, int]:
+def distances(start: N, following: Mapping[N, Sequence[N]]) -> dict[N, int]:
     """The number of edges from ``start`` to each node that it reaches, by breadth-first search."""
     found = {start: 0}
     queue = [start]
