@@ -36,6 +36,8 @@ CONDITIONAL = (
     "algorithm.overlong_tokens",
     "algorithm.schedule",
 )
+# Of configs that have their sections already.
+RENAMED = {"algorithm.tries": "algorithm.max_failed_rounds"}
 # Methods that made one update a round where online, and those with a fixed number otherwise.
 ONE_UPDATE_ONLINE = ("trice", "rejection", "wake_sleep")
 FIXED_UPDATES = ("dpo", "sft")
@@ -44,6 +46,9 @@ FIXED_UPDATES = ("dpo", "sft")
 def upgrade(saved: Mapping[str, Json]) -> dict[str, Json]:
     """The content of a config.json in this version's keys; as it is where it has them already."""
     old = flat(dict(saved))
+    if RENAMED.keys() & old.keys():
+        old = {RENAMED.get(key, key): value for key, value in old.items()}
+        saved = _nested(old)
     if "rounds.count" in old or "algorithm.num_rounds" not in old:
         return _with_default_tokenizer(saved, old)
     new: dict[str, Json] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reasoning_jax import algorithms, config, legacy, overrides, starting
+from reasoning_jax import algorithms, config, default, legacy, overrides, starting
 from reasoning_jax.errors import UserError
 from reasoning_jax.workdir import flat
 
@@ -303,6 +303,13 @@ def test_a_run_of_the_older_version_goes_on_with_its_config_alone(tmp_path):
     starting._claim(cfg, tmp_path)
     assert config.rebuild(tmp_path) == cfg
     assert json.loads(path.read_text())["rounds"]["count"] == 3
+
+
+def test_a_key_that_has_another_name_now():
+    cfg = config.as_dict(default.get_config(algorithm="sector", task="addition"))
+    old = json.loads(json.dumps(cfg))
+    old["algorithm"]["tries"] = old["algorithm"].pop("max_failed_rounds")
+    assert legacy.upgrade(old) == legacy.upgrade(cfg) == cfg
 
 
 def test_a_key_that_no_version_had_is_named(tmp_path):
