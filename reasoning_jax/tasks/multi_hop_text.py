@@ -46,9 +46,7 @@ class Config(GeneratedConfig):
     num_facts: int = key(7, between(3, len(NODES)))  # of a document, and so symbols of it
     num_questions: int = key(3, between(1, len(NODES) - 1))  # of a document, each about another
     hops: int = key(3, between(1, len(NODES) - 1))  # how often f is applied
-    stretch: int = key(
-        3, between(2, 100)
-    )  # easy tokens before each fact and question, and at the end
+    stretch: int = key(3, between(2, 100))  # easy tokens before each fact and question, and last
     worked: float = key(0.3, between(0, 1))  # the fraction of worked documents
 
 
