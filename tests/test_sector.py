@@ -346,7 +346,7 @@ def test_a_length_a_round_and_the_rows_of_those_before():
 
 
 def test_a_length_is_tried_again_and_then_the_run_learns_nothing_more():
-    cfg = config(algorithm__least_kept=0.9, algorithm__tries=2)
+    cfg = config(algorithm__least_kept=0.9, algorithm__max_failed_rounds=2)
     source = addition.load(cfg.task, "train")
     memory, asked = None, []
     for round in (1, 2, 3):
