@@ -37,7 +37,7 @@ def get_config(arg: str = ""):
         c.task.worked = 1.0
         c.task.num_questions = 6
         c.task.stretch = 2
-        c.sequence_length = 112
+        c.sequence_length = 120
     if args.arm == "thoughts":
         c.forward.thought_length = 4  # the symbol asked for, and three steps
         c.forward.num_ahead = 2
