@@ -25,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from side_by_side import Job, run_all
+from side_by_side import Job, job_of, mean_and_error, run_all
 
 from reasoning_jax import config, experiment
 from reasoning_jax.experiment import Experiment
@@ -37,7 +37,6 @@ from reasoning_jax.tasks.graphs import GraphExample, shortcuts
 from reasoning_jax.training import checkpoint
 from reasoning_jax.training.rows import completion_row
 
-FOLDER = "checkpoints"  # of a run, with its last round
 CONFIG = "configs/coconut_graphs.py"
 TASKS = ("graph_search", "prosqa")
 # Arm -> the arm whose base model it begins from. Stage 0 is that of the paths.
@@ -64,12 +63,9 @@ class Study:
     def job(self, arm: str, seed: int) -> Job:
         """The run of an arm, after the one that it begins from."""
         argument = ",".join([arm, self.task, *(["smoke"] if self.smoke else [])])
-        flags = [f"--config={CONFIG}:{argument}", f"--config.seed={seed}", *self.flags]
-        after = []
-        if arm in ARMS:
-            after = [self.directory(ARMS[arm], seed)]
-            flags.append(f"--config.base.init_from={after[0] / 'base'}")
-        return Job(directory=self.directory(arm, seed), flags=flags, after=after)
+        base = self.directory(ARMS[arm], seed) if arm in ARMS else None
+        own = f"{CONFIG}:{argument}"
+        return job_of(own, self.directory(arm, seed), seed, self.flags, base)
 
     def directory(self, arm: str, seed: int) -> Path:
         return self.out / f"{arm}_{seed}"
@@ -80,7 +76,7 @@ class Study:
         cfg = config.rebuild(directory)
         cfg.eval.num_test = self.questions
         exp = experiment.make(cfg, jax.devices()[:1])
-        restored = checkpoint.restore(directory / FOLDER, exp.abstract_state().params)
+        restored = checkpoint.restore(directory / "checkpoints", exp.abstract_state().params)
         return exp, restored.params
 
 
@@ -192,14 +188,6 @@ def masses(
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def mean_and_error(values: Sequence[float], scale: float = 100) -> str:
-    """The mean over seeds with its standard error."""
-    mean = f"{scale * np.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {scale * np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -250,7 +238,7 @@ def print_arms(study: Study, arms: Sequence[str], seeds: int) -> None:
             exp, params = study.last_round(arm, seed)
             found.append(answers(exp, params))
         accuracy, tokens = zip(*found, strict=True)
-        cells = [mean_and_error(accuracy), mean_and_error(tokens, 1)]
+        cells = [mean_and_error(accuracy), mean_and_error(tokens, scale=1)]
         print(f"| {arm} | {' | '.join(cells)} |", flush=True)
     graphs = [example.graph for example in exp.load_eval("test")]
     for rule, accuracy in shortcuts.accuracies(graphs).items():

@@ -25,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from side_by_side import Job, run_all
+from side_by_side import Job, job_of, mean_and_error, run_all
 
 from reasoning_jax import config, experiment
 from reasoning_jax.experiment import Experiment
@@ -53,12 +53,9 @@ class Study:
 
     def job(self, arm: str, seed: int) -> Job:
         argument = f"{arm},smoke" if self.smoke else arm
-        flags = [f"--config={CONFIG}:{argument}", f"--config.seed={seed}", *self.flags]
-        after = []
-        if arm in BEGINS_FROM:
-            after = [self.directory(BEGINS_FROM[arm], seed)]
-            flags.append(f"--config.base.init_from={after[0] / 'base'}")
-        return Job(directory=self.directory(arm, seed), flags=flags, after=after)
+        base = self.directory(BEGINS_FROM[arm], seed) if arm in BEGINS_FROM else None
+        own = f"{CONFIG}:{argument}"
+        return job_of(own, self.directory(arm, seed), seed, self.flags, base)
 
     def directory(self, arm: str, seed: int) -> Path:
         return self.out / f"{arm}_{seed}"
@@ -200,13 +197,6 @@ def accuracy(exp: Experiment, params: decoder.Params) -> float:
 # ---- tables --------------------------------------------------------------------------------------
 
 
-def mean_and_error(values: Sequence[float], digits: int, scale: float = 1.0) -> str:
-    mean = f"{scale * np.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {scale * np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
-
-
 Table = dict[str, dict[str, float]]  # row -> kind of token -> figure
 
 
@@ -241,7 +231,7 @@ def print_table(title: str, seeds: Sequence[Table]) -> None:
         cells = []
         for kind in KINDS:
             values = [found[name][kind] for found in seeds if kind in found[name]]
-            cells.append(mean_and_error(values, 3) if values else "")
+            cells.append(mean_and_error(values, 3, 1) if values else "")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     print()
 
@@ -266,7 +256,7 @@ def main() -> None:
     for length in LENGTHS:
         keys = {"thought_length": length} if length else {"thinks": False}
         values = [accuracy(*study.model("thoughts", seed, **keys)) for seed in range(args.seeds)]
-        print(f"| {length} | {mean_and_error(values, 1, 100)} |", flush=True)
+        print(f"| {length} | {mean_and_error(values)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from side_by_side import Job, run_all
+from side_by_side import Job, job_of, mean_and_error, run_all
 
 from reasoning_jax import config, experiment, metrics
 from reasoning_jax.algorithms.sector import guesses
@@ -36,12 +36,11 @@ CONFIG = "configs/sector_addition.py"
 
 def job(out: Path, arm: str, seed: int, flags: Sequence[str]) -> Job:
     """The run of an arm; all but the first begin from the first one's base model."""
-    own = [f"--config={CONFIG}:{arm}", f"--config.seed={seed}", *flags]
-    after = []
+    base = None
     if arm != ARMS[0]:
-        after = [out / f"{ARMS[0]}_{seed}"]
-        own += ["--config.base.num_updates=0", f"--config.base.init_from={after[0] / 'base'}"]
-    return Job(directory=out / f"{arm}_{seed}", flags=own, after=after)
+        base = out / f"{ARMS[0]}_{seed}"
+        flags = [*flags, "--config.base.num_updates=0"]
+    return job_of(f"{CONFIG}:{arm}", out / f"{arm}_{seed}", seed, flags, base)
 
 
 def assess(directory: Path, folder: str) -> dict[int, tuple[float, float]]:
@@ -69,14 +68,6 @@ def assess(directory: Path, folder: str) -> dict[int, tuple[float, float]]:
         n: (float(np.mean(np.array(fast)[lengths == n])), np.mean(np.array(right)[lengths == n]))
         for n in range(1, width + 1)
     }
-
-
-def mean_and_error(values: list[float]) -> str:
-    """In percent; the standard error of the mean over seeds."""
-    mean = f"{100 * np.mean(values):.1f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {100 * np.std(values, ddof=1) / np.sqrt(len(values)):.1f}"
 
 
 def labels(directory: Path) -> dict[int, tuple[float, float]]:

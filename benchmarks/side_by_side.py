@@ -1,4 +1,4 @@
-"""Runs of a study, several at once, each after those that it begins from."""
+"""What studies of one config's arms share: runs side by side, and means over seeds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,6 +21,22 @@ class Job:
     directory: Path
     flags: Sequence[str]
     after: Sequence[Path] = ()
+
+
+def job_of(config: str, directory: Path, seed: int, flags: Sequence[str], base: Path | None) -> Job:
+    """A run of "configs/X.py:ARGUMENT"; base: the run from whose base model it begins."""
+    own = [f"--config={config}", f"--config.seed={seed}", *flags]
+    if base is not None:
+        own.append(f"--config.base.init_from={base / 'base'}")
+    return Job(directory=directory, flags=own, after=[] if base is None else [base])
+
+
+def mean_and_error(values: Sequence[float], digits: int = 1, scale: float = 100.0) -> str:
+    """The mean over seeds times ``scale``, with its standard error."""
+    mean = f"{scale * np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {scale * np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
 
 
 def run_all(jobs: Sequence[Job], at_once: int) -> None:

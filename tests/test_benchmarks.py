@@ -297,41 +297,36 @@ def test_frontier_smoke(folder, data_dir, tmp_path, monkeypatch, capsys):
         frontier.main([f"--out={tmp_path}"])
 
 
-@pytest.mark.slow
-def test_coconut_study_smoke(folder, tmp_path):
-    """The arms with those that they begin from, then the tables."""
-    import coconut_study
-
-    flags = ["--seeds=1", "--smoke", "--questions=10", "--arms=coconut", f"--out={tmp_path}"]
+def first_cells(study, *flags):
+    """The first cell of each row that a study prints, of models that learn nothing."""
     done = subprocess.run(
-        [sys.executable, coconut_study.__file__, *flags],
+        [sys.executable, study.__file__, "--seeds=1", "--smoke", *flags],
         capture_output=True,
         text=True,
         env=os.environ | {"XLA_FLAGS": XLA_FLAGS},
     )
     assert done.returncode == 0, done.stderr
+    return {line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"}
+
+
+@pytest.mark.slow
+def test_coconut_study_smoke(folder, tmp_path):
+    """The arms with those that they begin from, then the tables."""
+    import coconut_study
+
+    rows = first_cells(coconut_study, "--questions=10", "--arms=coconut", f"--out={tmp_path}")
     assert {path.name for path in tmp_path.iterdir()} == {"recite_0", "cot_0", "coconut_0"}
-    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"]
-    for name in ("coconut", "their own", "left out", "zeros", "another's", "thought 3, each"):
-        assert name in rows
+    assert {"coconut", "their own", "left out", "zeros", "another's", "thought 3, each"} <= rows
 
 
 @pytest.mark.slow
 def test_quiet_star_study_smoke(folder, tmp_path):
     import quiet_star_study
 
-    flags = ["--seeds=1", "--smoke", "--documents=80", f"--out={tmp_path}"]
-    done = subprocess.run(
-        [sys.executable, quiet_star_study.__file__, *flags],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"XLA_FLAGS": XLA_FLAGS},
-    )
-    assert done.returncode == 0, done.stderr
+    rows = first_cells(quiet_star_study, "--documents=80", f"--out={tmp_path}")
     assert {path.name for path in tmp_path.iterdir()} == {"worked_0", "plain_0", "thoughts_0"}
-    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"]
-    assert {"base", "thoughts", "thoughts of another document", "right working"} <= set(rows)
-    assert {"0", "8"} <= set(rows)
+    assert {"base", "thoughts", "thoughts of another document", "right working"} <= rows
+    assert {"0", "8"} <= rows
 
 
 def test_runs_side_by_side_wait_for_what_they_begin_from(folder, tmp_path, monkeypatch):

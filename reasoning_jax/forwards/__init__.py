@@ -79,7 +79,7 @@ class HiddenTokens(Protocol):
     """Tokens between a token and the next that no sequence keeps; hashable.
 
     room: how many they are. Calling it gives, of the hidden states [B, 1, D] of the newest tokens,
-    those that predict the next. places: of the first of them; the cache is returned with what
+    those that predict the next. places: of the first hidden token; the cache is returned with what
     was written there, which the next token of the sequence is to overwrite.
     """
 

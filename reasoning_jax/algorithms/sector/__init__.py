@@ -152,9 +152,8 @@ def collect(
     assert isinstance(memory, Curriculum)
     a = cfg.algorithm
     new = [e for e in examples if e.rationale is None]
-    if (
-        not new or memory.failures >= a.max_failed_rounds
-    ):  # the curriculum is at its end, or has stopped
+    has_stopped = memory.failures >= a.max_failed_rounds
+    if has_stopped or not new:  # or the curriculum is at its end
         return Collected(rows=[], memory=memory, stats={"kept_rows": 0, "kept": 0.0})
     problems = [simplify.asked(e.question) for e in new]
     both = [*problems, *map(simplify.swapped, problems)]

@@ -28,10 +28,9 @@ class Curriculum(NamedTuple):
 
 def begin(cfg: ConfigDict) -> Curriculum:
     """With the first length beyond the given ones."""
-    rounds = cfg.algorithm.max_failed_rounds * (
-        cfg.task.max_digits - len(cfg.task.given)
-    )  # that keep rows
-    room = ROWS * cfg.rounds.examples * rounds
+    lengths = cfg.task.max_digits - len(cfg.task.given)
+    rounds_with_rows = cfg.algorithm.max_failed_rounds * lengths  # at most
+    room = ROWS * cfg.rounds.examples * rounds_with_rows
     return Curriculum(
         digits=np.array(len(cfg.task.given) + 1, np.int64),
         failures=np.zeros((), np.int64),
