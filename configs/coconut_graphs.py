@@ -34,7 +34,12 @@ def get_config(arg: str = ""):
         c.task.num_steps = (1, 2, 3)  # with three alone nothing is learned
         c.task.width = 2
     c.task.num_train = 50_000
-    c.model.preset = "gpt-0.4m"
+    c.model.preset = "0.4m"
+    c.model.num_layers = 2
+    # Many heads: which of them learns to look a node up, and when, is chance.
+    c.model.num_heads = 8
+    c.model.num_kv_heads = 8
+    c.model.mlp_dim = 384
     c.sequence_length = 416 if prosqa else 96
     c.batch_size = 32
     c.base.num_updates = 0 if args.arm in FROM_PATHS else 1500
@@ -52,7 +57,8 @@ def get_config(arg: str = ""):
     c.eval.num_examples = 300
     if args.arm == "recite":
         c.base.split = "recited"
-        c.base.num_updates = 2500
+        c.base.num_updates = 2000
+        c.base.learning_rate = 2e-3
         c.rounds.count = 0
         c.sequence_length = 448 if prosqa else 128
     elif forward == "plain":
@@ -69,7 +75,7 @@ def get_config(arg: str = ""):
             c.forward.question_length = 360 if prosqa else 72
             c.forward.answer_length = 56 if prosqa else 16
     if args.smoke:
-        c.model.preset = "tiny"
+        c.model.update({"preset": "tiny", "num_heads": None, "num_kv_heads": None, "mlp_dim": None})
         c.task.num_train = 300
         c.eval.num_examples = 30
         c.eval.num_test = 30
