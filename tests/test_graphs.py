@@ -235,6 +235,13 @@ def test_graph_search_finds_a_false_step(text, line):
     assert graph_search.steps(" 17 9 [A] 9") == 2
 
 
+def test_a_path_from_where_the_root_does_not_lead_is_false():
+    question = "3 17 | 6 9 | 17 9 | [Q] 8 9 [R] 3"
+    example = tasks.Example(id=0, question=question, answer="9")
+    assert graph_search.wrong_line(" 17 9 [A] 9", example) is None
+    assert graph_search.wrong_line(" 6 9 [A] 9", example) == 0
+
+
 def test_graph_search_ends_a_prompt_with_the_root():
     cfg = default.section(tasks, "graph_search")
     assert graph_search.prompt(QUESTION, cfg) == f" {QUESTION.question}"
