@@ -41,9 +41,9 @@ CONFIG = "configs/coconut_graphs.py"
 TASKS = ("graph_search", "prosqa")
 # Arm -> the arm whose base model it begins from. Stage 0 is that of the paths.
 ARMS = {
-    "cot": "recite",
-    "direct": "recite",
-    "at_once": "recite",
+    "cot": "walk",
+    "direct": "walk",
+    "at_once": "walk",
     "coconut": "cot",
     "learned": "cot",
     "dropped": "cot",

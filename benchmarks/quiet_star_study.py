@@ -3,7 +3,7 @@
     python benchmarks/quiet_star_study.py --out=runs/quiet_star [--seeds=3] [--documents=300]
         [--at_once=1] [--smoke] [--config.KEY=VALUE ...]
 
-Trains what is missing: a model of worked documents, from it the language model of the text, and
+Trains what is missing: a model that looks symbols up, from it the language model of the text, and
 from that as many updates with thoughts as without. Then, on silent documents that none has seen:
 negative log-likelihood of each kind of token without thoughts, with greedy ones, and with those of
 another document; how often a thought before a computed token is its working; and the accuracy of
@@ -38,7 +38,7 @@ from reasoning_jax.training import checkpoint
 from reasoning_jax.training.rows import completion_row
 
 CONFIG = "configs/quiet_star_text.py"
-BEGINS_FROM = {"plain": "worked", "thoughts": "plain"}
+BEGINS_FROM = {"plain": "walk", "thoughts": "plain"}
 LENGTHS = (0, 1, 2, 3, 4, 6, 8)  # of a thought; 0: none
 KINDS = (text.EASY_TOKEN, text.BEFORE_COMPUTED, text.COMPUTED, text.OTHER)
 BATCH = 50  # the most documents whose thoughts are computed at once
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
     args, flags = parser.parse_known_args()
     study = Study(out=args.out.resolve(), flags=flags, documents=args.documents, smoke=args.smoke)
-    arms = ("worked", "plain", "thoughts")
+    arms = ("walk", "plain", "thoughts")
     run_all([study.job(arm, seed) for seed in range(args.seeds) for arm in arms], args.at_once)
     found, of_thoughts = zip(*(likelihoods(study, seed) for seed in range(args.seeds)), strict=True)
     print_table("nats a token", found)

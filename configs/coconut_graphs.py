@@ -1,8 +1,8 @@
 """Continuous thoughts on graphs that leave no shortcut, from scratch, with two layers.
 
-    python -m reasoning_jax.main --config=configs/coconut_graphs.py:recite --workdir=runs/recite
+    python -m reasoning_jax.main --config=configs/coconut_graphs.py:walk --workdir=runs/walk
     python -m reasoning_jax.main --config=configs/coconut_graphs.py:cot --workdir=runs/cot \
-        --config.base.init_from=runs/recite/base
+        --config.base.init_from=runs/walk/base
     python -m reasoning_jax.main --config=configs/coconut_graphs.py --workdir=runs/coconut_graphs \
         --config.base.init_from=runs/cot/base
 
@@ -14,14 +14,14 @@ the second learns whole paths; and from that the third gives up a step a round f
 nothing: all three begin from the base model of ``cot``, whose own rounds keep the paths.
 ``at_once`` has all thoughts from the start, ``direct`` has no paths; these begin from the first.
 ``prosqa`` asks the published questions in place of the graphs, from generated ones of their shape.
-Arguments: one of these or recite; prosqa; smoke. benchmarks/coconut_study.py runs and compares all.
+Arguments: one of these or walk; prosqa; smoke. benchmarks/coconut_study.py runs and compares all.
 """
 
 from reasoning_jax import config, default
 
-ARMS = ("coconut", "learned", "dropped", "at_once", "cot", "direct", "recite")
+ARMS = ("coconut", "learned", "dropped", "at_once", "cot", "direct", "walk")
 TASKS = ("graph_search", "prosqa")
-PLAIN = ("cot", "direct", "recite")
+PLAIN = ("cot", "direct", "walk")
 FROM_PATHS = ("coconut", "learned", "dropped")
 
 
@@ -55,12 +55,12 @@ def get_config(arg: str = ""):
     c.optim.decay = 0.2
     c.sampling.max_new_tokens = 52 if prosqa else 12
     c.eval.num_examples = 300
-    if args.arm == "recite":
-        c.base.split = "recited"
-        c.base.num_updates = 2000
+    if args.arm == "walk":
+        c.base.split = "walked"
+        c.base.num_updates = 400
         c.base.learning_rate = 2e-3
         c.rounds.count = 0
-        c.sequence_length = 448 if prosqa else 128
+        c.sequence_length = 416 if prosqa else 80
     elif forward == "plain":
         c.algorithm.direct = args.arm == "direct"
         c.base.algorithm.direct = args.arm == "direct"

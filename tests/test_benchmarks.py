@@ -315,7 +315,7 @@ def test_coconut_study_smoke(folder, tmp_path):
     import coconut_study
 
     rows = first_cells(coconut_study, "--questions=10", "--arms=coconut", f"--out={tmp_path}")
-    assert {path.name for path in tmp_path.iterdir()} == {"recite_0", "cot_0", "coconut_0"}
+    assert {path.name for path in tmp_path.iterdir()} == {"walk_0", "cot_0", "coconut_0"}
     assert {"coconut", "their own", "left out", "zeros", "another's", "thought 3, each"} <= rows
 
 

@@ -130,23 +130,19 @@ def test_no_shortcut_in_graph_search():
     assert first == pytest.approx(0.5, abs=4 * 0.5 / 20_000**0.5)
 
 
-def test_a_recital_is_the_same_edges_in_another_order():
+def test_a_walk_goes_around_a_ring():
+    """Each node is the only child of the one before it, and all are named once."""
     cfg = default.section(tasks, "graph_search")
     cfg.num_train = 20
-    moved = 0
-    for asked, recital in zip(
-        graph_search.load(cfg, "given"), graph_search.load(cfg, "recited"), strict=True
-    ):
-        prompt = graph_search.prompt(recital, cfg)
-        assert graph_search.prompt(asked, cfg).startswith(prompt + " [Q]")
-        listed, said = (
-            text.strip().removesuffix("|").split("|")
-            for text in (prompt, graph_search.target(recital))
-        )
-        assert sorted(map(str.strip, listed)) == sorted(map(str.strip, said))
-        moved += [edge.strip() for edge in listed] != [edge.strip() for edge in said]
-    assert moved == 20
-    assert graph_search.load(cfg, "recited") == graph_search.load(cfg, "recited")
+    for walk in graph_search.load(cfg, "walked"):
+        listed, _, root = graph_search.prompt(walk, cfg).partition(" [R]")
+        edges = [tuple(edge.split()) for edge in listed.removesuffix(" |").split("|")]
+        child = dict(edges)
+        assert len(child) == len(edges) == len(set(child.values())) == graph_search.RING_NODES
+        nodes = [root.strip(), *graph_search.target(walk).split()]
+        assert nodes[1:] == [child[node] for node in nodes[:-1]]
+        assert set(nodes) == set(child)
+        assert edges != list(zip(nodes, [*nodes[1:], nodes[0]], strict=True))
 
 
 @pytest.mark.parametrize("num_steps, width", [(1, 2), (2, 2), (3, 3), (4, 3), (2, 7)])
@@ -184,17 +180,18 @@ def test_graph_search_asks_in_all_its_lengths():
 QUESTION = tasks.Example(id=0, question="3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3", answer="9")
 
 
-def test_a_recital_of_prosqa_says_a_dozen_of_its_facts():
+def test_a_walk_of_prosqa_goes_around_a_ring():
     cfg = default.section(tasks, "prosqa")
     cfg.num_train = 5
-    asked, recited = (prosqa.load(cfg, split) for split in ("given", "recited"))
-    for question, recital in zip(asked, recited, strict=True):
-        facts = recital.question.split(". ")
-        assert question.question.startswith(f"{recital.question} Is ")
-        said = prosqa.target(recital).removesuffix(".").split(".")
-        assert len(said) == len(set(said)) == 12
-        assert {one.strip() for one in said} <= {fact.removesuffix(".") for fact in facts}
-        assert [one.strip() for one in said] != facts[:12]
+    for walk in prosqa.load(cfg, "walked"):
+        facts = walk.question.removesuffix(".").split(". ")
+        said = [line.strip().removesuffix(".") for line in prosqa.target(walk).splitlines()]
+        assert len(said) == prosqa.RING_CONCEPTS - 1
+        assert len(set(facts)) == prosqa.RING_CONCEPTS and set(said) < set(facts)
+        assert facts[: len(said)] != said
+        for line, following in zip(said, said[1:], strict=False):
+            assert following.startswith(f"Every {line.rpartition(' ')[2]} is a ")
+        tokenizer.Characters(prosqa.ALPHABET).encode(prosqa.prompt(walk, cfg) + prosqa.target(walk))
 
 
 @pytest.mark.parametrize(

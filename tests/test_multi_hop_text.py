@@ -157,6 +157,18 @@ def test_training_is_on_whole_documents_and_evaluation_on_the_last_answer():
         text_task.prompt(document, cfg, hint="a")
 
 
+def test_a_walk_names_all_symbols_in_turn():
+    cfg = config(num_train=20, num_facts=16)
+    for walk in text_task.load(cfg, "walked"):
+        prompt = text_task.prompt(walk, cfg).split()
+        assert prompt[-4] == "?" and prompt[-2:] == ["->", ":"] and len(prompt) == 3 * 16 + 4
+        following = {prompt[i + 1]: prompt[i + 2] for i in range(0, 3 * 16, 3)}
+        named = text_task.target(walk).split()
+        assert named[0] == prompt[-3]
+        assert named[1:] == [following[symbol] for symbol in named[:-1]]
+        assert sorted(named) == sorted(following)
+
+
 @pytest.mark.parametrize(
     "question, text, answer, line, steps",
     [

@@ -7,10 +7,13 @@ that a rule that does not look at the root is right on half of the questions. Sh
     " 3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3"   edges, the two candidates and the root
     " 17 9 [A] 9"                                a shortest path, a node a step; the answer
 
-The split "recited" has the graphs of "given" with no question; the answer is the edges in another
-order. To say them is to look nodes up, which small models learn slowly from one question a graph.
-In a recital and in a path the token before a child is its parent, and a thought is fed in the place
-of that parent: what is learned of one goes over to the others.
+The split "walked" has rings instead, in which each node has one child, and asks for all of them in
+turn. To name them is to look nodes up, which small models learn only where each token that counts
+can be known and there are many of them. In a walk and in a path the token before a child is its
+parent, and a thought is fed in the place of that parent: what is learned of one goes over to the
+others.
+
+    " 4 7 | 9 4 | 7 2 | 2 9 | [R] 9" " 4 7 2"
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import between, each, key
 from reasoning_jax.tasks import Example, GeneratedConfig, generated
 from reasoning_jax.tasks.graphs import (
-    RECITED,
+    WALKED,
     Edge,
     Graph,
     GraphExample,
@@ -42,6 +45,7 @@ NUM_IDS = 30  # a question's nodes have ids from range(NUM_IDS)
 NAMES = tuple(f" {id}" for id in range(NUM_IDS))
 ALPHABET = (*NAMES, " |", " [Q]", " [R]", " [A]")
 SECOND_PARENT = 0.5  # the probability that a node has two
+RING_NODES = 16
 MAX_STEPS = (NUM_IDS - 2) // 4  # with two nodes a layer
 
 
@@ -52,7 +56,7 @@ class Config(GeneratedConfig):
     width: int = key(3, between(2, NUM_IDS // 2))  # nodes of a layer, in each of the two graphs
 
 
-def load(cfg: ConfigDict, split: str) -> Sequence[GraphExample]:
+def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     """The questions of a split; UserError for an unknown one, and for too many nodes."""
     if not cfg.num_steps:
         raise UserError("config.task.num_steps: () names no number of steps.")
@@ -62,10 +66,9 @@ def load(cfg: ConfigDict, split: str) -> Sequence[GraphExample]:
             f"config.task.width: {cfg.width} with config.task.num_steps {max(cfg.num_steps)} "
             f"makes {nodes} nodes, and there are {NUM_IDS} ids."
         )
-    draw = functools.partial(_draw, cfg=cfg)
-    if split == RECITED:
-        return [_recital(example) for example in generated(cfg, "given", draw)]
-    return generated(cfg, split, draw)
+    if split == WALKED:
+        return generated(cfg, "given", _draw_ring)
+    return generated(cfg, split, functools.partial(_draw, cfg=cfg))
 
 
 def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:
@@ -83,12 +86,12 @@ def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:
     )
 
 
-def _recital(example: GraphExample) -> GraphExample:
-    listed = example.question.partition(" [Q]")[0]  # ends with " |"
-    edges = listed.removesuffix(" |").split(" | ")
-    order = np.random.default_rng(example.id).permutation(len(edges))
-    recited = "".join(f" {edges[i]} |" for i in order)
-    return dataclasses.replace(example, question=listed, answer="", rationale=recited)
+def _draw_ring(rng: np.random.Generator) -> Example:
+    ring = rng.permutation(NUM_IDS)[:RING_NODES].tolist()
+    edges = list(zip(ring, ring[1:] + ring[:1], strict=True))
+    listed = " ".join("{} {} |".format(*edges[i]) for i in rng.permutation(RING_NODES))
+    walk = "".join(f" {node}" for node in ring[1:])
+    return Example(id=0, question=f"{listed} [R] {ring[0]}", answer="", rationale=walk)
 
 
 def draw_graph(rng: np.random.Generator, num_steps: int, width: int) -> Graph:
@@ -144,7 +147,7 @@ def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
 
 
 def target(example: Example, direct: bool = False) -> str:
-    if not example.answer:  # of a recital
+    if not example.answer:  # of a walk
         return example.rationale
     answer = f" [A] {example.answer}"
     return answer if direct else f"{example.rationale}{answer}"

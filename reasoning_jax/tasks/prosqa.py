@@ -6,11 +6,11 @@
      Every brimpus is a lempus.
     #### Tom is a lempus.
 
-Splits are "train", "given" (the same questions with their rationales), "recited", and the
+Splits are "train", "given" (the same questions with their rationales), "walked", and the
 published "validation" and "test". The published train file is large and often absent: "train" is
-made by graphs/prosqa_graphs.py, or is that file. Of "recited" the question is the facts alone, and
-the answer is a dozen of them in another order. Whole words are symbols of the alphabet. The
-published questions have shortcuts: print what ``graphs/shortcuts.py`` says of them beside any
+made by graphs/prosqa_graphs.py, or is that file. Of "walked" the facts are a ring, in which every
+concept is one other, and the answer names them in turn. Whole words are symbols of the alphabet.
+The published questions have shortcuts: print what ``graphs/shortcuts.py`` says of them beside any
 result.
 """
 
@@ -28,7 +28,7 @@ from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.ranges import between, key, one_of
 from reasoning_jax.tasks import IDS, Example, FileTaskConfig, generated
 from reasoning_jax.tasks.graphs import (
-    RECITED,
+    WALKED,
     GraphExample,
     children,
     distances,
@@ -40,14 +40,13 @@ from reasoning_jax.training import data
 
 KIND = "the statement"
 PUBLISHED = {"train": "train", "given": "train", "validation": "valid", "test": "test"}
-SPLITS = (*PUBLISHED, RECITED)
-NUM_RECITED = 12  # facts of a recital; a question has 36
+SPLITS = (*PUBLISHED, WALKED)
+RING_CONCEPTS = 16
 FIRST_IDS = {"train": 0, "given": 0, "validation": IDS, "test": 2 * IDS}
 WORDS = ("Every", "is", "a", "Is", "or", *prosqa_graphs.PERSONS, *prosqa_graphs.CONCEPTS)
 ALPHABET = (*(f" {word}" for word in WORDS), ".", "?", "\n", "####", " ####")
 STATEMENT = re.compile(r"\s*([A-Z][a-z]*) is a ([a-z]+)\s*\.?\s*")
 FACT = re.compile(r"(\w+) is a (\w+)")
-SENTENCE = re.compile(r"[^ .][^.]*\.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,10 +57,10 @@ class Config(FileTaskConfig):
     seed: int = key(0, between(0, 2**32 - 1))  # of the generated questions
 
 
-def load(cfg: ConfigDict, split: str) -> Sequence[GraphExample]:
+def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     """The questions of a split; UserError, naming file and record, for what cannot be read."""
-    if split == RECITED:
-        return [_recital(example) for example in load(cfg, "given")]
+    if split == WALKED:
+        return generated(cfg, "given", _draw_ring)
     if split not in PUBLISHED:
         raise UserError(f"prosqa has no split {split!r}; it has {', '.join(SPLITS)}.")
     training = split in ("train", "given")
@@ -108,12 +107,11 @@ def _draw(rng: np.random.Generator) -> GraphExample:
     )
 
 
-def _recital(example: GraphExample) -> GraphExample:
-    facts = example.question.partition(" Is ")[0]
-    sentences = SENTENCE.findall(facts)
-    order = np.random.default_rng(example.id).permutation(len(sentences))[:NUM_RECITED]
-    recited = "".join(f" {sentences[i]}" for i in order)
-    return dataclasses.replace(example, question=facts, answer="", rationale=recited)
+def _draw_ring(rng: np.random.Generator) -> Example:
+    ring = rng.permutation(prosqa_graphs.CONCEPTS)[:RING_CONCEPTS].tolist()
+    facts = [prosqa_text.sentence(a, b) for a, b in zip(ring, ring[1:] + ring[:1], strict=True)]
+    listed = " ".join(facts[i] for i in rng.permutation(RING_CONCEPTS))
+    return Example(id=0, question=listed, answer="", rationale=prosqa_text.lines_of(facts[:-1]))
 
 
 # ---- prompts and answers -------------------------------------------------------------------------
@@ -126,7 +124,7 @@ def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
 
 
 def target(example: Example, direct: bool = False) -> str:
-    if not example.answer:  # of a recital
+    if not example.answer:  # of a walk
         return example.rationale
     answer = f"#### {example.answer}"
     return answer if direct else f"{example.rationale}\n{answer}"

@@ -17,7 +17,7 @@ from reasoning_jax.tasks import Example
 
 Edge = tuple[int, int]  # (parent, child)
 N = TypeVar("N", bound=Hashable)  # a node: its number, or its name
-RECITED = "recited"  # the split whose answers are the edges of a question in another order
+WALKED = "walked"  # the split of rings, whose answers are all nodes in turn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
