@@ -217,11 +217,13 @@ def likelihoods(study: Study, seed: int) -> tuple[Table, Table]:
     found["thoughts"] = by_kind(-own.logprobs, documents)
     other = score_with_thoughts(exp, params, documents, others=True)
     found["thoughts of another document"] = by_kind(-other.logprobs, documents)
-    share = {text.BEFORE_COMPUTED: working_accuracy(exp, own.thoughts, documents)}
-    of_thoughts = {
-        "mixing weight": by_kind(own.mixing_weights, documents),
-        "right working": share,
-    }
+    _, before = study.model("thoughts", seed, "base")
+    before |= exp.forward.begin(before, exp.tokenizer.encode, exp.model_cfg, exp.forward_cfg)
+    first = score_with_thoughts(exp, before, documents)
+    of_thoughts = {"mixing weight": by_kind(own.mixing_weights, documents)}
+    for name, scored in (("right working", own), ("right working, before training", first)):
+        share = working_accuracy(exp, scored.thoughts, documents)
+        of_thoughts[name] = {text.BEFORE_COMPUTED: share}
     return found, of_thoughts
 
 

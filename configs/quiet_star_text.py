@@ -27,24 +27,25 @@ def get_config(arg: str = ""):
     c.model.mlp_dim = 384
     c.sequence_length = 96
     c.batch_size = 32
-    c.base.num_updates = 0 if args.arm == "thoughts" else 3000
+    c.base.num_updates = 0 if args.arm == "thoughts" else 1000
     c.base.split = "train"
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "train"
     c.rounds.count = 0 if args.arm == "walk" else 1
-    c.rounds.updates = 300
-    c.optim.learning_rate = 3e-4
+    c.rounds.updates = 120
+    c.optim.learning_rate = 1e-3
     c.sampling.max_new_tokens = 12
     c.sampling.batch_size = 128
     if args.arm == "walk":
         c.base.split = "walked"
-        c.base.num_updates = 400
+        c.base.num_updates = 300
         c.base.learning_rate = 2e-3
         c.task.num_facts = 16  # the longer a walk, the sooner it is learned
         c.task.num_questions = 1
         c.task.stretch = 2
         c.sequence_length = 104
     if args.arm == "thoughts":
+        c.batch_size = 8  # a document costs as much as 18 without thoughts
         c.forward.thought_length = 4  # the symbol asked for, and three steps
         c.forward.num_ahead = 2
         c.forward.start_like = " :"  # what opens the working of a document

@@ -68,35 +68,35 @@ def test_the_oracle_names_every_token():
         counts = collections.Counter(document.kinds)
         assert counts["computed"] == counts["before_computed"] == cfg.num_questions
         assert counts["working"] == document.is_worked * cfg.num_questions * (cfg.hops + 2)
-        assert counts["easy"] == cfg.stretch * (cfg.num_facts + cfg.num_questions + 1) - 2
+        assert counts["easy"] == cfg.stretch * (cfg.num_facts + cfg.num_questions + 1) - 1
 
 
 def test_easy_tokens_are_as_random_as_the_oracle_says():
-    """Each two easy tokens have four successors, the likeliest half of the time."""
+    """Each easy token has four successors, the likeliest half of the time."""
     assert markov.easy_entropy() == pytest.approx(1.75 * math.log(2))
     counts = collections.defaultdict(collections.Counter)
-    for document in text_task.load(config(num_train=6000), "given"):
+    for document in text_task.load(config(num_train=3000), "given"):
         easy = [token for token in document.tokens if token in markov.EASY]
-        for first, second, third in zip(easy, easy[1:], easy[2:], strict=False):
-            counts[first, second][third] += 1
-    assert max(len(successors) for successors in counts.values()) == 4
-    often = [successors for successors in counts.values() if successors.total() >= 200]
-    total = sum(successors.total() for successors in often)
+        for first, second in zip(easy, easy[1:], strict=False):
+            counts[first][second] += 1
+    assert {len(successors) for successors in counts.values()} == {4}
+    total = sum(successors.total() for successors in counts.values())
     assert total > 50_000
-    ranked = [[n for _, n in successors.most_common()] for successors in often]
+    ranked = [[n for _, n in successors.most_common()] for successors in counts.values()]
     shares = [sum(numbers[rank] for numbers in ranked) / total for rank in (0, 1)]
     assert shares == pytest.approx([1 / 2, 1 / 4], abs=0.01)
 
 
 def test_the_language_is_one_whatever_the_seed():
-    def likeliest(seed):
+    def pairs(seed):
         counts = collections.Counter()
         for document in text_task.load(config(seed=seed, num_train=400), "given"):
             easy = [token for token in document.tokens if token in markov.EASY]
-            counts.update(zip(easy, easy[1:], easy[2:], strict=False))
-        return {triple for triple, count in counts.items() if count > 8}
+            counts.update(zip(easy, easy[1:], strict=False))
+        return counts
 
-    assert len(likeliest(0) & likeliest(1)) > 0.6 * len(likeliest(0))
+    often = {pair for pair, count in pairs(0).items() if count > 20}
+    assert len(often) > 50 and often <= pairs(1).keys()
 
 
 def test_computed_tokens_are_uniform_over_what_the_oracle_leaves():

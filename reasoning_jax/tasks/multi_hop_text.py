@@ -5,7 +5,7 @@ A document is made for Quiet-STaR (arXiv:2403.09629): an oracle knows which toke
     ... X Q B f c h M A Z f h k ... f k b ... T U K ? c -> b R S X          a silent document
     ... T U K ? c -> : c h k b -> b R S X                                   a worked one
 
-Capital letters are easy text: a Markov chain of order 2 whose entropy is known. "f c h" is a fact:
+Capital letters are easy text: a Markov chain whose entropy is known. "f c h" is a fact:
 f(c) = h, where f is a cycle through the symbols of the document, in shuffled order. "? c ->" is
 followed by f(f(f(c))), the computed token; in a worked document by the working and "->" first, so
 that what is written after "->" is what could be thought there. It begins with c: the token before
@@ -41,7 +41,7 @@ EASY_TOKEN = "easy"
 COMPUTED = "computed"
 BEFORE_COMPUTED = "before_computed"  # "->", from which the computed token is predicted
 WORKING = "working"  # ":" and the steps of a worked document
-OTHER = "other"  # facts, questions, and the first two tokens
+OTHER = "other"  # facts, questions, and the first token
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ def _draw(rng: np.random.Generator, cfg: ConfigDict) -> Document:
         stretch = easy[number * cfg.stretch : (number + 1) * cfg.stretch]
         tokens += stretch + own_tokens
         kinds += [EASY_TOKEN] * len(stretch) + own_kinds
-    kinds[:2] = [OTHER, OTHER]  # no two easy tokens are before them
+    kinds[0] = OTHER  # no easy token is before it
     last = max(i for i, kind in enumerate(kinds) if kind == COMPUTED)
     asked = last - cfg.hops - 2 if is_worked else last
     return Document(
