@@ -67,6 +67,7 @@ def get_config(arg: str = ""):
     else:
         c.forward.stages = 6 if prosqa else 3  # as many as a path has steps
         c.forward.begin_marker = False
+        c.forward.end_marker = False
         c.forward.uniform_prob = 0.0 if args.arm == "at_once" else 0.1
         c.forward.thoughts_per_step = 0 if args.arm == "dropped" else 1
         c.forward.fed = "learned" if args.arm == "learned" else "hidden"

@@ -79,6 +79,13 @@ def test_without_a_marker_before_the_thoughts():
     assert COCONUT.training_suffix(cfg, 20, 1, [0, 1, 1]) == ([22, 22, 21], 1)
 
 
+@pytest.mark.parametrize("begin", [[], [20]])
+def test_without_a_marker_after_the_thoughts(begin):
+    cfg = COCONUT.Config(thoughts_per_step=2, stages=1, begin_marker=bool(begin), end_marker=False)
+    suffixes = [COCONUT.prompt_suffix(cfg, 20, n) for n in range(2)]
+    assert suffixes == [begin, [*begin, 22, 22]]
+
+
 def test_without_a_curriculum_all_is_of_the_last_stage():
     cfg = COCONUT.Config(thoughts_per_step=2, stages=2, curriculum=False)
     for n in range(3):
@@ -111,9 +118,9 @@ def thinking_run(**changes):
     return c
 
 
-@pytest.mark.parametrize("begin_marker", [True, False])
-def test_a_run(tmp_path, one_device, begin_marker):
-    cfg = thinking_run(uniform_prob=0.3, begin_marker=begin_marker)
+@pytest.mark.parametrize("markers", [True, False])
+def test_a_run(tmp_path, one_device, markers):
+    cfg = thinking_run(uniform_prob=0.3, begin_marker=markers, end_marker=markers)
     loop.train(cfg, tmp_path)
     exp = experiment.make(cfg)
     thought = exp.model_cfg.vocab_size + 2

@@ -120,18 +120,27 @@ def _prefilled(
             counts=is_last.astype(jnp.int32),
         )
         last, cache = hidden_tokens(params, last, ends, cache, cfg)
+    return cache, _first_tokens(params, last, places.counts > 0, draw, cfg), last
+
+
+def _first_tokens(
+    params: decoder.Params,
+    last: Float[Array, "B 1 D"],
+    is_used: Bool[Array, " B"],
+    draw: Draw,
+    cfg: decoder.ModelConfig,
+) -> Emitted:
+    """A completion's first token, from the hidden state of what is before it."""
     logits = decoder.logits(params, last, cfg)[:, 0]
     keys = prng.sample_keys(draw.key, draw.ids, draw.indices)
     zeros = shard(jnp.zeros(draw.ids.shape, jnp.int32), "batch")
     chosen, logprobs = _choose(logits, keys, zeros, draw.method)
-    is_used = places.counts > 0
-    emitted = Emitted(
+    return Emitted(
         tokens=jnp.where(is_used, chosen, 0)[:, None],
         logprobs=jnp.where(is_used, logprobs, 0.0)[:, None],
         lengths=is_used.astype(jnp.int32),
         finished=is_used & _is_stop(chosen, draw.stop_ids),
     )
-    return cache, emitted, last
 
 
 @partial(jax.jit, static_argnames="cfg", donate_argnames="cache")
@@ -140,13 +149,16 @@ def think(
     cache: Cache,
     vectors: Float[Array, "B 1 D"],
     places: Places,
+    draw: Draw,
+    emitted: Emitted,
     *,
     cfg: decoder.ModelConfig,
-) -> Cache:
+) -> tuple[Cache, Emitted]:
     """The cache, which it consumes, with continuous thoughts (arXiv:2412.06769).
 
     Each of a sequence's ``places.counts`` thoughts is fed the hidden state of the token, or of the
-    thought, before it; vectors: those before the first.
+    thought, before it; vectors: those before the first. Of a sequence with thoughts, the token
+    after the last one takes the place of what was emitted.
     """
 
     def unfinished(carry: tuple) -> Bool[Array, ""]:
@@ -159,11 +171,18 @@ def think(
         now = Places(
             tables=places.tables, starts=places.starts + number, counts=thinks.astype(jnp.int32)
         )
-        vectors, cache = decoder.apply_cached(params, vectors, now, cache, cfg=cfg)
-        return cache, vectors, number + 1
+        hidden, cache = decoder.apply_cached(params, vectors, now, cache, cfg=cfg)
+        return cache, jnp.where(thinks[:, None, None], hidden, vectors), number + 1
 
     carry = cache, vectors, jnp.zeros((), jnp.int32)
-    return jax.lax.while_loop(unfinished, advance, carry)[0]
+    cache, last, _ = jax.lax.while_loop(unfinished, advance, carry)
+    has_thoughts = places.counts > 0
+    after = _first_tokens(params, last, has_thoughts, draw, cfg)
+
+    def choose(after: jax.Array, before: jax.Array) -> jax.Array:
+        return jnp.where(has_thoughts.reshape(-1, *[1] * (after.ndim - 1)), after, before)
+
+    return cache, jax.tree.map(choose, after, emitted)
 
 
 @struct.dataclass(kw_only=True)

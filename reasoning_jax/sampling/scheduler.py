@@ -216,26 +216,25 @@ class Scheduler:
         tokens, starts, counts = rows.take_blocks(PREFILL_BLOCK)
         places = Places(tables=rows.tables(), starts=starts, counts=counts)
         tokens, places = sharding.put((tokens, places), self.mesh, "batch", None)
-        arguments = self.params, cache, tokens, places, self._draw_inputs(rows)
-        is_last = rows.prompts_end(ends := starts + counts)
+        draw = self._draw_inputs(rows)
+        arguments = self.params, cache, tokens, places, draw
+        ends = starts + counts
         with self._on_mesh():
             if self.thought_id is None:
+                is_last = rows.prompts_end(ends)
                 at_end = sharding.put(is_last, self.mesh, "batch") if self.hidden_tokens else None
                 static = {"cfg": self.model_cfg, "hidden_tokens": self.hidden_tokens}
                 cache, emitted = engine.prefill(*arguments, at_end, **static)
             else:
                 cache, emitted, vectors = engine.prefill_to_think(*arguments, cfg=self.model_cfg)
-                cache = self._think(cache, vectors, rows, ends)
+                thoughts = rows.start_thinking(ends)
+                if thoughts.any():
+                    at = Places(tables=rows.tables(), starts=ends, counts=thoughts)
+                    at = sharding.put(at, self.mesh, "batch", None)
+                    arguments = self.params, cache, vectors, at, draw, emitted
+                    cache, emitted = engine.think(*arguments, cfg=self.model_cfg)
+                is_last = rows.prompts_end(ends + thoughts)
         return cache, emitted, [(row, one) for row, one in rows if is_last[row]]
-
-    def _think(self, cache: Cache, vectors: jax.Array, rows: Rows, ends: np.ndarray) -> Cache:
-        """Thoughts of the rows whose questions end here; vectors: the hidden states before them."""
-        counts = rows.start_thinking(ends)
-        if not counts.any():
-            return cache
-        places = Places(tables=rows.tables(), starts=ends, counts=counts)
-        places = sharding.put(places, self.mesh, "batch", None)
-        return engine.think(self.params, cache, vectors, places, cfg=self.model_cfg)
 
     def _decode(self, cache: Cache, most: int) -> tuple[Cache, Emitted, NumberedRows]:
         """More tokens of the sequences in slots, until enough of them have ended."""

@@ -79,9 +79,21 @@ def _think(
     )
     each = abstract_array(mesh, (batch,), jnp.int32, "batch")
     places = Places(tables=_tables(cfg, mesh), starts=each, counts=each)
+    emitted = engine.Emitted(
+        tokens=abstract_array(mesh, (batch, 1), jnp.int32, "batch", None),
+        logprobs=abstract_array(mesh, (batch, 1), jnp.float32, "batch", None),
+        lengths=each,
+        finished=abstract_array(mesh, (batch,), jnp.bool_, "batch"),
+    )
     with jax.set_mesh(mesh):
         return engine.think.lower(
-            params, _cache(cfg, model_cfg, mesh), vectors, places, cfg=model_cfg
+            params,
+            _cache(cfg, model_cfg, mesh),
+            vectors,
+            places,
+            _draw(cfg, mesh),
+            emitted,
+            cfg=model_cfg,
         )
 
 

@@ -3,8 +3,9 @@
 After the question the model is fed its own last hidden state, after the final norm, instead of a
 token: n thoughts, which are never sampled and which no loss asks for. Gradients flow through all.
 
-A row: the question, BEGIN unless ``begin_marker=False``, n tokens THOUGHT, END, what remains of the
-rationale, the answer. Without both thoughts and BEGIN there is no END. passes.py computes it.
+A row: the question, BEGIN, n tokens THOUGHT, END, what remains of the rationale, the answer. The
+config can leave out either marker; without both thoughts and BEGIN there is no END. passes.py
+computes it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ class Config:
     # Whether a marker stands before the thoughts. Without one the first thought is the state of the
     # question's last token, which has learned to say the first step (arXiv:2505.12514).
     begin_marker: bool = True
+    # Whether one stands after them. Without one the last thought's state says what follows, as the
+    # state of the token in its place did.
+    end_marker: bool = True
     # The fraction of rows that are of an earlier stage, drawn uniformly.
     uniform_prob: float = key(0.0, between(0, 1))
     # Tokens that a question with its first marker, and what follows its thoughts, have room for;
@@ -157,9 +161,9 @@ def prompt_suffix(cfg: Config, first: int, round: int) -> list[int]:
 
 def _suffix(cfg: Config, first: int, stage: int) -> list[int]:
     thoughts = [first + THOUGHT] * (min(stage, cfg.stages) * cfg.thoughts_per_step)
-    if cfg.begin_marker:
-        return [first + BEGIN, *thoughts, first + END]
-    return [*thoughts, first + END] if thoughts else []
+    begin = [first + BEGIN] if cfg.begin_marker else []
+    end = [first + END] if cfg.end_marker and (begin or thoughts) else []
+    return [*begin, *thoughts, *end]
 
 
 def training_suffix(
