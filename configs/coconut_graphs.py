@@ -6,9 +6,9 @@
     python -m reasoning_jax.main --config=configs/coconut_graphs.py --workdir=runs/coconut_graphs \
         --config.base.init_from=runs/cot/base
 
-The first model says the edges of graphs in another order, and so learns to look nodes up; from it
-the second learns whole paths; and from that the third gives up a step a round for a thought
-(arXiv:2412.06769; graphs of arXiv:2505.12514). The last round stays at the last stage.
+The first model goes around rings, node by node, and so learns to look nodes up; from it the second
+learns whole paths; and from that the third gives up a step a round for a thought (arXiv:2412.06769;
+graphs of arXiv:2505.12514). The last round stays at the last stage.
 
 ``coconut`` (the default) feeds the hidden state, ``learned`` one vector in its place, ``dropped``
 nothing: all three begin from the base model of ``cot``, whose own rounds keep the paths.
@@ -47,11 +47,11 @@ def get_config(arg: str = ""):
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
     c.rounds.count = 7 if prosqa else 4
-    c.rounds.updates = 600
+    c.rounds.updates = 300
     c.rounds.growth = 1.0
     c.rounds.restart = False
     c.rounds.patience = 0
-    c.optim.learning_rate = 5e-4
+    c.optim.learning_rate = 1e-3
     c.optim.decay = 0.2
     c.sampling.max_new_tokens = 52 if prosqa else 12
     c.eval.num_examples = 300

@@ -88,7 +88,7 @@ class Experiment:
         return forwards.get(self.cfg.forward.name)
 
     @functools.cached_property
-    def forward_cfg(self) -> forwards.Settings:
+    def forward_cfg(self) -> forwards.ForwardConfig:
         return forwards.settings(self.cfg.forward)
 
     @functools.cached_property

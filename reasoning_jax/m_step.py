@@ -37,7 +37,7 @@ def update(run: Run, rows: workdir.Rows, quiet: bool) -> Iterator[Event]:
     elif position.update == 0 and n == 1:
         params = with_beginning(run.exp, run.state.params)
         restart(run, params)  # no moments of the base model's optimiser
-    elif position.update == 0 and run.exp.forward.begins_stage(forward_cfg, n):
+    elif position.update == 0 and run.exp.forward.resets_optimizer(forward_cfg, n):
         restart(run, run.state.params)  # nor of the stage before
     if stage is None or not rows:
         return

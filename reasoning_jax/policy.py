@@ -55,7 +55,7 @@ class Policy:
     batch_size: int  # sequences of a compiled call; completions in progress at once
     max_length: int  # tokens of a sequence, prompt and completion together
     forward: forwards.Forward = dataclasses.field(default_factory=lambda: forwards.get("plain"))
-    forward_cfg: forwards.Settings = ()  # an instance of the forward's Config
+    forward_cfg: forwards.ForwardConfig = ()  # an instance of the forward's Config
     sampling_mesh: Mesh | None = None  # another mesh of the same devices; None = ``mesh``
     cache_tokens: int = 0  # of the sampler's cache; 0 = as many as its sequences can have
     in_int8: bool = False  # samples with matrices in 8 bits

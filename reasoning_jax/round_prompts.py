@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from reasoning_jax.forwards import Forward, Settings
+from reasoning_jax.forwards import Forward, ForwardConfig
 from reasoning_jax.prompt_ids import WithPromptIds
 from reasoning_jax.tokenizer import Tokenizer
 
@@ -14,7 +14,7 @@ class RoundPrompts:
     """The prompts of all rounds of an experiment."""
 
     forward: Forward
-    cfg: Settings
+    cfg: ForwardConfig
     words: Tokenizer
     vocab_size: int  # of the model: from there on, ids are no words'
     first_id: int  # of the forward's vectors

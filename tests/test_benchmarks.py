@@ -324,8 +324,9 @@ def test_quiet_star_study_smoke(folder, tmp_path):
     import quiet_star_study
 
     rows = first_cells(quiet_star_study, "--documents=80", f"--out={tmp_path}")
-    assert {path.name for path in tmp_path.iterdir()} == {"worked_0", "plain_0", "thoughts_0"}
-    assert {"base", "thoughts", "thoughts of another document", "right working"} <= rows
+    assert {path.name for path in tmp_path.iterdir()} == {"walk_0", "plain_0", "thoughts_0"}
+    assert {"base", "thoughts", "thoughts of another document"} <= rows
+    assert {"right working", "right working, before training"} <= rows
     assert {"0", "8"} <= rows
 
 

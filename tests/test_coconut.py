@@ -239,7 +239,7 @@ def test_on_a_mesh(tiny):
 # ---- sampling ------------------------------------------------------------------------------------
 
 
-def drawn(model, prompts, slots, mesh=None, ids=None, cache_tokens=0):
+def drawn(model, prompts, slots, mesh=None, ids=None, cache_tokens=0, stop_ids=(3,)):
     """Samples of prompts at temperature 1, of at most 3 tokens."""
     cfg, params = model
     width = max(len(prompt) for prompt in prompts)
@@ -254,7 +254,7 @@ def drawn(model, prompts, slots, mesh=None, ids=None, cache_tokens=0):
         [0] * len(prompts),
         jax.random.key(0),
         methods.make_method(1.0),
-        (3,),
+        stop_ids,
         cfg=cfg,
         max_new_tokens=3,
         num_slots=slots,
@@ -265,7 +265,7 @@ def drawn(model, prompts, slots, mesh=None, ids=None, cache_tokens=0):
 
 @pytest.fixture(scope="module")
 def prompts(tiny):
-    """Of several lengths, with 3 to 0 thoughts; the last two end with one.
+    """Of several lengths, with 3 to 0 thoughts; the last four end with one.
 
     Two begin alike for two pages; two have the same question, which with its marker fills a page.
     """
@@ -273,7 +273,7 @@ def prompts(tiny):
     questions = [[4, 5, 6], [7], long, [*long[:64], 9], [8, 8], long[:31], long[:31], [6]]
     counts = [3, 2, 3, 1, 0, 3, 2, 3]
     rows = [row(tiny[0], q, n, []) for q, n in zip(questions, counts, strict=True)]
-    return [*rows, rows[0][:-1], rows[2][:-1]]
+    return [*rows, *(one[:-1] for one in rows[:4])]
 
 
 @pytest.fixture(scope="module")
@@ -294,9 +294,16 @@ def test_samples_think(tiny, prompts, samples):
         np.testing.assert_allclose(own, wanted, atol=2e-5)
 
 
+def test_a_completion_may_end_right_after_the_thoughts(tiny, prompts, samples):
+    """Its first token, drawn from the last thought, may be the one that ends it."""
+    first = int(samples.tokens[8, 0])
+    out = drawn(with_markers(tiny), prompts[8:9], slots=1, ids=[8], stop_ids=(first,))
+    assert out.lengths.tolist() == [1] and out.tokens[0, 0] == first
+
+
 @pytest.mark.parametrize("slots", [1, 3])
 def test_the_queue_changes_no_sample(tiny, prompts, samples, slots):
-    order = [5, 2, 9, 7, 0, 3, 1, 8, 6, 4]
+    order = [5, 2, 9, 7, 0, 11, 3, 1, 8, 6, 10, 4]
     again = drawn(with_markers(tiny), [prompts[i] for i in order], slots, ids=order)
     np.testing.assert_array_equal(again.tokens, samples.tokens[order])
 

@@ -34,7 +34,7 @@ TEXT = "one\ntwo\nthree\nfour"  # three steps and the answer
 def test_the_stage_of_each_round():
     assert [curriculum.stage_of(n, 3, 2) for n in range(9)] == [0, 1, 1, 2, 2, 3, 3, 3, 3]
     cfg = COCONUT.Config(stages=3, rounds_per_stage=2)
-    begins = [n for n in range(9) if COCONUT.begins_stage(cfg, n)]
+    begins = [n for n in range(9) if COCONUT.resets_optimizer(cfg, n)]
     assert begins == [1, 3, 5]
 
 
@@ -64,7 +64,7 @@ def test_thoughts_replace_steps():
 
 def test_a_last_stage_has_the_answer_alone():
     cfg = COCONUT.Config(thoughts_per_step=2, stages=1, answer_stage=True)
-    assert [COCONUT.begins_stage(cfg, n) for n in range(4)] == [False, True, True, False]
+    assert [COCONUT.resets_optimizer(cfg, n) for n in range(4)] == [False, True, True, False]
     thinking = [20, 22, 22, 21]
     found = [COCONUT.training_suffix(cfg, 20, n, [0, n, 1]) for n in range(4)]
     assert [suffix for suffix, _ in found] == [[20, 21], thinking, thinking, thinking]
@@ -91,7 +91,7 @@ def test_without_a_curriculum_all_is_of_the_last_stage():
     for n in range(3):
         assert COCONUT.prompt_suffix(cfg, 20, n) == [20, *[22] * 4, 21]
         assert COCONUT.training_suffix(cfg, 20, n, [0, n, 1]) == ([20, *[22] * 4, 21], 2)
-        assert not COCONUT.begins_stage(cfg, n)
+        assert not COCONUT.resets_optimizer(cfg, n)
 
 
 def test_earlier_stages_are_mixed_in():

@@ -9,7 +9,7 @@ import pytest
 from reasoning_jax import default, tasks, tokenizer
 from reasoning_jax.errors import UserError
 
-NAMES = ["graph_search", "multi_hop_text", "three_sum"]
+NAMES = ["graph_search", "multi_hop_text", "parity", "three_sum"]
 SPLITS = ["train", "given", "validation", "test"]
 
 
@@ -112,6 +112,7 @@ def test_an_unknown_split_is_one_sentence(name):
         ("graph_search", {"num_steps": ()}, r"config\.task\.num_steps: \(\) names no number"),
         ("graph_search", {"num_steps": (3, 5)}, r"config\.task\.width: 3 .*num_steps 5 makes 32"),
         ("graph_search", {"width": 5}, r"config\.task\.width: 5 with .*num_steps 3 makes 32 nodes"),
+        ("parity", {"worked": 1.0}, r"config\.task\.num_fillers: 20 have no effect .*worked=1"),
         ("three_sum", {"worked": 1.0}, r"config\.task\.num_fillers: 15 have no effect .*worked=1"),
         (
             "three_sum",

@@ -142,6 +142,8 @@ def test_a_walk_goes_around_a_ring():
         nodes = [root.strip(), *graph_search.target(walk).split()]
         assert nodes[1:] == [child[node] for node in nodes[:-1]]
         assert set(nodes) == set(child)
+        assert graph_search.wrong_line(graph_search.target(walk), walk) is None
+        assert graph_search.wrong_line(" 1 2", walk) == 0
         assert edges != list(zip(nodes, [*nodes[1:], nodes[0]], strict=True))
 
 
@@ -189,6 +191,8 @@ def test_a_walk_of_prosqa_goes_around_a_ring():
         assert len(said) == prosqa.RING_CONCEPTS - 1
         assert len(set(facts)) == prosqa.RING_CONCEPTS and set(said) < set(facts)
         assert facts[: len(said)] != said
+        assert prosqa.wrong_line(prosqa.target(walk), walk) is None
+        assert prosqa.wrong_line(f" {said[1]}.", walk) == 0
         for line, following in zip(said, said[1:], strict=False):
             assert following.startswith(f"Every {line.rpartition(' ')[2]} is a ")
         tokenizer.Characters(prosqa.ALPHABET).encode(prosqa.prompt(walk, cfg) + prosqa.target(walk))

@@ -167,6 +167,8 @@ def test_a_walk_names_all_symbols_in_turn():
         assert named[0] == prompt[-3]
         assert named[1:] == [following[symbol] for symbol in named[:-1]]
         assert sorted(named) == sorted(following)
+        assert text_task.wrong_line(text_task.target(walk), walk) is None
+        assert text_task.wrong_line(text_task.target(walk)[:-2], walk) == 0
 
 
 @pytest.mark.parametrize(

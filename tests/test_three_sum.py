@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reasoning_jax import default, tasks, tokenizer
-from reasoning_jax.tasks import Example, three_sum
+from reasoning_jax.tasks import Example, fillers, three_sum
 
 # 12 + 34 + 64 = 0 0 modulo 10, digit by digit; no other three of them add up to zero.
 NUMBERS = np.array([[1, 2], [3, 4], [0, 0], [6, 4]])
@@ -119,8 +119,8 @@ def test_the_arms(worked, num_fillers, kinds, held_out):
 
 def test_prompts_and_targets():
     cfg = config(num_fillers=2)
-    worked = three_sum.Row(id=0, question="12 34", answer="True", rationale=" 43C")
-    filler = three_sum.Row(id=0, question="12 34", answer="True", rationale="", num_fillers=2)
+    worked = fillers.Row(id=0, question="12 34", answer="True", rationale=" 43C")
+    filler = fillers.Row(id=0, question="12 34", answer="True", rationale="", num_fillers=2)
     assert three_sum.prompt(worked, cfg) == " 12 34"
     assert three_sum.target(worked) == " 43C = True"
     assert three_sum.target(worked, direct=True) == " = True"

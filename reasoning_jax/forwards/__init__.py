@@ -1,4 +1,4 @@
-"""How parameters become log-probabilities: one file a way, named as ``config.forward`` names it.
+"""How parameters become log-probabilities: a module each, named as ``config.forward`` names it.
 
 A forward is a module with the functions of ``Forward``, of which only ``Config`` and ``logprobs``
 must be there. The update, the reference, the sampler and the commands of a run all use the same
@@ -31,19 +31,19 @@ Batch = dict[str, jax.Array]
 Aux = dict[str, jax.Array]
 
 
-class Settings(Protocol):
+class ForwardConfig(Protocol):
     """An instance of a forward's ``Config``: hashable, as compiled programs depend on it."""
 
     def __hash__(self) -> int: ...
 
 
 class Init(Protocol):
-    def __call__(self, key: jax.Array, model_cfg: ModelConfig, cfg: Settings) -> Params: ...
+    def __call__(self, key: jax.Array, model_cfg: ModelConfig, cfg: ForwardConfig) -> Params: ...
 
 
 class ThoughtDistributions(Protocol):
     def __call__(
-        self, params: Params, batch: Batch, model_cfg: ModelConfig, cfg: Settings
+        self, params: Params, batch: Batch, model_cfg: ModelConfig, cfg: ForwardConfig
     ) -> jax.Array: ...
 
 
@@ -54,22 +54,22 @@ class Logprobs(Protocol):
         batch: Batch,
         keys: jax.Array | None,
         model_cfg: ModelConfig,
-        cfg: Settings,
+        cfg: ForwardConfig,
     ) -> tuple[jax.Array, Aux]: ...
 
 
 Row = Mapping[str, np.ndarray]  # training.rows.Row
 Encode = Callable[[str], list[int]]
-Begin = Callable[[Params, Encode, ModelConfig, Settings], Params]
-TrainingSuffix = Callable[[Settings, int, int, Sequence[int]], tuple[list[int], int]]
+Begin = Callable[[Params, Encode, ModelConfig, ForwardConfig], Params]
+TrainingSuffix = Callable[[ForwardConfig, int, int, Sequence[int]], tuple[list[int], int]]
 
 
-def no_parameters(key: jax.Array, model_cfg: ModelConfig, cfg: Settings) -> Params:
+def no_parameters(key: jax.Array, model_cfg: ModelConfig, cfg: ForwardConfig) -> Params:
     """The forward needs no parameters but the model's."""
     return {}
 
 
-def no_suffix(cfg: Settings, first: int, round: int) -> list[int]:
+def no_suffix(cfg: ForwardConfig, first: int, round: int) -> list[int]:
     """Prompts end with their text."""
     return []
 
@@ -115,7 +115,7 @@ class Forward:
     training_suffix(cfg, first, round, seed) -> (the same of a worked example that is trained on,
         how many steps of its rationale are left out). None: that of all prompts, and 0. seed: the
         example's.
-    begins_stage(cfg, round): whether the optimiser is fresh in this round.
+    resets_optimizer(cfg, round): whether the optimiser is fresh in this round.
     thought_distributions(params, batch, model_cfg, cfg) -> [B, N, V]: what each continuous thought
         of a row says of the next token, for the report. A row's own thoughts come first of the N.
     check_rows(cfg, first, rows): UserError naming the key for a row that has no room.
@@ -132,16 +132,16 @@ class Forward:
     Config: type
     logprobs: Logprobs
     init: Init = no_parameters
-    prompt_suffix: Callable[[Settings, int, int], list[int]] = no_suffix
+    prompt_suffix: Callable[[ForwardConfig, int, int], list[int]] = no_suffix
     training_suffix: TrainingSuffix | None = None
-    begins_stage: Callable[[Settings, int], bool] = lambda cfg, round: False
+    resets_optimizer: Callable[[ForwardConfig, int], bool] = lambda cfg, round: False
     thought_distributions: ThoughtDistributions | None = None
-    check_rows: Callable[[Settings, int, Sequence[Row]], None] = lambda cfg, first, rows: None
+    check_rows: Callable[[ForwardConfig, int, Sequence[Row]], None] = lambda cfg, first, rows: None
     check: Callable[[ConfigDict], None] = lambda cfg: None
     begin: Begin = lambda params, encode, model_cfg, cfg: {}
-    check_words: Callable[[Encode, Settings], None] = lambda encode, cfg: None
-    hidden_tokens: Callable[[Settings], HiddenTokens | None] = lambda cfg: None
-    num_lookahead_positions: Callable[[Settings], int] = lambda cfg: 0
+    check_words: Callable[[Encode, ForwardConfig], None] = lambda encode, cfg: None
+    hidden_tokens: Callable[[ForwardConfig], HiddenTokens | None] = lambda cfg: None
+    num_lookahead_positions: Callable[[ForwardConfig], int] = lambda cfg: 0
     BASE: str = ""  # the forward of round 0's base model; "" = this one
     RANDOM: bool = False  # whether ``logprobs`` draws, and so needs ``keys``
     # Whether rows of one prompt may be packed behind one copy of it.
@@ -163,7 +163,7 @@ def get(name: str) -> Forward:
     return contracts.fill(Forward, importlib.import_module(f"{__name__}.{name}"))
 
 
-def settings(section: ConfigDict) -> Settings:
+def settings(section: ConfigDict) -> ForwardConfig:
     """The keys of a config's section ``forward`` as an instance of the forward's ``Config``."""
     keys = {key: value for key, value in section.items() if key != "name"}
     return get(section.name).Config(**keys)
@@ -182,7 +182,7 @@ def compiled_logprobs(
     *,
     forward: Forward,
     model_cfg: ModelConfig,
-    cfg: Settings,
+    cfg: ForwardConfig,
 ) -> Float[Array, "B S"]:
     """The log-probabilities of a forward outside an update."""
     token_logprobs, _ = forward.logprobs(params, batch, keys, model_cfg, cfg)
@@ -196,7 +196,7 @@ def likeliest_of_thoughts(
     *,
     forward: Forward,
     model_cfg: ModelConfig,
-    cfg: Settings,
+    cfg: ForwardConfig,
     count: int,
 ) -> Float[Array, "B N 2 count"]:
     """The likeliest next tokens of each thought: their probabilities, and their ids as floats.

@@ -6,7 +6,7 @@ import dataclasses
 
 from jaxtyping import Array, Float, Key
 
-from reasoning_jax.forwards import Aux, Batch, Settings
+from reasoning_jax.forwards import Aux, Batch, ForwardConfig
 from reasoning_jax.model import logprobs as model_logprobs
 from reasoning_jax.model.decoder import ModelConfig, Params
 
@@ -21,7 +21,7 @@ def logprobs(
     batch: Batch,
     keys: Key[Array, " B"] | None,
     model_cfg: ModelConfig,
-    cfg: Settings,
+    cfg: ForwardConfig,
 ) -> tuple[Float[Array, "B S"], Aux]:
     """log p of each token after those before it in its segment; as ``logprobs.token_logprobs``."""
     return model_logprobs.token_logprobs(params, batch, model_cfg), {}

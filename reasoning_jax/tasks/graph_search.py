@@ -10,7 +10,7 @@ that a rule that does not look at the root is right on half of the questions. Sh
 The split "walked" has rings instead, in which each node has one child, and asks for all of them in
 turn. To name them is to look nodes up, which small models learn only where each token that counts
 can be known and there are many of them. In a walk and in a path the token before a child is its
-parent, and a thought is fed in the place of that parent: what is learned of one goes over to the
+parent, and so is a thought without a marker after it: what is learned of one goes over to the
 others.
 
     " 4 7 | 9 4 | 7 2 | 2 9 | [R] 9" " 4 7 2"
@@ -175,8 +175,11 @@ def step_ends(text: str) -> list[int]:
 def wrong_line(text: str, example: Example) -> int | None:
     """0, the only line, where a step follows no edge or the answer is false; else None.
 
-    The first node may be any that the root reaches: thoughts may have taken the steps before it.
+    A walk has one right continuation. The first node of a path may be any that the root reaches:
+    thoughts may have taken the steps before it.
     """
+    if not example.answer:  # of a walk
+        return None if text == example.rationale else 0
     listed, _, asked = example.question.partition("[Q]")
     words = [edge.split() for edge in listed.split("|")]
     edges = [(edge[0], edge[1]) for edge in words if len(edge) == 2]

@@ -171,7 +171,8 @@ def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
 
 
 def target(example: Example, direct: bool = False) -> str:
-    return f" {example.answer}" if direct else example.rationale or ""
+    answers = direct and example.answer  # a walk has none
+    return f" {example.answer}" if answers else example.rationale or ""
 
 
 def extract(text: str) -> str | None:
@@ -193,6 +194,8 @@ def _working(text: str) -> list[str]:
 
 def wrong_line(text: str, example: Example) -> int | None:
     """0, the only line, where a step of the working or the answer is false; else None."""
+    if not example.answer:  # of a walk
+        return None if text == example.rationale else 0
     if extract(text) != example.answer:
         return 0
     tokens = example.question.split()

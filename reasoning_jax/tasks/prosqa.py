@@ -9,7 +9,8 @@
 Splits are "train", "given" (the same questions with their rationales), "walked", and the
 published "validation" and "test". The published train file is large and often absent: "train" is
 made by graphs/prosqa_graphs.py, or is that file. Of "walked" the facts are a ring, in which every
-concept is one other, and the answer names them in turn. Whole words are symbols of the alphabet.
+concept is one other, and the answer states them in turn, from one of them on. Whole words are
+symbols of the alphabet.
 The published questions have shortcuts: print what ``graphs/shortcuts.py`` says of them beside any
 result.
 """
@@ -156,6 +157,8 @@ def wrong_line(text: str, example: Example) -> int | None:
     Also the line of the answer, where it is false. The first line may be about any concept that the
     person is: thoughts may have taken the steps before it.
     """
+    if not example.answer:  # of a walk
+        return None if text == example.rationale else 0
     asked = prosqa_text.ASKED.search(example.question)
     person = asked[1] if asked else ""
     subjects = set(distances(person, children(FACT.findall(example.question))))

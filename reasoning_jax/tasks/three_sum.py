@@ -8,9 +8,8 @@ A number is a few digits, and is added digit by digit, modulo 10, without carrie
 
 A worked row has a token for each pair (1, 2), (1, 3), ... (n - 1, n), so that all could be written
 at once: the letter of a third number with which the pair adds up to zero, if there is one, else one
-digit of the pair's sum, drawn at random. With as many fillers as pairs, the answer is at the same
-position in both kinds of row. Fillers belong to the prompt: nothing trains the model to write them.
-Half of the questions are true. A false one is a true one of which one to three numbers are changed.
+digit of the pair's sum, drawn at random. Half of the questions are true. A false one is a true one
+of which one to three numbers are changed.
 """
 
 from __future__ import annotations
@@ -26,60 +25,36 @@ from ml_collections import ConfigDict
 
 from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import between, key
-from reasoning_jax.tasks import PATIENCE, Example, GeneratedConfig, generated
+from reasoning_jax.tasks import PATIENCE, Example, fillers
+from reasoning_jax.tasks.fillers import prompt as prompt
+from reasoning_jax.tasks.fillers import target as target
 
 MAX_NUMBERS = 20
 LETTERS = string.ascii_uppercase[:MAX_NUMBERS]  # of the numbers, in their order
 DIGITS = string.digits
 ANSWERS = ("True", "False")
 # A number's first digit has a space before it, and is another symbol than its other digits.
-ALPHABET = (*(f" {symbol}" for symbol in (*DIGITS, *LETTERS, *ANSWERS, ".", "=")), *DIGITS)
+ALPHABET = (*(f" {symbol}" for symbol in (*DIGITS, *LETTERS, *ANSWERS)), *fillers.SYMBOLS, *DIGITS)
 CHANGED = 3 / 4  # of the geometric distribution of how many numbers of a triple are changed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(GeneratedConfig):
+class Config(fillers.FillerConfig):
     num_numbers: int = key(6, between(3, MAX_NUMBERS))
     dimension: int = key(2, between(1, 6))  # digits of a number
-    # The fraction of worked rows; the others have fillers. All held-out rows are of the others,
-    # where there are any.
-    worked: float = key(0.5, between(0, 1))
     num_fillers: int = key(15, between(0, 1000))  # before "="; as many as pairs is the paper's way
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row(Example):
-    num_fillers: int | None = None  # None: a worked row
+def load(cfg: ConfigDict, split: str) -> Sequence[fillers.Row]:
+    """The questions of a split; as ``fillers.load``."""
+    return fillers.load(cfg, split, functools.partial(_draw, cfg=cfg))
 
 
-def load(cfg: ConfigDict, split: str) -> Sequence[Row]:
-    """The questions of a split; UserError for an unknown one, and for keys without an effect.
-
-    "train" has no rationales: its worked rows are to be solved with the prompt of one.
-    """
-    if cfg.worked == 1 and cfg.num_fillers:
-        raise UserError(
-            f"config.task.num_fillers: {cfg.num_fillers} have no effect with config.task.worked=1; "
-            "set 0."
-        )
-    held_out = split in ("validation", "test")
-    return generated(cfg, split, functools.partial(_draw, cfg=cfg, held_out=held_out))
-
-
-def _draw(rng: np.random.Generator, cfg: ConfigDict, held_out: bool) -> Row:
+def _draw(rng: np.random.Generator, cfg: ConfigDict) -> tuple[str, str, str]:
     truth = bool(rng.random() < 0.5)
     numbers = draw_numbers(rng, cfg.num_numbers, cfg.dimension, truth)
-    labels = pair_labels(rng, numbers)
-    is_worked = bool(rng.random() < cfg.worked)
-    if held_out:
-        is_worked = cfg.worked == 1
-    return Row(
-        id=0,
-        question=" ".join("".join(map(str, number)) for number in numbers.tolist()),
-        answer=str(truth),
-        rationale="".join(labels) if is_worked else "",
-        num_fillers=None if is_worked else cfg.num_fillers,
-    )
+    question = " ".join("".join(map(str, number)) for number in numbers.tolist())
+    return question, str(truth), "".join(pair_labels(rng, numbers))
 
 
 # ---- questions -----------------------------------------------------------------------------------
@@ -139,35 +114,12 @@ def true_labels(numbers: np.ndarray) -> list[list[str]]:
     return labels
 
 
-# ---- prompts and answers -------------------------------------------------------------------------
-
-
-def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
-    """The numbers, and for all but a worked row the fillers and "="; the hint is before them."""
-    hinted = "" if hint is None else f" {hint}"
-    question = f" {example.question.strip()}{hinted}"
-    if _is_worked(example):
-        return question
-    fillers = example.num_fillers if isinstance(example, Row) else cfg.num_fillers
-    return f"{question}{' .' * fillers} ="
-
-
-def target(example: Example, direct: bool = False) -> str:
-    """The answer, and for a worked row what is before it."""
-    answer = f" {example.answer}"
-    if not _is_worked(example):
-        return answer
-    return f" ={answer}" if direct else f"{example.rationale} ={answer}"
-
-
-def _is_worked(example: Example) -> bool:
-    return isinstance(example, Row) and example.num_fillers is None
+# ---- answers --------------------------------------------------------------------------------
 
 
 def extract(text: str) -> str | None:
     """The text after the last "=", or all of it, where that is True or False."""
-    answer = text.rpartition("=")[2].strip()
-    return answer if answer in ANSWERS else None
+    return fillers.extract_one_of(text, ANSWERS)
 
 
 def steps(text: str) -> int:

@@ -4,8 +4,7 @@ After the question the model is fed its own last hidden state, after the final n
 token: n thoughts, which are never sampled and which no loss asks for. Gradients flow through all.
 
 A row: the question, BEGIN, n tokens THOUGHT, END, what remains of the rationale, the answer. The
-config can leave out either marker; without both thoughts and BEGIN there is no END. passes.py
-computes it.
+config can leave out either marker, and END follows only BEGIN or a thought. passes.py computes it.
 """
 
 from __future__ import annotations
@@ -86,9 +85,10 @@ def check(cfg: ConfigDict) -> None:
                 f"config.forward.{name}: {f[name]} has no effect where no hidden state is fed; "
                 "set it to 0."
             )
-    if 0 < f.answer_length <= cfg.sampling.max_new_tokens:
+    if 0 < f.answer_length < cfg.sampling.max_new_tokens + f.end_marker:
+        marker = "a marker and " if f.end_marker else ""
         raise UserError(
-            f"config.forward.answer_length: {f.answer_length} have no room for a marker and "
+            f"config.forward.answer_length: {f.answer_length} have no room for {marker}"
             f"config.sampling.max_new_tokens {cfg.sampling.max_new_tokens}."
         )
 
@@ -175,7 +175,7 @@ def training_suffix(
     return _suffix(cfg, first, own), steps
 
 
-def begins_stage(cfg: Config, round: int) -> bool:
+def resets_optimizer(cfg: Config, round: int) -> bool:
     """The optimiser is fresh in each stage, as in the paper."""
     return round > 0 and stage(cfg, round) != stage(cfg, round - 1)
 
