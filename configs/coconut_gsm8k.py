@@ -60,7 +60,9 @@ def get_config(arg: str = ""):
         c.sampling.max_new_tokens = 16
         c.eval.num_examples = 8
         c.eval.num_test = 8
+        c.rounds.count = 2
         if forward == "coconut":
+            c.forward.stages = 1
             c.forward.question_length = 0
             c.forward.answer_length = 0
     return c
