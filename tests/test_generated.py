@@ -106,6 +106,12 @@ def test_an_unknown_split_is_one_sentence(name):
         tasks.get(name).load(config(name), "dev")
 
 
+@pytest.mark.parametrize("name", ["graph_search", "multi_hop_text"])
+def test_the_splits_of_a_task_with_walks_are_all_named(name):
+    with pytest.raises(UserError, match=r"it has train, given, validation, test, walked\.$"):
+        tasks.get(name).load(config(name), "recited")
+
+
 @pytest.mark.parametrize(
     "name, changes, sentence",
     [

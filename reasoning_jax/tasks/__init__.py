@@ -84,14 +84,21 @@ class GeneratedConfig(TaskConfig):
     num_held_out: int = key(500, between(1, IDS))  # of validation, and of test
 
 
-def generated(cfg: ConfigDict, split: str, draw: Callable[[np.random.Generator], E]) -> list[E]:
+def generated(
+    cfg: ConfigDict,
+    split: str,
+    draw: Callable[[np.random.Generator], E],
+    others: Sequence[str] = (),
+) -> list[E]:
     """The questions of a split, each once; more of them begin with the same ones.
 
-    draw(rng): a worked example, whose id is replaced. UserError for an unknown split, and where
-    there are not so many questions.
+    draw(rng): a worked example, whose id is replaced. others: splits of the task that are made in
+    another way, for the message. UserError for an unknown split, and where there are not so many
+    questions.
     """
     if split not in GENERATED:
-        raise UserError(f"{cfg.name} has no split {split!r}; it has {', '.join(GENERATED)}.")
+        known = ", ".join([*GENERATED, *others])
+        raise UserError(f"{cfg.name} has no split {split!r}; it has {known}.")
     size = "num_train" if GENERATED[split] == 0 else "num_held_out"
     rng = np.random.default_rng([cfg.seed, GENERATED[split]])
     first_id = GENERATED[split] * IDS

@@ -68,7 +68,7 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
         )
     if split == WALKED:
         return generated(cfg, "given", _draw_ring)
-    return generated(cfg, split, functools.partial(_draw, cfg=cfg))
+    return generated(cfg, split, functools.partial(_draw, cfg=cfg), others=[WALKED])
 
 
 def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:

@@ -71,7 +71,7 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     _check(cfg)
     if split == WALKED:
         return generated(cfg, "given", functools.partial(_draw_walk, cfg=cfg))
-    documents = generated(cfg, split, functools.partial(_draw, cfg=cfg))
+    documents = generated(cfg, split, functools.partial(_draw, cfg=cfg), others=[WALKED])
     if split not in ("train", "given"):
         return documents
     return [dataclasses.replace(d, question="", rationale=d.text) for d in documents]

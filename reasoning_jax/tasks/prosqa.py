@@ -10,9 +10,8 @@ Splits are "train", "given" (the same questions with their rationales), "walked"
 published "validation" and "test". The published train file is large and often absent: "train" is
 made by graphs/prosqa_graphs.py, or is that file. Of "walked" the facts are a ring, in which every
 concept is one other, and the answer states them in turn, from one of them on. Whole words are
-symbols of the alphabet.
-The published questions have shortcuts: print what ``graphs/shortcuts.py`` says of them beside any
-result.
+symbols of the alphabet. The published questions have shortcuts: print what ``graphs/shortcuts.py``
+says of them beside any result.
 """
 
 from __future__ import annotations
