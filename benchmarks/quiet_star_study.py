@@ -19,19 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import thought_scores
 from side_by_side import Job, job_of, mean_and_error, run_all
 
 from reasoning_jax import config, experiment
 from reasoning_jax.experiment import Experiment
-from reasoning_jax.forwards import quiet_star
-from reasoning_jax.forwards.quiet_star import columns, scores
-from reasoning_jax.model import decoder, logprobs
+from reasoning_jax.model import decoder
 from reasoning_jax.tasks import multi_hop_text as text
 from reasoning_jax.tasks.multi_hop_text import Document
 from reasoning_jax.training import checkpoint
@@ -41,7 +39,6 @@ CONFIG = "configs/quiet_star_text.py"
 BEGINS_FROM = {"plain": "walk", "thoughts": "plain"}
 LENGTHS = (0, 1, 2, 3, 4, 6, 8)  # of a thought; 0: none
 KINDS = (text.EASY_TOKEN, text.BEFORE_COMPUTED, text.COMPUTED, text.OTHER)
-BATCH = 50  # the most documents whose thoughts are computed at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,85 +72,14 @@ class Study:
 # ---- the likelihood of each kind of token --------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What a model makes of n silent documents, [n, S] each; S: with the first token."""
-
-    logprobs: np.ndarray  # of each token
-    mixing_weights: np.ndarray  # of the thought before it
-    thoughts: np.ndarray  # [n, S, t]: after each token
-
-
 def silent(exp: Experiment) -> list[Document]:
     return [document for document in exp.load("validation") if not document.is_worked]
 
 
-def score_with_thoughts(
-    exp: Experiment, params: decoder.Params, documents: Sequence[Document], others: bool = False
-) -> Scored:
-    """others: the thoughts are those of the document before, at the same position."""
-    cfg, model_cfg = exp.forward_cfg, exp.model_cfg
-
-    @jax.jit
-    def scored(batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
-        whole = quiet_star.with_markers(params, cfg)
-        hidden, past, visible = scores.read_text(whole, batch, model_cfg)
-        at = scores.positions_of(batch, hidden, visible, 1)
-        found = scores.score(
-            whole,
-            past,
-            at,
-            None,
-            length=cfg.thought_length,
-            num_thoughts=1,
-            together=0,
-            model_cfg=model_cfg,
-        )
-        of_next = jnp.pad(found.logprobs[:, :-1, 0, 0], ((0, 0), (1, 0)))
-        weights = jnp.pad(found.mixing_weights[:, :-1, 0], ((0, 0), (1, 0)))
-        return of_next, weights, found.thoughts[:, :, 0]
-
-    draw = columns.draw
-    if others:
-        columns.draw = lambda *args: jnp.roll(draw(*args), 1, axis=0)
-    try:
-        parts = [scored(batch) for batch in batches(exp, documents)]
-    finally:
-        columns.draw = draw
-    found = [np.concatenate(part) for part in zip(*jax.device_get(parts), strict=True)]
-    return Scored(logprobs=found[0], mixing_weights=found[1], thoughts=found[2])
-
-
-def score_without_thoughts(
-    exp: Experiment, params: decoder.Params, documents: Sequence[Document]
-) -> np.ndarray:
-    """[n, S]: log p of each token, without thoughts."""
-
-    @jax.jit
-    def scored(batch: dict[str, jax.Array]) -> jax.Array:
-        hidden, _, _ = scores.read_text(params, batch, exp.model_cfg)
-        return logprobs.of_hidden(params, hidden, batch, exp.model_cfg)
-
-    return np.concatenate([scored(batch) for batch in batches(exp, documents)])
-
-
-def batches(exp: Experiment, documents: Sequence[Document]) -> list[dict[str, jax.Array]]:
-    """Silent documents have one length: the first token, and those of the text."""
-    found = []
-    for part in np.array_split(np.arange(len(documents)), -(-len(documents) // BATCH)):
-        rows = []
-        for document in [documents[i] for i in part]:
-            first = exp.tokenizer.prompt("")
-            rows.append(completion_row(first, exp.tokenizer.encode(document.text)))
-        tokens = np.stack([row["tokens"] for row in rows])
-        named = {
-            "tokens": tokens,
-            "weights": np.stack([row["weights"] for row in rows]),
-            "segment_ids": np.ones_like(tokens),
-            "positions": np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape),
-        }
-        found.append({name: jnp.asarray(x) for name, x in named.items()})
-    return found
+def rows_of(exp: Experiment, documents: Sequence[Document]) -> list[thought_scores.Row]:
+    """All of one length: silent documents have as many tokens."""
+    first = exp.tokenizer.prompt("")
+    return [completion_row(first, exp.tokenizer.encode(document.text)) for document in documents]
 
 
 def by_kind(values: np.ndarray, documents: Sequence[Document]) -> dict[str, float]:
@@ -204,22 +130,20 @@ def likelihoods(study: Study, seed: int) -> tuple[Table, Table]:
     """Negative log-likelihoods in nats; and figures of the thoughts."""
     exp, base = study.model("plain", seed, "base")
     documents = silent(exp)
-    found = {"base": by_kind(-score_without_thoughts(exp, base, documents), documents)}
+    rows = rows_of(exp, documents)
+    without = thought_scores.without_thoughts
+    found = {"base": by_kind(-without(exp, base, rows), documents)}
     exp, longer = study.model("plain", seed)
-    found["as many updates without thoughts"] = by_kind(
-        -score_without_thoughts(exp, longer, documents), documents
-    )
+    found["as many updates without thoughts"] = by_kind(-without(exp, longer, rows), documents)
     exp, params = study.model("thoughts", seed)
-    found["thoughts, left out"] = by_kind(
-        -score_without_thoughts(exp, params, documents), documents
-    )
-    own = score_with_thoughts(exp, params, documents)
+    found["thoughts, left out"] = by_kind(-without(exp, params, rows), documents)
+    own = thought_scores.with_thoughts(exp, params, rows)
     found["thoughts"] = by_kind(-own.logprobs, documents)
-    other = score_with_thoughts(exp, params, documents, others=True)
+    other = thought_scores.with_thoughts(exp, params, rows, others=True)
     found["thoughts of another document"] = by_kind(-other.logprobs, documents)
     _, before = study.model("thoughts", seed, "base")
     before |= exp.forward.begin(before, exp.tokenizer.encode, exp.model_cfg, exp.forward_cfg)
-    first = score_with_thoughts(exp, before, documents)
+    first = thought_scores.with_thoughts(exp, before, rows)
     of_thoughts = {"mixing weight": by_kind(own.mixing_weights, documents)}
     for name, scored in (("right working", own), ("right working, before training", first)):
         share = working_accuracy(exp, scored.thoughts, documents)

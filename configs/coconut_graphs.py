@@ -13,14 +13,22 @@ graphs of arXiv:2505.12514). The last round stays at the last stage.
 ``coconut`` (the default) feeds the hidden state, ``learned`` one vector in its place, ``dropped``
 nothing: all three begin from the base model of ``cot``, whose own rounds keep the paths.
 ``at_once`` has all thoughts from the start, ``direct`` has no paths; these begin from the first.
-``prosqa`` asks the published questions in place of the graphs, from generated ones of their shape.
-Arguments: one of these or walk; prosqa; smoke. benchmarks/coconut_study.py runs and compares all.
+``prosqa_symbols`` asks the published questions of ProsQA in place of the graphs, from generated
+ones of their shape, and ``prosqa`` the same in sentences. Arguments: one of the arms or walk; one
+of the tasks; smoke. benchmarks/coconut_study.py runs and compares all arms.
 """
 
 from reasoning_jax import config, default
 
 ARMS = ("coconut", "learned", "dropped", "at_once", "cot", "direct", "walk")
-TASKS = ("graph_search", "prosqa")
+TASKS = ("graph_search", "prosqa_symbols", "prosqa")
+# Of each task: the steps of its longest paths, and the tokens of a question, of an answer, of a
+# whole path with its answer, and of a walk with its ring.
+STEPS = {"graph_search": 3, "prosqa_symbols": 6, "prosqa": 6}
+QUESTION = {"graph_search": 72, "prosqa_symbols": 200, "prosqa": 360}
+ANSWER = {"graph_search": 16, "prosqa_symbols": 16, "prosqa": 56}
+WHOLE = {"graph_search": 96, "prosqa_symbols": 224, "prosqa": 416}
+WALK = {"graph_search": 80, "prosqa_symbols": 192, "prosqa": 416}
 PLAIN = ("cot", "direct", "walk")
 FROM_PATHS = ("coconut", "learned", "dropped")
 
@@ -29,43 +37,44 @@ def get_config(arg: str = ""):
     args = config.parse_arg(arg, arm=ARMS, task=TASKS, smoke=False)
     forward = "plain" if args.arm in PLAIN else "coconut"
     c = default.get_config(algorithm="sft", task=args.task, forward=forward)
-    prosqa = args.task == "prosqa"
-    if not prosqa:
+    if args.task == "graph_search":
         c.task.num_steps = (1, 2, 3)  # with three alone nothing is learned
         c.task.width = 2
-    c.task.num_train = 50_000
+    elif args.arm != "walk":
+        c.task.short = 0.5  # nor with the published numbers of steps
+    c.task.num_train = 25_000
     c.model.preset = "0.4m"
-    c.model.num_layers = 2
+    c.model.num_layers = 2 if args.task == "graph_search" else 4
     # Many heads: which of them learns to look a node up, and when, is chance.
     c.model.num_heads = 8
     c.model.num_kv_heads = 8
     c.model.mlp_dim = 384
-    c.sequence_length = 416 if prosqa else 96
+    c.sequence_length = WHOLE[args.task]
     c.batch_size = 32
     c.base.num_updates = 0 if args.arm in FROM_PATHS else 1500
     c.base.learning_rate = 1e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
-    c.rounds.count = 7 if prosqa else 4
+    c.rounds.count = STEPS[args.task] + 1
     c.rounds.updates = 300
     c.rounds.growth = 1.0
     c.rounds.restart = False
     c.rounds.patience = 0
     c.optim.learning_rate = 1e-3
     c.optim.decay = 0.2
-    c.sampling.max_new_tokens = 52 if prosqa else 12
+    c.sampling.max_new_tokens = 52 if args.task == "prosqa" else 12
     c.eval.num_examples = 300
     if args.arm == "walk":
         c.base.split = "walked"
         c.base.num_updates = 400
         c.base.learning_rate = 2e-3
         c.rounds.count = 0
-        c.sequence_length = 416 if prosqa else 80
+        c.sequence_length = WALK[args.task]
     elif forward == "plain":
         c.algorithm.direct = args.arm == "direct"
         c.base.algorithm.direct = args.arm == "direct"
     else:
-        c.forward.stages = 6 if prosqa else 3  # as many as a path has steps
+        c.forward.stages = STEPS[args.task]
         c.forward.begin_marker = False
         c.forward.end_marker = False
         c.forward.uniform_prob = 0.0 if args.arm == "at_once" else 0.1
@@ -73,8 +82,8 @@ def get_config(arg: str = ""):
         c.forward.fed = "learned" if args.arm == "learned" else "hidden"
         c.forward.curriculum = args.arm != "at_once"
         if args.arm in ("coconut", "at_once"):
-            c.forward.question_length = 360 if prosqa else 72
-            c.forward.answer_length = 56 if prosqa else 16
+            c.forward.question_length = QUESTION[args.task]
+            c.forward.answer_length = ANSWER[args.task]
     if args.smoke:
         c.model.update({"preset": "tiny", "num_heads": None, "num_kv_heads": None, "mlp_dim": None})
         c.task.num_train = 300

@@ -22,9 +22,10 @@ def settle(cfg: ConfigDict) -> ConfigDict:
     """
     _check(cfg)
     settled = cfg.copy_and_resolve_references()
-    if issubclass(tasks.get(cfg.name).Config, FileTaskConfig) and not settled.path:
-        settled.path = data.folder(cfg.name)
-    known = tasks.get(cfg.name).SHOTS.get(cfg.shots)
+    task = tasks.get(cfg.name)
+    if issubclass(task.Config, FileTaskConfig) and not settled.path:
+        settled.path = data.folder(task.FOLDER or task.name)
+    known = task.SHOTS.get(cfg.shots)
     if known is not None:
         file, convention = known
         settled.shots = data.folder(file)

@@ -43,7 +43,8 @@ FLOORS = [
     pretrained/source pretrained/gguf_config pretrained/gguf_file pretrained/llama2c
     pretrained/converted pretrained pretrained/hf_tokenizer pretrained/export pretrained/peft""",
     "tune tune/*",
-    "tasks tasks/bbh_forms tasks/fillers tasks/graphs tasks/*/* tasks/* extraction prompts",
+    """tasks tasks/bbh_forms tasks/fillers tasks/graphs tasks/graphs/edge_list
+    tasks/graphs/prosqa_text tasks/graphs/prosqa_graphs tasks/*/* tasks/* extraction prompts""",
     "policy growing graders graders/* samples rollout",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation named_model cpu_devices

@@ -174,6 +174,7 @@ def test_the_tasks():
     generated = ["addition", "graph_search", "multi_hop_text", "parity", "reasoning_gym"]
     generated += ["three_sum"]
     of_files = ["bbh", "commonsense_qa", "gsm8k", "gsm8k_aug", "jsonl", "prosqa"]
+    of_files += ["prosqa_symbols"]
     known = sorted([*generated, *of_files])
     assert tasks.names() == known
     for name in tasks.names():

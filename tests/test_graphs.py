@@ -11,7 +11,7 @@ import pytest
 from reasoning_jax import default, tasks, tokenizer
 from reasoning_jax.errors import MissingFileError, UserError
 from reasoning_jax.tasks import graph_search, prosqa
-from reasoning_jax.tasks.graphs import Graph, prosqa_graphs, shortcuts
+from reasoning_jax.tasks.graphs import Graph, prosqa_graphs, prosqa_questions, shortcuts
 
 #   0 -> 1 -> 3 -> 5     1 and 2 are both on a path to 5, and 4 is on none
 #   0 -> 2 -> 3          7 -> 6 and 8 -> 7 cannot be reached
@@ -188,8 +188,8 @@ def test_a_walk_of_prosqa_goes_around_a_ring():
     for walk in prosqa.load(cfg, "walked"):
         facts = walk.question.removesuffix(".").split(". ")
         said = [line.strip().removesuffix(".") for line in prosqa.target(walk).splitlines()]
-        assert len(said) == prosqa.RING_CONCEPTS - 1
-        assert len(set(facts)) == prosqa.RING_CONCEPTS and set(said) < set(facts)
+        assert len(said) == prosqa_questions.RING_CONCEPTS - 1
+        assert len(set(facts)) == prosqa_questions.RING_CONCEPTS and set(said) < set(facts)
         assert facts[: len(said)] != said
         assert prosqa.wrong_line(prosqa.target(walk), walk) is None
         assert prosqa.wrong_line(f" {said[1]}.", walk) == 0

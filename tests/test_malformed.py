@@ -227,6 +227,11 @@ LOADERS = {
     "gsm8k_aug": ("test.txt", GSM8K_AUG.encode(), use_examples("gsm8k_aug")),
     "prosqa": ("prosqa_test.json", json.dumps(PROSQA).encode(), use_examples("prosqa")),
     "prosqa, lines": ("prosqa_test.jsonl", lines(PROSQA), use_examples("prosqa")),
+    "prosqa_symbols": (
+        "prosqa_test.json",
+        json.dumps(PROSQA).encode(),
+        use_examples("prosqa_symbols"),
+    ),
     "bbh": (
         "bbh/boolean_expressions.json",
         json.dumps(BBH).encode(),

@@ -156,6 +156,8 @@ class Task:
     # target(example, direct): the text that a worked example trains; ``direct`` leaves the
     # rationale out.
     target: Target
+    # The folder of its data in the folder of all data, where it is another than the task's name.
+    FOLDER: str = ""
     # Known few-shot prompts: name -> (file in the folder of all data, how they mark the answer).
     SHOTS: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict, hash=False)
     # What an answer is, for the instruction of a chat: 'End with "#### " and the number.'

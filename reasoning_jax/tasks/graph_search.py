@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,15 +34,19 @@ from reasoning_jax.tasks.graphs import (
     Edge,
     Graph,
     GraphExample,
-    children,
-    distances,
+    edge_list,
     parents,
     step_difficulty,
 )
+from reasoning_jax.tasks.graphs.edge_list import prompt as prompt
+from reasoning_jax.tasks.graphs.edge_list import step_ends as step_ends
+from reasoning_jax.tasks.graphs.edge_list import steps as steps
+from reasoning_jax.tasks.graphs.edge_list import target as target
+from reasoning_jax.tasks.graphs.edge_list import wrong_line as wrong_line
 
 NUM_IDS = 30  # a question's nodes have ids from range(NUM_IDS)
 NAMES = tuple(f" {id}" for id in range(NUM_IDS))
-ALPHABET = (*NAMES, " |", " [Q]", " [R]", " [A]")
+ALPHABET = (*NAMES, *edge_list.MARKS)
 SECOND_PARENT = 0.5  # the probability that a node has two
 RING_NODES = 16
 MAX_STEPS = (NUM_IDS - 2) // 4  # with two nodes a layer
@@ -73,25 +76,29 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
 
 def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:
     graph = draw_graph(rng, cfg.num_steps[int(rng.integers(len(cfg.num_steps)))], cfg.width)
-    edges = [graph.edges[i] for i in rng.permutation(len(graph.edges))]
-    listed = " ".join(f"{parent} {child} |" for parent, child in edges)
-    first, second = graph.candidates
+    order = rng.permutation(len(graph.edges)).tolist()
+    edges = [(str(graph.edges[i][0]), str(graph.edges[i][1])) for i in order]
+    candidates = [str(node) for node in graph.candidates]
     return GraphExample(
         id=0,
-        question=f"{listed} [Q] {first} {second} [R] {graph.root}",
+        question=edge_list.question(edges, candidates, str(graph.root)),
         answer=str(graph.answer),
-        rationale="".join(f" {node}" for node in graph.path(rng)[1:]),
+        rationale=edge_list.path(str(node) for node in graph.path(rng)[1:]),
         graph=graph,
         names=NAMES,
     )
 
 
 def _draw_ring(rng: np.random.Generator) -> Example:
-    ring = rng.permutation(NUM_IDS)[:RING_NODES].tolist()
+    ring = [str(node) for node in rng.permutation(NUM_IDS)[:RING_NODES].tolist()]
     edges = list(zip(ring, ring[1:] + ring[:1], strict=True))
-    listed = " ".join("{} {} |".format(*edges[i]) for i in rng.permutation(RING_NODES))
-    walk = "".join(f" {node}" for node in ring[1:])
-    return Example(id=0, question=f"{listed} [R] {ring[0]}", answer="", rationale=walk)
+    listed = [edges[i] for i in rng.permutation(RING_NODES)]
+    return Example(
+        id=0,
+        question=edge_list.question(listed, [], ring[0]),
+        answer="",
+        rationale=edge_list.path(ring[1:]),
+    )
 
 
 def draw_graph(rng: np.random.Generator, num_steps: int, width: int) -> Graph:
@@ -134,60 +141,12 @@ def _layers(rng: np.random.Generator, ids: Sequence[int], width: int) -> list[Ed
     return edges
 
 
-# ---- prompts and answers -------------------------------------------------------------------------
-
-
-def prompt(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
-    """The question, which ends with the root; the hint, an answer, stands before that."""
-    question = example.question.strip()
-    if hint is not None:
-        listed, mark, root = question.rpartition(" [R] ")
-        question = f"{listed} [A] {hint}{mark}{root}"
-    return f" {question}"
-
-
-def target(example: Example, direct: bool = False) -> str:
-    if not example.answer:  # of a walk
-        return example.rationale
-    answer = f" [A] {example.answer}"
-    return answer if direct else f"{example.rationale}{answer}"
+# ---- answers -------------------------------------------------------------------------------------
 
 
 def extract(text: str) -> str | None:
     """The id after the last [A], where nothing else follows it."""
-    _, mark, answer = text.rpartition("[A]")
-    answer = answer.strip()
-    if not mark or f" {answer}" not in NAMES:
-        return None
-    return answer
-
-
-def steps(text: str) -> int:
-    return len(text.partition("[A]")[0].split())
-
-
-def step_ends(text: str) -> list[int]:
-    """The end of each node before the answer."""
-    path = text.partition(" [A]")[0]
-    return [node.end() for node in re.finditer(r"\S+", path)]
-
-
-def wrong_line(text: str, example: Example) -> int | None:
-    """0, the only line, where a step follows no edge or the answer is false; else None.
-
-    A walk has one right continuation. The first node of a path may be any that the root reaches:
-    thoughts may have taken the steps before it.
-    """
-    if not example.answer:  # of a walk
-        return None if text == example.rationale else 0
-    listed, _, asked = example.question.partition("[Q]")
-    words = [edge.split() for edge in listed.split("|")]
-    edges = [(edge[0], edge[1]) for edge in words if len(edge) == 2]
-    path = text.partition("[A]")[0].split()
-    reached = distances(asked.split()[-1], children(edges))
-    follows = all(step in edges for step in zip(path, path[1:], strict=False))
-    arrives = not path or (path[0] in reached and path[-1] == example.answer)
-    return None if follows and arrives and extract(text) == example.answer else 0
+    return edge_list.extract(text, [name.strip() for name in NAMES])
 
 
 def difficulty(example: Example) -> tuple[str, int]:

@@ -22,19 +22,22 @@ CONCEPTS = (
     "shumpus sterpus storpus terpus timpus tumpus vumpus worpus wumpus yerpus yimpus yumpus "
     "zhorpus zumpus"
 ).split()
+WORDS = (*PERSONS, *CONCEPTS)
 NUM_NODES = range(27, 30)  # that are drawn; those without an edge are then left out
 NUM_STEPS = range(3, 7)  # of the published questions
+FEW_STEPS = range(1, 3)
 MEAN_PARENTS = 1.5
 # Which of the two roots a node descends from: the sum of these bits.
 FIRST, SECOND = 1, 2
 ONE_SIDE = 0.35  # how often a node's parents descend from the first root alone; as often, the other
 
 
-def draw(rng: np.random.Generator) -> tuple[Graph, list[str]]:
-    """A graph, and the word of each of its nodes."""
+def draw(rng: np.random.Generator, is_short: bool = False) -> tuple[Graph, list[str]]:
+    """A graph, and the word of each of its nodes; is_short: asked in one or two steps."""
+    ask = _ask_in_few_steps if is_short else _ask
     graph = None
     while graph is None:
-        graph = _ask(rng, *_draw_edges(rng))
+        graph = ask(rng, *_draw_edges(rng))
     numbers = {node: i for i, node in enumerate(sorted({n for edge in graph.edges for n in edge}))}
     graph = Graph(
         edges=tuple((numbers[parent], numbers[child]) for parent, child in graph.edges),
@@ -59,7 +62,7 @@ def _draw_edges(rng: np.random.Generator) -> tuple[list[Edge], list[int]]:
         elif chance < 2 * ONE_SIDE:
             allowed = range(SECOND, SECOND + 1)
         possible = [n for n in range(node) if sides[n] in allowed]
-        weights = np.array([1.5 * depths[n] + 1 for n in possible])
+        weights = [1.5 * depths[n] + 1 for n in possible]
         chosen = _weighted(rng, possible, weights, int(rng.poisson(MEAN_PARENTS)))
         edges += [(parent, node) for parent in chosen]
         side = 0
@@ -71,12 +74,14 @@ def _draw_edges(rng: np.random.Generator) -> tuple[list[Edge], list[int]]:
 
 
 def _weighted(
-    rng: np.random.Generator, items: Sequence[int], weights: np.ndarray, count: int
+    rng: np.random.Generator, items: Sequence[int], weights: Sequence[float], count: int
 ) -> list[int]:
     """``count`` distinct items (all, if fewer), drawn one after the other by their weights."""
     # The first arrivals of Poisson processes with these rates are such a sample.
-    arrivals = rng.exponential(size=len(items)) / weights
-    return [items[i] for i in np.argsort(arrivals)[:count]]
+    waits = rng.exponential(size=len(items)).tolist()
+    arrivals = [wait / weight for wait, weight in zip(waits, weights, strict=True)]
+    first = sorted(range(len(items)), key=arrivals.__getitem__)[:count]
+    return [items[i] for i in first]
 
 
 def _ask(rng: np.random.Generator, edges: list[Edge], sides: list[int]) -> Graph | None:
@@ -100,6 +105,28 @@ def _ask(rng: np.random.Generator, edges: list[Edge], sides: list[int]) -> Graph
         return None
     answers = [n for n in leaves[root] if from_roots[root][n] == farthest[root]]
     candidates = [int(rng.choice(answers)), int(rng.choice(leaves[1 - root]))]
+    rng.shuffle(candidates)
+    return Graph(edges=tuple(edges), root=root, candidates=(candidates[0], candidates[1]))
+
+
+def _ask_in_few_steps(
+    rng: np.random.Generator, edges: list[Edge], sides: list[int]
+) -> Graph | None:
+    """A question of one or two steps, whose decoy is as far from the other root.
+
+    Neither candidate need be a leaf. None where there is no such question.
+    """
+    children_of = children(edges)
+    root = int(rng.integers(2))
+    num_steps = int(rng.choice(FEW_STEPS))
+    found: list[list[int]] = []
+    for start, side in ((0, FIRST), (1, SECOND)):
+        from_root = distances(start, children_of)
+        at = [n for n, distance in from_root.items() if distance == num_steps]
+        found.append([n for n in at if sides[n] == side])
+    if not all(found):
+        return None
+    candidates = [int(rng.choice(found[root])), int(rng.choice(found[1 - root]))]
     rng.shuffle(candidates)
     return Graph(edges=tuple(edges), root=root, candidates=(candidates[0], candidates[1]))
 

@@ -11,6 +11,7 @@ from reasoning_jax.tasks.graphs import Graph, GraphExample
 from reasoning_jax.training import data
 
 ASKED = re.compile(r"Is (\w+) a (\w+) or (\w+)\?$")
+FACT = re.compile(r"(\w+) is a (\w+)")
 
 
 def sentence(parent: str, child: str) -> str:
