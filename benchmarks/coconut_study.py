@@ -1,7 +1,7 @@
 """Continuous thoughts and the arms beside them: accuracy, tokens, and what the thoughts are worth.
 
     python benchmarks/coconut_study.py --out=runs/coconut [--arms=coconut,cot,...] [--seeds=3]
-        [--task=prosqa] [--questions=500] [--at_once=1] [--smoke] [--config.KEY=VALUE ...]
+        [--task=prosqa_symbols] [--questions=500] [--at_once=1] [--smoke] [--config.KEY=VALUE ...]
 
 Runs what is missing (a run that is done is not run again), and asks each last round test questions.
 A choice is the candidate whose answer is likelier. In the arm ``coconut`` the thoughts are then
@@ -38,7 +38,7 @@ from reasoning_jax.training import checkpoint
 from reasoning_jax.training.rows import completion_row
 
 CONFIG = "configs/coconut_graphs.py"
-TASKS = ("graph_search", "prosqa")
+TASKS = ("graph_search", "prosqa_symbols", "prosqa")
 # Arm -> the arm whose base model it begins from. Stage 0 is that of the paths.
 ARMS = {
     "cot": "walk",

@@ -66,11 +66,19 @@ def losses(out: Path, seed: int, count: int) -> dict[str, np.ndarray]:
     counted = np.zeros((len(rows), size), bool)
     for i, row in enumerate(rows):
         counted[i, : len(row["weights"])] = row["weights"] > 0
-    of_tokens = {name: values[counted] for name, values in found.items()}
-    parts = np.array_split(np.argsort(of_tokens["language model"], kind="stable"), DECILES)
+    return by_decile({name: values[counted] for name, values in found.items()})
+
+
+def by_decile(losses: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Of each model [11]: the mean over each decile by the language model's losses, and over all.
+
+    losses: of the same tokens.
+    """
+    order = np.argsort(losses["language model"], kind="stable")
+    parts = np.array_split(order, DECILES)
     return {
         name: np.array([*(values[part].mean() for part in parts), values.mean()])
-        for name, values in of_tokens.items()
+        for name, values in losses.items()
     }
 
 

@@ -45,7 +45,7 @@ def with_thoughts(
             None,
             length=cfg.thought_length,
             num_thoughts=1,
-            together=0,
+            together=cfg.positions_at_once,
             model_cfg=model_cfg,
         )
         of_next = jnp.pad(found.logprobs[:, :-1, 0, 0], ((0, 0), (1, 0)))

@@ -25,12 +25,12 @@ def get_config(arg: str = ""):
     c.tokenizer.name = "pretrained"
     c.sequence_length = 512
     c.batch_size = 32
-    c.base.num_updates = 0 if args.arm == "coconut" else 2000
+    c.base.num_updates = 0 if args.arm == "coconut" else 600
     c.base.learning_rate = 1e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
     c.rounds.count = 6
-    c.rounds.updates = 400
+    c.rounds.updates = 120
     c.rounds.growth = 1.0
     c.rounds.restart = False
     c.rounds.patience = 0

@@ -28,7 +28,9 @@ def get_config(arg: str = ""):
     c.sequence_length = 96
     c.batch_size = 32
     c.base.num_updates = 0 if args.arm == "thoughts" else 900
-    c.base.learning_rate = 3e-4  # at a higher one the lookups are forgotten
+    # At a higher rate, or with fewer worked documents, the lookups are forgotten.
+    c.base.learning_rate = 3e-4
+    c.task.worked = 0.5
     c.base.split = "train"
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "train"

@@ -330,6 +330,54 @@ def test_quiet_star_study_smoke(folder, tmp_path):
     assert {"0", "8"} <= rows
 
 
+@pytest.mark.slow
+def test_filler_study_smoke(folder, tmp_path):
+    import filler_study
+
+    rows = first_cells(filler_study, "--arms=mixed,finetuned", f"--out={tmp_path}")
+    assert {path.name for path in tmp_path.iterdir()} == {"mixed_0", "immediate_0", "finetuned_0"}
+    assert {"mixed", "mixed, 0 % of its fillers", "finetuned"} <= rows
+
+
+@pytest.mark.slow
+def test_quiet_star_gsm8k_smoke(folder, data_dir, tmp_path):
+    import quiet_star_gsm8k
+
+    rows = first_cells(quiet_star_gsm8k, "--questions=6", f"--out={tmp_path}")
+    assert {path.name for path in tmp_path.iterdir()} == {"plain_0", "thoughts_0"}
+    assert {"language model", "thoughts", "thoughts of another solution"} <= rows
+
+
+@pytest.mark.parametrize("count", [4, 7, 11])
+def test_deciles_are_those_of_the_language_model(folder, count):
+    """The hardest part of the tokens, by the losses of one model, for all of them."""
+    import quiet_star_gsm8k
+
+    rng = np.random.default_rng(0)
+    losses = {"language model": rng.random(10 * count), "other": rng.random(10 * count)}
+    found = quiet_star_gsm8k.by_decile(losses)
+    hardest = np.argsort(losses["language model"])[-count:]
+    for name, values in losses.items():
+        assert found[name][9] == pytest.approx(values[hardest].mean())
+        assert found[name][10] == pytest.approx(values.mean())
+    assert (np.diff(found["language model"][:10]) > 0).all()
+
+
+def test_a_small_tokenizer_for_gsm8k(folder, tmp_path, monkeypatch, data_dir):
+    """Digits are tokens of their own; the files are read as a published tokenizer's."""
+    import gsm8k_tokenizer
+
+    from reasoning_jax import pretrained_tokenizer
+
+    monkeypatch.setattr(sys, "argv", ["", f"--out={tmp_path}", "--size=400"])
+    gsm8k_tokenizer.main()
+    words = pretrained_tokenizer.Pretrained(tmp_path)
+    text = "Q: He has 1024 apples.\nA: <<16-3=13>>"
+    ids = words.encode(text)
+    assert words.decode(ids) == text and max(ids) < 400
+    assert [words.decode([id]) for id in ids].count("1") == 3
+
+
 def test_runs_side_by_side_wait_for_what_they_begin_from(folder, tmp_path, monkeypatch):
     import side_by_side
 

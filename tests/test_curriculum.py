@@ -118,9 +118,9 @@ def thinking_run(**changes):
     return c
 
 
-@pytest.mark.parametrize("markers", [True, False])
-def test_a_run(tmp_path, one_device, markers):
-    cfg = thinking_run(uniform_prob=0.3, begin_marker=markers, end_marker=markers)
+@pytest.mark.parametrize("begin, end", [(False, False), (True, False), (False, True)])
+def test_a_run(tmp_path, one_device, begin, end):  # with both: the run with a learned vector
+    cfg = thinking_run(uniform_prob=0.3, begin_marker=begin, end_marker=end)
     loop.train(cfg, tmp_path)
     exp = experiment.make(cfg)
     thought = exp.model_cfg.vocab_size + 2

@@ -212,6 +212,7 @@ class Scheduler:
                 left = one.end_of_prefill - one.cached
                 room = self.sizes.slots - len(by_device[one.device])
                 by_device[one.device] += [one] * min(-(-left // PREFILL_BLOCK), room)
+        assert any(by_device), "a prompt is in the cache and has no first token"
         rows = Rows(self.sizes, by_device)
         tokens, starts, counts = rows.take_blocks(PREFILL_BLOCK)
         places = Places(tables=rows.tables(), starts=starts, counts=counts)
