@@ -12,33 +12,27 @@ node of it. Accuracies are in percent, with the standard error over seeds.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+import side_by_side
 from side_by_side import Job, job_of, mean_and_error, run_all
+from thought_scores import batch_of
 
-from reasoning_jax import config, experiment
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.forwards import coconut
 from reasoning_jax.forwards.coconut import passes
 from reasoning_jax.model import decoder, logprobs
 from reasoning_jax.policy import Policy
 from reasoning_jax.tasks.graphs import GraphExample, shortcuts
-from reasoning_jax.training import checkpoint
 from reasoning_jax.training.rows import completion_row
 
 CONFIG = "configs/coconut_graphs.py"
-TASKS = ("graph_search", "prosqa_symbols", "prosqa")
+TASKS = ("graph_search", "prosqa_symbols")
 # Arm -> the arm whose base model it begins from. Stage 0 is that of the paths.
 ARMS = {
     "cot": "walk",
@@ -48,6 +42,7 @@ ARMS = {
     "learned": "cot",
     "dropped": "cot",
 }
+BEFORE = "paths, where the stages begin"
 KINDS = ("on_path", "frontier", "reached", "later", "unreachable")
 WITHOUT = ("left out", "zeros", "another's", "their mean")
 
@@ -70,26 +65,29 @@ class Study:
     def directory(self, arm: str, seed: int) -> Path:
         return self.out / f"{arm}_{seed}"
 
-    def last_round(self, arm: str, seed: int) -> tuple[Experiment, decoder.Params]:
-        """The experiment and its last round's parameters, on one device."""
-        directory = self.directory(arm, seed)
-        cfg = config.rebuild(directory)
-        cfg.eval.num_test = self.questions
-        exp = experiment.make(cfg, jax.devices()[:1])
-        restored = checkpoint.restore(directory / "checkpoints", exp.abstract_state().params)
-        return exp, restored.params
+    def model(
+        self, arm: str, seed: int, folder: str = "checkpoints"
+    ) -> tuple[Experiment, decoder.Params]:
+        """The experiment, on one device, and parameters of its run: by default the last round's."""
+        changes = {"eval.num_test": self.questions}
+        return side_by_side.restored(self.directory(arm, seed), folder, **changes)
 
 
 # ---- what a model answers ------------------------------------------------------------------------
 
 
-def answers(exp: Experiment, params: decoder.Params) -> tuple[float, float]:
-    """Accuracy of the greedy answers, and their mean number of tokens with all thoughts."""
-    rollout = exp.rollout(params, "study", exp.cfg.rounds.count, temperature=0.0)
+def answers(exp: Experiment, params: decoder.Params, round: int) -> dict[str, float]:
+    """Greedy answers: accuracy by the number of steps and of all; mean tokens, with thoughts."""
+    rollout = exp.rollout(params, "study", round, temperature=0.0)
     samples = rollout(exp.load_eval("test"))
-    thoughts = len(exp.prompts.suffix(exp.cfg.rounds.count))
-    tokens = [len(sample.tokens) + thoughts for sample in samples]
-    return float(np.mean([sample.correct for sample in samples])), float(np.mean(tokens))
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        for group in (f"steps {sample.example.graph.num_steps}", "all"):
+            found.setdefault(group, []).append(sample.correct)
+    thoughts = len(exp.prompts.suffix(round))
+    tokens = np.mean([len(sample.tokens) + thoughts for sample in samples])
+    means = {group: float(np.mean(found[group])) for group in sorted(found)}
+    return means | {"tokens": float(tokens)}
 
 
 def candidate_rows(
@@ -125,8 +123,8 @@ def probe(exp: Experiment, params: decoder.Params) -> dict[str, float]:
     """The accuracy of choices with the thoughts and without, and the mass on each kind of node."""
     examples = exp.load_eval("test")
     policy = exp.policy(params)
-    batch = as_batch(candidate_rows(exp, examples), exp)
     size = exp.cfg.sequence_length
+    batch = batch_of(candidate_rows(exp, examples), size)
     room = passes.Room(size, coconut.max_thoughts(exp.forward_cfg), size)
 
     @jax.jit
@@ -137,7 +135,7 @@ def probe(exp: Experiment, params: decoder.Params) -> dict[str, float]:
 
     scores, fed = scored(batch, None)
     found = {"their own": choices(np.asarray(scores))}
-    fewer = as_batch(candidate_rows(exp, examples, thinks=False), exp)
+    fewer = batch_of(candidate_rows(exp, examples, thinks=False), size)
     found["left out"] = choices(np.asarray(scored(fewer, None)[0]))
     mean = jnp.broadcast_to(jnp.mean(fed, axis=0), fed.shape)
     # Two rows a question: another's are those of the next question.
@@ -145,24 +143,6 @@ def probe(exp: Experiment, params: decoder.Params) -> dict[str, float]:
     for name, given in others.items():
         found[name] = choices(np.asarray(scored(batch, given)[0]))
     return found | masses(exp, examples, policy, fed[0::2])
-
-
-def as_batch(rows: list[dict[str, np.ndarray]], exp: Experiment) -> dict[str, jax.Array]:
-    size = exp.cfg.sequence_length
-    tokens = np.zeros((len(rows), size), np.int32)
-    weights = np.zeros((len(rows), size), np.float32)
-    segments = np.zeros((len(rows), size), np.int32)
-    for i, row in enumerate(rows):
-        n = len(row["tokens"])
-        tokens[i, :n], weights[i, :n], segments[i, :n] = row["tokens"], row["weights"], 1
-    positions = np.broadcast_to(np.arange(size, dtype=np.int32), tokens.shape)
-    named = {
-        "tokens": tokens,
-        "weights": weights,
-        "segment_ids": segments,
-        "positions": positions,
-    }
-    return {name: jnp.asarray(x) for name, x in named.items()}
 
 
 def masses(
@@ -189,16 +169,9 @@ def masses(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--arms", default=",".join(ARMS), type=lambda text: text.split(","))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = side_by_side.parser_of(__doc__, tuple(ARMS))
     parser.add_argument("--task", default=TASKS[0], choices=TASKS)
-    parser.add_argument("--at_once", type=int, default=1, help="runs side by side")
-    parser.add_argument("--questions", type=int, default=500)
-    parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
+    parser.add_argument("--questions", type=side_by_side.at_least(2), default=500)
     args, flags = parser.parse_known_args()
     study = Study(
         out=args.out.resolve(),
@@ -212,41 +185,36 @@ def main() -> None:
         parser.error(f"--arms: there is no {unknown[0]!r}; there are {', '.join(ARMS)}.")
     jobs = []
     for seed in range(args.seeds):
-        jobs += [study.job(arm, seed) for arm in with_beginnings(args.arms)]
+        jobs += [study.job(arm, seed) for arm in side_by_side.with_beginnings(args.arms, ARMS)]
     run_all(jobs, args.at_once)
     print_arms(study, args.arms, args.seeds)
     if "coconut" in args.arms:
         print_probes(study, args.seeds)
 
 
-def with_beginnings(arms: Sequence[str]) -> list[str]:
-    """The arms, each once and after those that it begins from."""
-    found: dict[str, None] = {}
-    for arm in arms:
-        chain = [arm]
-        while chain[0] in ARMS:
-            chain.insert(0, ARMS[chain[0]])
-        found |= dict.fromkeys(chain)
-    return list(found)
-
-
 def print_arms(study: Study, arms: Sequence[str], seeds: int) -> None:
-    print("| arm | accuracy | tokens |\n|---|---|---|")
-    for arm in arms:
+    models = {arm: (arm, "checkpoints") for arm in arms}
+    if any(ARMS.get(arm) == "cot" for arm in arms):
+        models[BEFORE] = ("cot", "base")
+    for name, (arm, folder) in models.items():
         found = []
         for seed in range(seeds):
-            exp, params = study.last_round(arm, seed)
-            found.append(answers(exp, params))
-        accuracy, tokens = zip(*found, strict=True)
-        cells = [mean_and_error(accuracy), mean_and_error(tokens, scale=1)]
-        print(f"| {arm} | {' | '.join(cells)} |", flush=True)
+            exp, params = study.model(arm, seed, folder)
+            found.append(answers(exp, params, 0 if folder == "base" else exp.cfg.rounds.count))
+        if name == arms[0]:
+            print(f"| arm | {' | '.join(found[0])} |\n|---|{'---|' * len(found[0])}")
+        cells = []
+        for column in found[0]:
+            scale = 1 if column == "tokens" else 100
+            cells.append(mean_and_error([one[column] for one in found], scale=scale))
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
     graphs = [example.graph for example in exp.load_eval("test")]
     for rule, accuracy in shortcuts.accuracies(graphs).items():
-        print(f"| the candidate with {rule.replace('_', ' ')} | {100 * accuracy:.1f} | |")
+        print(f"the candidate with {rule.replace('_', ' ')}: {100 * accuracy:.1f} %")
 
 
 def print_probes(study: Study, seeds: int) -> None:
-    found = [probe(*study.last_round("coconut", seed)) for seed in range(seeds)]
+    found = [probe(*study.model("coconut", seed)) for seed in range(seeds)]
     print("\n| thoughts | right choices |\n|---|---|")
     for name in ("their own", *WITHOUT):
         print(f"| {name} | {mean_and_error([one[name] for one in found])} |")

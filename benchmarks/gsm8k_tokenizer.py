@@ -2,7 +2,8 @@
 
     python benchmarks/gsm8k_tokenizer.py --out=runs/gsm8k_tokenizer [--gsm8k=DIR] [--size=2048]
 
-Byte-level BPE of the train split's questions and equations, written as Hugging Face's files.
+Byte-level BPE of the train split's questions, solutions and their equations, written as Hugging
+Face's files. Reads train.jsonl of GSM8K, and valid.txt of the augmented set, which is left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
+import side_by_side
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from reasoning_jax import extraction, tasks
@@ -20,13 +22,14 @@ END = "<|endoftext|>"
 
 
 def texts(folder: str) -> list[str]:
-    cfg = section(tasks, "gsm8k_aug")
-    cfg.gsm8k_path = folder
-    task = tasks.get("gsm8k_aug")
-    settled = extraction.settle(cfg)
     found = []
-    for example in task.load(settled, "given"):
-        found += [task.prompt(example, settled), task.target(example)]
+    for name, key in (("gsm8k_aug", "gsm8k_path"), ("gsm8k", "path")):
+        cfg = section(tasks, name)
+        cfg[key] = folder
+        task = tasks.get(name)
+        settled = extraction.settle(cfg)
+        for example in task.load(settled, "given"):
+            found += [task.prompt(example, settled), task.target(example)]
     return found
 
 
@@ -36,7 +39,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gsm8k", default="", help="the folder of train.jsonl")
-    parser.add_argument("--size", type=int, default=2048)
+    least = side_by_side.at_least(1 + 256)  # the end token and all bytes
+    parser.add_argument("--size", type=least, default=2048)
     args = parser.parse_args()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -3,41 +3,29 @@
     python benchmarks/quiet_star_gsm8k.py --out=runs/quiet_gsm8k --config.tokenizer.path=DIR
         [--seeds=3] [--questions=300] [--at_once=1] [--smoke] [--config.KEY=VALUE ...]
 
-Trains what is missing: a language model, and from it as many updates with thoughts as without. Then
-the negative log-likelihood of the test solutions' tokens, by the decile that the language model's
-own has (the tenth are the hardest): with greedy thoughts, without, and with those of another
-solution. Means over seeds, in nats, with the standard error.
+Trains what is missing: a language model, and from it as many updates with thoughts as without, the
+latter of four times as many solutions. Then the negative log-likelihood of the test solutions'
+tokens, by the decile of the language model's own (the tenth are the hardest): with greedy thoughts,
+without, and with those of another solution at the same place, of the tokens whose place there is in
+a solution too. As the language model chooses the deciles, any other model is better in the tenth:
+compare the rows below its own. Means over seeds, in nats, with the standard error.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
-import jax
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+import side_by_side
 import thought_scores
-from side_by_side import job_of, mean_and_error, run_all
+from side_by_side import job_of, mean_and_error, restored, run_all
 
-from reasoning_jax import config, experiment
 from reasoning_jax.experiment import Experiment
-from reasoning_jax.model import decoder
-from reasoning_jax.training import checkpoint
 from reasoning_jax.training.rows import completion_row
 
 CONFIG = "configs/quiet_star_gsm8k.py"
 DECILES = 10
 SHOWN = (1, 5, 9, 10)
-
-
-def model(directory: Path, folder: str = "checkpoints") -> tuple[Experiment, decoder.Params]:
-    exp = experiment.make(config.rebuild(directory), jax.devices()[:1])
-    return exp, checkpoint.restore(directory / folder, exp.abstract_state().params).params
 
 
 def rows_of(exp: Experiment, count: int) -> list[thought_scores.Row]:
@@ -51,13 +39,13 @@ def rows_of(exp: Experiment, count: int) -> list[thought_scores.Row]:
 
 def losses(out: Path, seed: int, count: int) -> dict[str, np.ndarray]:
     """Of each model, the mean loss of each decile of tokens, and of all of them."""
-    exp, base = model(out / f"plain_{seed}", "base")
+    exp, base = restored(out / f"plain_{seed}", "base")
     rows = rows_of(exp, count)
     without = thought_scores.without_thoughts
     found = {"language model": -without(exp, base, rows)}
-    exp, longer = model(out / f"plain_{seed}")
+    exp, longer = restored(out / f"plain_{seed}")
     found["as many updates without thoughts"] = -without(exp, longer, rows)
-    exp, params = model(out / f"thoughts_{seed}")
+    exp, params = restored(out / f"thoughts_{seed}")
     found["thoughts, left out"] = -without(exp, params, rows)
     found["thoughts"] = -thought_scores.with_thoughts(exp, params, rows).logprobs
     other = thought_scores.with_thoughts(exp, params, rows, others=True)
@@ -66,6 +54,7 @@ def losses(out: Path, seed: int, count: int) -> dict[str, np.ndarray]:
     counted = np.zeros((len(rows), size), bool)
     for i, row in enumerate(rows):
         counted[i, : len(row["weights"])] = row["weights"] > 0
+    counted &= counted[thought_scores.rows_before(len(rows))]
     return by_decile({name: values[counted] for name, values in found.items()})
 
 
@@ -83,14 +72,9 @@ def by_decile(losses: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=300, help="of the test split")
-    parser.add_argument("--at_once", type=int, default=1, help="runs side by side")
-    parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
+    parser = side_by_side.parser_of(__doc__)
+    questions = side_by_side.at_least(2)
+    parser.add_argument("--questions", type=questions, default=300, help="of the test split")
     args, flags = parser.parse_known_args()
     out = args.out.resolve()
     smoke = ",smoke" if args.smoke else ""

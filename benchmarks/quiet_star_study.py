@@ -12,27 +12,19 @@ answers by the length of a thought. Means over seeds, with the standard error.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+import side_by_side
 import thought_scores
 from side_by_side import Job, job_of, mean_and_error, run_all
 
-from reasoning_jax import config, experiment
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.model import decoder
 from reasoning_jax.tasks import multi_hop_text as text
 from reasoning_jax.tasks.multi_hop_text import Document
-from reasoning_jax.training import checkpoint
 from reasoning_jax.training.rows import completion_row
 
 CONFIG = "configs/quiet_star_text.py"
@@ -61,12 +53,9 @@ class Study:
         self, arm: str, seed: int, folder: str = "checkpoints", **forward: int | bool
     ) -> tuple[Experiment, decoder.Params]:
         """The experiment, with these keys of config.forward, and parameters of its run."""
-        directory = self.directory(arm, seed)
-        cfg = config.rebuild(directory)
-        cfg.task.num_held_out = self.documents
-        cfg.forward.update(forward)
-        exp = experiment.make(cfg, jax.devices()[:1])
-        return exp, checkpoint.restore(directory / folder, exp.abstract_state().params).params
+        changes = {f"forward.{name}": value for name, value in forward.items()}
+        changes["task.num_held_out"] = self.documents
+        return side_by_side.restored(self.directory(arm, seed), folder, **changes)
 
 
 # ---- the likelihood of each kind of token --------------------------------------------------------
@@ -79,7 +68,9 @@ def silent(exp: Experiment) -> list[Document]:
 def rows_of(exp: Experiment, documents: Sequence[Document]) -> list[thought_scores.Row]:
     """All of one length: silent documents have as many tokens."""
     first = exp.tokenizer.prompt("")
-    return [completion_row(first, exp.tokenizer.encode(document.text)) for document in documents]
+    rows = [completion_row(first, exp.tokenizer.encode(document.text)) for document in documents]
+    assert len({len(row["tokens"]) for row in rows}) == 1
+    return rows
 
 
 def by_kind(values: np.ndarray, documents: Sequence[Document]) -> dict[str, float]:
@@ -163,14 +154,9 @@ def print_table(title: str, seeds: Sequence[Table]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--documents", type=int, default=300, help="of validation and of test")
-    parser.add_argument("--at_once", type=int, default=1, help="runs side by side")
-    parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
+    parser = side_by_side.parser_of(__doc__)
+    held_out = side_by_side.at_least(2)
+    parser.add_argument("--documents", type=held_out, default=300, help="of validation and of test")
     args, flags = parser.parse_known_args()
     study = Study(out=args.out.resolve(), flags=flags, documents=args.documents, smoke=args.smoke)
     arms = ("walk", "plain", "thoughts")

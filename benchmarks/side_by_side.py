@@ -1,17 +1,25 @@
-"""What studies of one config's arms share: runs side by side, and means over seeds."""
+"""What studies of one config's arms share: flags, runs side by side, means over seeds."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from reasoning_jax import config, experiment
+from reasoning_jax.experiment import Experiment
+from reasoning_jax.model import decoder
+from reasoning_jax.training import checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +37,56 @@ def job_of(config: str, directory: Path, seed: int, flags: Sequence[str], base: 
     if base is not None:
         own.append(f"--config.base.init_from={base / 'base'}")
     return Job(directory=directory, flags=own, after=[] if base is None else [base])
+
+
+def parser_of(description: str | None, arms: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The flags that studies share; arms: the default of --arms, which only some have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    if arms:
+        parser.add_argument("--arms", default=",".join(arms), type=lambda text: text.split(","))
+    parser.add_argument("--seeds", type=at_least(1), default=3)
+    parser.add_argument("--at_once", type=at_least(1), default=1, help="runs side by side")
+    parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
+    return parser
+
+
+class at_least:
+    """The type of a flag: an integer from ``least`` on."""
+
+    def __init__(self, least: int):
+        self.least = least
+
+    def __call__(self, text: str) -> int:
+        if not text.isdecimal() or int(text) < self.least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {self.least} on")
+        return int(text)
+
+
+def with_beginnings(arms: Sequence[str], begins_from: Mapping[str, str]) -> list[str]:
+    """The arms, each once and after those that it begins from."""
+    found: dict[str, None] = {}
+    for arm in arms:
+        chain = [arm]
+        while chain[0] in begins_from:
+            chain.insert(0, begins_from[chain[0]])
+        found |= dict.fromkeys(chain)
+    return list(found)
+
+
+def restored(
+    directory: Path, folder: str = "checkpoints", **changes: int | bool
+) -> tuple[Experiment, decoder.Params]:
+    """The experiment of a run, on one device, and the newest parameters of this folder.
+
+    changes: to keys of its config, such as "eval.num_test".
+    """
+    cfg = config.rebuild(directory)
+    cfg.update_from_flattened_dict(changes)
+    exp = experiment.make(cfg, jax.devices()[:1])
+    return exp, checkpoint.restore(directory / folder, exp.abstract_state().params).params
 
 
 def mean_and_error(values: Sequence[float], digits: int = 1, scale: float = 100.0) -> str:

@@ -23,15 +23,17 @@ class Scored:
     """What a model makes of n rows, [n, S] each; S: the longest row."""
 
     logprobs: np.ndarray  # of each token; 0 where the row does not count it
-    mixing_weights: np.ndarray  # of the thought before it
-    thoughts: np.ndarray  # [n, S, t]: after each token
+    mixing_weights: np.ndarray  # of the thought before it; 0 where the row does not count it
+    thoughts: np.ndarray  # [n, S, t]: after each token; those of padding mean nothing
 
 
 def with_thoughts(
     exp: Experiment, params: decoder.Params, rows: Sequence[Row], others: bool = False
 ) -> Scored:
-    """others: the thoughts are those of the row before, at the same position."""
+    """others: the thoughts are those of the row before (``rows_before``), at the same position."""
     cfg, model_cfg = exp.forward_cfg, exp.model_cfg
+    if others and len(rows) < 2:
+        raise ValueError("A row alone has no other row's thoughts.")
 
     @jax.jit
     def scored(batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
@@ -74,22 +76,32 @@ def without_thoughts(exp: Experiment, params: decoder.Params, rows: Sequence[Row
     return np.concatenate([scored(batch) for batch in batches(rows)])
 
 
+def rows_before(count: int) -> np.ndarray:
+    """[count]: of each row, the one whose thoughts it gets with ``others``: in its own batch."""
+    return np.concatenate([np.roll(part, 1) for part in _parts(count)])
+
+
+def _parts(count: int) -> list[np.ndarray]:
+    return np.array_split(np.arange(count), -(-count // BATCH))
+
+
 def batches(rows: Sequence[Row]) -> list[dict[str, jax.Array]]:
-    """Of one shape, or two if the numbers of rows differ by one; each row begins at slot 0."""
+    """Of one shape, or two if the numbers of rows differ by one."""
     size = max(len(row["tokens"]) for row in rows)
-    found = []
-    for part in np.array_split(np.arange(len(rows)), -(-len(rows) // BATCH)):
-        batch = {
-            "tokens": np.zeros((len(part), size), np.int32),
-            "weights": np.zeros((len(part), size), np.float32),
-            "segment_ids": np.zeros((len(part), size), np.int32),
-        }
-        for i, row in enumerate([rows[number] for number in part]):
-            length = len(row["tokens"])
-            batch["tokens"][i, :length] = row["tokens"]
-            batch["weights"][i, :length] = row["weights"]
-            batch["segment_ids"][i, :length] = 1
-        positions = np.broadcast_to(np.arange(size, dtype=np.int32), batch["tokens"].shape)
-        found.append({name: jnp.asarray(x) for name, x in batch.items()})
-        found[-1]["positions"] = jnp.asarray(positions)
-    return found
+    return [batch_of([rows[number] for number in part], size) for part in _parts(len(rows))]
+
+
+def batch_of(rows: Sequence[Row], size: int) -> dict[str, jax.Array]:
+    """The rows, each from slot 0 of ``size`` on."""
+    batch = {
+        "tokens": np.zeros((len(rows), size), np.int32),
+        "weights": np.zeros((len(rows), size), np.float32),
+        "segment_ids": np.zeros((len(rows), size), np.int32),
+    }
+    for i, row in enumerate(rows):
+        length = len(row["tokens"])
+        batch["tokens"][i, :length] = row["tokens"]
+        batch["weights"][i, :length] = row["weights"]
+        batch["segment_ids"][i, :length] = 1
+    positions = np.broadcast_to(np.arange(size, dtype=np.int32), batch["tokens"].shape)
+    return {name: jnp.asarray(x) for name, x in (batch | {"positions": positions}).items()}

@@ -6,8 +6,9 @@
         --config.tokenizer.path=DIR --config.base.init_from=runs/plain/base
 
 DIR is the folder of a tokenizer; benchmarks/gsm8k_tokenizer.py makes a small one. The first model
-is a language model of the solutions, without their calculator's spans; its round 1 goes on with as
-many updates as the second has with thoughts. benchmarks/quiet_star_gsm8k.py runs and compares them.
+is a language model of the solutions, without their calculator's spans. Its round 1 goes on with as
+many updates as the second has with thoughts, of four times as many solutions.
+benchmarks/quiet_star_gsm8k.py runs and compares them.
 Arguments: thoughts or plain; smoke.
 """
 
@@ -19,10 +20,10 @@ def get_config(arg: str = ""):
     forward = "quiet_star" if args.arm == "thoughts" else "plain"
     c = default.get_config(algorithm="sft", task="gsm8k", forward=forward)
     c.task.calculator = False
-    c.model.preset = "4m"
+    c.model.preset = "0.4m"
     c.tokenizer.name = "pretrained"
     c.sequence_length = 640
-    c.batch_size = 32
+    c.batch_size = 16
     c.base.num_updates = 0 if args.arm == "thoughts" else 600
     c.base.learning_rate = 1e-3
     c.base.algorithm.hinted = 0.0
@@ -35,8 +36,8 @@ def get_config(arg: str = ""):
     c.eval.num_examples = 50
     c.eval.num_test = 50
     if args.arm == "thoughts":
-        c.batch_size = 8
-        c.forward.thought_length = 8
+        c.batch_size = 4
+        c.forward.thought_length = 4
         c.forward.num_ahead = 2
         c.forward.start_like = "\n"
         c.forward.end_like = "\n"

@@ -316,7 +316,15 @@ def test_coconut_study_smoke(folder, tmp_path):
 
     rows = first_cells(coconut_study, "--questions=10", "--arms=coconut", f"--out={tmp_path}")
     assert {path.name for path in tmp_path.iterdir()} == {"walk_0", "cot_0", "coconut_0"}
-    assert {"coconut", "their own", "left out", "zeros", "another's", "thought 3, each"} <= rows
+    assert {
+        "coconut",
+        coconut_study.BEFORE,
+        "their own",
+        "left out",
+        "zeros",
+        "another's",
+        "thought 3, each",
+    } <= rows
 
 
 @pytest.mark.slow
@@ -336,7 +344,7 @@ def test_filler_study_smoke(folder, tmp_path):
 
     rows = first_cells(filler_study, "--arms=mixed,finetuned", f"--out={tmp_path}")
     assert {path.name for path in tmp_path.iterdir()} == {"mixed_0", "immediate_0", "finetuned_0"}
-    assert {"mixed", "mixed, 0 % of its fillers", "finetuned"} <= rows
+    assert {"mixed", "mixed, asked with 0 fillers", "finetuned"} <= rows
 
 
 @pytest.mark.slow
@@ -376,6 +384,26 @@ def test_a_small_tokenizer_for_gsm8k(folder, tmp_path, monkeypatch, data_dir):
     ids = words.encode(text)
     assert words.decode(ids) == text and max(ids) < 400
     assert [words.decode([id]) for id in ids].count("1") == 3
+
+
+@pytest.mark.parametrize("flag", ["--seeds=0", "--at_once=0", "--at_once=two", "--questions=1"])
+def test_a_number_that_a_study_cannot_use(folder, flag, tmp_path, monkeypatch, capsys):
+    import coconut_study
+
+    monkeypatch.setattr(sys, "argv", ["", f"--out={tmp_path}", flag])
+    with pytest.raises(SystemExit) as stopped:
+        coconut_study.main()
+    assert stopped.value.code == 2 and not list(tmp_path.iterdir())
+    name, _, value = flag.partition("=")
+    assert f"argument {name}: '{value}' is not an integer from" in capsys.readouterr().err
+
+
+def test_arms_come_after_what_they_begin_from(folder):
+    import coconut_study
+    import side_by_side
+
+    found = side_by_side.with_beginnings(["learned", "direct", "coconut"], coconut_study.ARMS)
+    assert found == ["walk", "cot", "learned", "direct", "coconut"]
 
 
 def test_runs_side_by_side_wait_for_what_they_begin_from(folder, tmp_path, monkeypatch):

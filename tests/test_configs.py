@@ -28,7 +28,6 @@ MORE = {
         "prosqa_symbols",
         "walk,prosqa_symbols",
         "cot,prosqa_symbols,smoke",
-        "walk,prosqa",
     ],
     "coconut_gsm8k": ["cot", "direct", "cot,smoke"],
     "filler_tokens": [

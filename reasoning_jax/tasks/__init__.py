@@ -61,7 +61,9 @@ class QuestionConfig(TaskConfig):
 class FileTaskConfig(QuestionConfig):
     """The keys of a task whose examples are in files."""
 
-    path: str = ""  # folder of the data; "" = $REASONING_DATA/<task>, else ../shared/data/<task>
+    # The folder of the data; "" = $REASONING_DATA/<task>, else ../shared/data/<task>. That of
+    # prosqa_symbols is prosqa's.
+    path: str = ""
 
 
 # ---- tasks that make their questions -------------------------------------------------------------

@@ -2,18 +2,14 @@
 
 Two graphs with as many layers of the same width stand side by side, each with its own root. The two
 candidates are in their last layers, with as many parents. Only then one of the roots is chosen, so
-that a rule that does not look at the root is right on half of the questions. Shortened:
-
-    " 3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3"   edges, the two candidates and the root
-    " 17 9 [A] 9"                                a shortest path, a node a step; the answer
+that a rule that does not look at the root is right on half of the questions. How they are written,
+``graphs/edge_list.py`` shows.
 
 The split "walked" has rings instead, in which each node has one child, and asks for all of them in
 turn. To name them is to look nodes up, which small models learn only where each token that counts
 can be known and there are many of them. In a walk and in a path the token before a child is its
 parent, and so is a thought without a marker after it: what is learned of one goes over to the
 others.
-
-    " 4 7 | 9 4 | 7 2 | 2 9 | [R] 9" " 4 7 2"
 """
 
 from __future__ import annotations
@@ -81,9 +77,9 @@ def _draw(rng: np.random.Generator, cfg: ConfigDict) -> GraphExample:
     candidates = [str(node) for node in graph.candidates]
     return GraphExample(
         id=0,
-        question=edge_list.question(edges, candidates, str(graph.root)),
+        question=edge_list.question_of(edges, candidates, str(graph.root)),
         answer=str(graph.answer),
-        rationale=edge_list.path(str(node) for node in graph.path(rng)[1:]),
+        rationale=edge_list.path_of(str(node) for node in graph.path(rng)[1:]),
         graph=graph,
         names=NAMES,
     )
@@ -95,9 +91,9 @@ def _draw_ring(rng: np.random.Generator) -> Example:
     listed = [edges[i] for i in rng.permutation(RING_NODES)]
     return Example(
         id=0,
-        question=edge_list.question(listed, [], ring[0]),
+        question=edge_list.question_of(listed, [], ring[0]),
         answer="",
-        rationale=edge_list.path(ring[1:]),
+        rationale=edge_list.path_of(ring[1:]),
     )
 
 

@@ -5,8 +5,9 @@
     " 0 1 1 0 1 =" " odd"                  immediately, num_fillers=0
 
 Symbol i of a worked row says whether there are i ones, which each position can find out by itself;
-the parity is then their sum with alternating signs. So two layers suffice where there are as many
-positions as bits to compute in, and else a step function of the count with as many edges as bits.
+the parity is then their sum with alternating signs. So two layers can represent it where there are
+as many positions as bits to compute in. Elsewhere it is a step function of the count, with as many
+steps as bits, or takes more layers.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     " terpus brimpus lempus [A] lempus"
 
 Graphs, words, splits and the order of the facts are those of the task prosqa, whose sentences have
-four times as many tokens. A step is a node, where it is a sentence there.
+twice as many tokens, and its solutions five times as many. A step is a node, where it is a sentence
+there.
 """
 
 from __future__ import annotations
@@ -14,8 +15,15 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import Example
-from reasoning_jax.tasks.graphs import edge_list, prosqa_questions, prosqa_text, step_difficulty
+from reasoning_jax.tasks.graphs import (
+    GraphExample,
+    edge_list,
+    prosqa_questions,
+    prosqa_text,
+    step_difficulty,
+)
 from reasoning_jax.tasks.graphs.edge_list import prompt as prompt
 from reasoning_jax.tasks.graphs.edge_list import step_ends as step_ends
 from reasoning_jax.tasks.graphs.edge_list import steps as steps
@@ -29,7 +37,15 @@ ALPHABET = (*(f" {word}" for word in WORDS), *edge_list.MARKS)
 
 
 def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
-    """The examples of a split; UserError, naming file and record, for what cannot be read."""
+    """The examples of a split; UserError, naming file and record, for what cannot be read.
+
+    Also for keys that ask for an answer in words.
+    """
+    for name, default in (("extraction", ""), ("prompting", "few_shot")):
+        if cfg[name] != default:
+            raise UserError(
+                f"config.task.{name}: {cfg[name]} does not go with symbols; prosqa has words."
+            )
     return [_in_symbols(example) for example in prosqa_questions.load(cfg, split)]
 
 
@@ -37,6 +53,10 @@ def _in_symbols(example: Example) -> Example:
     edges = prosqa_text.FACT.findall(example.question)
     asked = prosqa_text.ASKED.search(example.question)
     path = prosqa_text.FACT.findall(example.rationale or "")
+    if example.rationale and len(path) != len(example.rationale.split("\n")):
+        raise UserError(f"{example.where}: a step is not of the form 'Every X is a Y.'.")
+    if isinstance(example, GraphExample) and not _are_edges(edges, example):
+        raise UserError(f"{example.where}: the facts of 'question' are not those of 'edges'.")
     candidates: list[str] = []
     if asked is None:  # of a walk: from where it begins
         root = path[0][0]
@@ -44,10 +64,18 @@ def _in_symbols(example: Example) -> Example:
         root, *candidates = asked.groups()
     return dataclasses.replace(
         example,
-        question=edge_list.question(edges, candidates, root),
+        question=edge_list.question_of(edges, candidates, root),
         answer=example.answer.removesuffix(".").rpartition(" ")[2],
-        rationale=None if example.rationale is None else edge_list.path(node for _, node in path),
+        rationale=None
+        if example.rationale is None
+        else edge_list.path_of(node for _, node in path),
     )
+
+
+def _are_edges(facts: Sequence[tuple[str, str]], example: GraphExample) -> bool:
+    names = [name.strip() for name in example.names]
+    edges = [(names[parent], names[child]) for parent, child in example.graph.edges]
+    return sorted(facts) == sorted(edges)
 
 
 def extract(text: str) -> str | None:

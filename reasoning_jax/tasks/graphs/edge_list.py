@@ -1,11 +1,9 @@
-"""A question about a graph, a token a node (arXiv:2505.12514); shortened:
+"""Questions about reachability in edges, with one token for each node (arXiv:2505.12514).
 
     " 3 17 | 4 5 | 17 9 | 5 8 | [Q] 8 9 [R] 3"   edges, the two candidates and the root
     " 17 9 [A] 9"                                a shortest path, a node a step; the answer
 
-A walk, around a ring, has no candidates and no answer.
-
-    " 4 7 | 9 4 | 7 2 | 2 9 | [R] 9" " 4 7 2"
+A walk around a ring has no candidates and no answer: " 4 7 | 9 4 | 7 2 | 2 9 | [R] 9" " 4 7 2".
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ from reasoning_jax.tasks.graphs import children, distances
 MARKS = (" |", " [Q]", " [R]", " [A]")
 
 
-def question(edges: Iterable[tuple[str, str]], candidates: Sequence[str], root: str) -> str:
-    """The edges, the candidates (none: of a walk) and the root."""
+def question_of(edges: Iterable[tuple[str, str]], candidates: Sequence[str], root: str) -> str:
+    """The edges, the candidates (empty for a walk) and the root."""
     listed = " ".join(f"{parent} {child} |" for parent, child in edges)
     asked = f" [Q] {' '.join(candidates)}" if candidates else ""
     return f"{listed}{asked} [R] {root}"
 
 
-def path(nodes: Iterable[str]) -> str:
+def path_of(nodes: Iterable[str]) -> str:
     return "".join(f" {node}" for node in nodes)
 
 

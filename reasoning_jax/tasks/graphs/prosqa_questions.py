@@ -2,9 +2,9 @@
 
 Splits are "train", "given" (the same questions with their rationales), "walked", and the
 published "validation" and "test". The published train file is large and often absent: "train" is
-made by prosqa_graphs.py, or is that file. Of "walked" the facts are a ring, in which every concept
-is one other, and the answer states them in turn, from one of them on. The published questions have
-shortcuts: print what ``shortcuts.py`` says of them beside any result.
+made by prosqa_graphs.py, or is that file. The facts of "walked" are a ring, in which every concept
+is one other; the rationale states all but the last in turn, and there is no answer. The published
+questions have shortcuts: print what ``shortcuts.py`` says of them beside any result.
 """
 
 from __future__ import annotations
@@ -34,16 +34,20 @@ class Config(FileTaskConfig):
     train: str = key("generated", one_of("generated", "file"))
     num_train: int = key(17_886, between(1, IDS))  # of them; the file's first
     seed: int = key(0, between(0, 2**32 - 1))  # of the generated questions
-    # The fraction of these that have one or two steps, where the published ones have three to six.
+    # The fraction of the generated questions that have one or two steps; the published ones have
+    # three to six.
     short: float = key(0.0, between(0, 1))
 
 
 def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     """The questions of a split; UserError, naming file and record, for what cannot be read."""
+    if split not in SPLITS:
+        raise UserError(f"{cfg.name} has no split {split!r}; it has {', '.join(SPLITS)}.")
+    for name in ("seed", "short"):
+        if cfg.train == "file" and cfg[name]:
+            raise UserError(f"config.task.{name}: with config.task.train=file it has no effect.")
     if split == WALKED:
         return generated(cfg, "given", _draw_ring)
-    if split not in PUBLISHED:
-        raise UserError(f"prosqa has no split {split!r}; it has {', '.join(SPLITS)}.")
     if split in ("train", "given") and cfg.train == "generated":
         return generated(cfg, split, functools.partial(_draw, short=cfg.short))
     records = _records(cfg, split)
@@ -58,9 +62,6 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
 
 def _records(cfg: ConfigDict, split: str) -> Sequence[tuple[str, data.Record]]:
     """What is published of a split, each with its place."""
-    for name in ("seed", "short"):
-        if cfg.train == "file" and cfg[name]:
-            raise UserError(f"config.task.{name}: with config.task.train=file it has no effect.")
     name = f"prosqa_{PUBLISHED[split]}"
     if split not in ("train", "given"):
         return data.read_split(cfg.path, name)
