@@ -31,7 +31,7 @@ def get_config(arg: str = ""):
     c.model.update({"num_layers": 3, "width": 64, "head_dim": 16, "mlp_dim": 64})
     c.sequence_length = 48 if parity else 32
     c.batch_size = 128
-    c.base.num_updates = 0 if args.arm == "finetuned" else 1500 if parity else 30_000
+    c.base.num_updates = 0 if args.arm == "finetuned" else 3000 if parity else 30_000
     c.base.learning_rate = 2e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
