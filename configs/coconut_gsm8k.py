@@ -5,13 +5,13 @@
     python -m reasoning_jax.main --config=configs/coconut_gsm8k.py --workdir=runs/coconut_gsm8k \
         --config.tokenizer.path=DIR --config.base.init_from=runs/cot/base
 
-DIR is the folder of a published tokenizer; the paper's (arXiv:2412.06769) is GPT-2's. As there, a
-thought's stage replaces an equation by two thoughts, three stages long, and a last one leaves out
-all equations. ``coconut`` (the default) begins from the base model of ``cot``, whose own rounds
-keep the equations; ``direct`` never has any. The 6,973 questions are GSM8K's own, where the paper
-has 385,620 that a large model wrote (--config.task.train=augmented reads them): expect a few
-percent. Data: train.jsonl of GSM8K, and valid.txt and test.txt of the augmented set. Arguments: one
-of the three; smoke.
+DIR is the folder of a tokenizer: a published one (the paper's, arXiv:2412.06769, is GPT-2's), or a
+small one by benchmarks/gsm8k_tokenizer.py. As in the paper, a thought's stage replaces an equation
+by two thoughts, three stages long, and a last one leaves out all equations. ``coconut`` (the
+default) begins from the base model of ``cot``, whose own rounds keep the equations; ``direct``
+never has any. The 6,973 questions are GSM8K's own, where the paper has 385,620 that a large model
+wrote (--config.task.train=augmented reads them): expect two percent. Data: train.jsonl of GSM8K,
+and valid.txt and test.txt of the augmented set. Arguments: one of the three; smoke.
 """
 
 from reasoning_jax import config, default
