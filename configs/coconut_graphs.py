@@ -38,21 +38,23 @@ def get_config(arg: str = ""):
     elif args.arm != "walk":
         c.task.short = 0.5  # with the published lengths alone a path is that of random children
     # 18,000 of ProsQA's shape are learned by heart in 3,000 updates.
-    c.task.num_train = 100_000 if prosqa and args.arm != "walk" else 25_000
+    c.task.num_train = 200_000 if prosqa and args.arm != "walk" else 25_000
     c.model.preset = "0.4m"
     c.model.num_layers = 4 if prosqa else 2
     # Many heads: which of them learns to look a node up, and when, is chance.
     c.model.num_heads = 8
     c.model.num_kv_heads = 8
     c.model.mlp_dim = 384
-    c.sequence_length = 224 if prosqa else 96
+    c.sequence_length = 192 if prosqa else 96
     c.batch_size = 32
-    c.base.num_updates = 3000 if prosqa else 1500
+    c.base.num_updates = 11_000 if prosqa else 1500
     c.base.learning_rate = 1e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
     c.rounds.count = 7 if prosqa else 4
     c.rounds.updates = 300
+    if prosqa:
+        c.rounds.examples = 9600  # as many rows as the updates of a round see
     c.rounds.growth = 1.0
     c.rounds.restart = False
     c.rounds.patience = 0
@@ -80,7 +82,7 @@ def get_config(arg: str = ""):
         c.forward.fed = "learned" if args.arm == "learned" else "hidden"
         c.forward.curriculum = args.arm != "at_once"
         if args.arm in ("coconut", "at_once"):
-            c.forward.question_length = 200 if prosqa else 72
+            c.forward.question_length = 188 if prosqa else 72
             c.forward.answer_length = 16
     if args.smoke:
         c.model.update({"preset": "tiny", "num_heads": None, "num_kv_heads": None, "mlp_dim": None})
@@ -90,6 +92,7 @@ def get_config(arg: str = ""):
         c.batch_size = 16
         c.base.num_updates = min(c.base.num_updates, 10)
         c.rounds.updates = 5
+        c.rounds.examples = 0
         c.rounds.min_kept_rows = 10
         c.sampling.batch_size = 32
     return c

@@ -10,8 +10,9 @@ small one by benchmarks/gsm8k_tokenizer.py. As in the paper, a thought's stage r
 by two thoughts, three stages long, and a last one leaves out all equations. ``coconut`` (the
 default) begins from the base model of ``cot``, whose own rounds keep the equations; ``direct``
 never has any. The 6,973 questions are GSM8K's own, where the paper has 385,620 that a large model
-wrote (--config.task.train=augmented reads them): expect two percent. Data: train.jsonl of GSM8K,
-and valid.txt and test.txt of the augmented set. Arguments: one of the three; smoke.
+wrote: expect two percent. --config.task.train=augmented reads those, or GSM8K's with other numbers
+by benchmarks/gsm8k_renumbered.py. Data: train.jsonl of GSM8K, and valid.txt and test.txt of the
+augmented set. Arguments: one of the three; smoke.
 """
 
 from reasoning_jax import config, default

@@ -371,21 +371,6 @@ def test_deciles_are_those_of_the_language_model(folder, count):
     assert (np.diff(found["language model"][:10]) > 0).all()
 
 
-def test_a_small_tokenizer_for_gsm8k(folder, tmp_path, monkeypatch, data_dir):
-    """Digits are tokens of their own; the files are read as a published tokenizer's."""
-    import gsm8k_tokenizer
-
-    from reasoning_jax import pretrained_tokenizer
-
-    monkeypatch.setattr(sys, "argv", ["", f"--out={tmp_path}", "--size=400"])
-    gsm8k_tokenizer.main()
-    words = pretrained_tokenizer.Pretrained(tmp_path)
-    text = "Q: He has 1024 apples.\nA: <<16-3=13>>"
-    ids = words.encode(text)
-    assert words.decode(ids) == text and max(ids) < 400
-    assert [words.decode([id]) for id in ids].count("1") == 3
-
-
 @pytest.mark.parametrize("flag", ["--seeds=0", "--at_once=0", "--at_once=two", "--questions=1"])
 def test_a_number_that_a_study_cannot_use(folder, flag, tmp_path, monkeypatch, capsys):
     import coconut_study

@@ -9,7 +9,13 @@ from test_graphs import RECORD, config
 from reasoning_jax import default, extraction, tasks, tokenizer
 from reasoning_jax.errors import UserError
 from reasoning_jax.tasks import prosqa, prosqa_symbols
-from reasoning_jax.tasks.graphs import children, distances, prosqa_questions, shortcuts
+from reasoning_jax.tasks.graphs import (
+    children,
+    distances,
+    prosqa_graphs,
+    prosqa_questions,
+    shortcuts,
+)
 
 
 def test_a_record_in_symbols(tmp_path):
@@ -66,13 +72,17 @@ def test_all_questions_are_the_same_in_both_forms(data_dir, split):
 def test_a_walk_in_symbols_goes_around_a_ring():
     cfg = default.section(tasks, "prosqa_symbols")
     cfg.num_train = 5
+    words: set[str] = set()
     for walk in prosqa_symbols.load(cfg, "walked"):
         listed, _, root = prosqa_symbols.prompt(walk, cfg).partition(" [R]")
         child = dict(tuple(edge.split()) for edge in listed.removesuffix(" |").split("|"))
         nodes = [root.strip(), *prosqa_symbols.target(walk).split()]
         assert nodes[1:] == [child[node] for node in nodes[:-1]]
-        assert len(set(nodes)) == len(nodes) == prosqa_questions.RING_CONCEPTS
+        assert len(set(nodes)) == len(nodes) == len(child)
+        assert len(nodes) in prosqa_questions.RING_WORDS
+        words.update(nodes)
         assert prosqa_symbols.wrong_line(prosqa_symbols.target(walk), walk) is None
+    assert words & set(prosqa_graphs.PERSONS) and words & set(prosqa_graphs.CONCEPTS)
     assert prosqa_symbols.load(cfg, "train")[0].rationale is None
 
 

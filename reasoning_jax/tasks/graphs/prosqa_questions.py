@@ -2,9 +2,10 @@
 
 Splits are "train", "given" (the same questions with their rationales), "walked", and the
 published "validation" and "test". The published train file is large and often absent: "train" is
-made by prosqa_graphs.py, or is that file. The facts of "walked" are a ring, in which every concept
-is one other; the rationale states all but the last in turn, and there is no answer. The published
-questions have shortcuts: print what ``shortcuts.py`` says of them beside any result.
+made by prosqa_graphs.py, or is that file. The facts of "walked" are a ring, in which every word, be
+it a concept or a person, is one other; the rationale states all but the last in turn, and there is
+no answer. The published questions have shortcuts: print what ``shortcuts.py`` says of them beside
+any result.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from reasoning_jax.training import data
 
 PUBLISHED = {"train": "train", "given": "train", "validation": "valid", "test": "test"}
 SPLITS = (*PUBLISHED, WALKED)
-RING_CONCEPTS = 16
+# Of 36 facts, as many as a question has, lookups are not learned without shorter rings.
+RING_WORDS = (16, 16, 16, 36)
 FIRST_IDS = {"train": 0, "given": 0, "validation": IDS, "test": 2 * IDS}
 
 
@@ -96,7 +98,9 @@ def _draw(rng: np.random.Generator, short: float) -> GraphExample:
 
 
 def _draw_ring(rng: np.random.Generator) -> Example:
-    ring = rng.permutation(prosqa_graphs.CONCEPTS)[:RING_CONCEPTS].tolist()
+    # As a path's first step follows a person, it is not learned from paths where rings have
+    # concepts alone.
+    ring = rng.permutation(prosqa_graphs.WORDS)[: int(rng.choice(RING_WORDS))].tolist()
     facts = [prosqa_text.sentence(a, b) for a, b in zip(ring, ring[1:] + ring[:1], strict=True)]
-    listed = " ".join(facts[i] for i in rng.permutation(RING_CONCEPTS))
+    listed = " ".join(facts[i] for i in rng.permutation(len(facts)))
     return Example(id=0, question=listed, answer="", rationale=prosqa_text.lines_of(facts[:-1]))
