@@ -1,14 +1,14 @@
-"""Writes files for gsm8k_aug: GSM8K's questions again and again, each time with other numbers.
+"""Writes files for gsm8k_aug: GSM8K's questions again and again, with other numbers where it can.
 
     python benchmarks/gsm8k_renumbered.py --out=DIR [--count=40000] [--gsm8k=DIR] [--seed=0]
 
-The published file of 385,620 questions, which a large model wrote, is seldom at hand. Here numbers
-are drawn anew, between half of what they were and twice that: those that stand once in a question
-and are operands of its equations. What follows from them is worked out again. A question stays as
-it is where a result would no longer be a whole number above 0.
+The published file of 385,620 questions was written by a large model. Here numbers of a question are
+drawn anew, between half of what they were and twice that, and its equations are solved again. Two
+questions in three stay as they are, pass after pass: those where it cannot be told from the
+equations what each number stands for.
 
-DIR/train.txt has ``count`` of them, DIR/valid.txt 500 with numbers that train.txt does not have,
-DIR/test.txt the published test questions. For a run:
+DIR/train.txt has ``count`` questions; DIR/valid.txt 500 of the same with numbers that train.txt
+does not have; DIR/test.txt the published test questions. For a run:
 
     --config.task.train=augmented --config.task.path=DIR
 """
@@ -19,8 +19,9 @@ import argparse
 import itertools
 import re
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -31,91 +32,115 @@ from reasoning_jax.answers import arithmetic
 from reasoning_jax.default import section
 from reasoning_jax.tasks import Example, gsm8k_aug
 
-NUMBER = re.compile(r"\d+(?:\.\d+)?")
+NUMBER = re.compile(r"\d*\.?\d+")
+# A whole number that is no part of another, of a clock's time, an ordinal, a fraction or a share.
+WHOLE = re.compile(r"(?<![\d.,:/])\d+(?![\d:/%]|[.,]\d|st\b|nd\b|rd\b|th\b| percent)")
+# What equations also have for reasons of their own: "half", "a week", "a dozen", "an hour".
+COMMON = {*map(str, range(1, 13)), "16", "20", "24", "30", "52", "60", "100", "365"}
 NUM_VALIDATION = 500
-ATTEMPTS = 20  # to find numbers that go through all equations
+ATTEMPTS = 20  # to find numbers for which all results are whole
 LARGEST = 100_000  # number of a question or result
 
+Equation = tuple[str, str]  # expression, result
 
-def equations_of(example: Example) -> list[tuple[str, str]] | None:
-    """(expression, result) of each equation; None where they do not lead to the answer.
 
-    Also where it cannot be told what a number stands for: a result that is in the question too, or
-    in an equation up to its own.
-    """
-    known = set(NUMBER.findall(example.question))
+def equations_of(example: Example) -> list[Equation] | None:
+    """The equations of the rationale; None where they are not true and whole, or end elsewhere."""
     found = []
     for equation in gsm8k_aug.EQUATION.findall(example.rationale or ""):
-        expression, sign, result = equation.partition("=")
-        if not sign or arithmetic.is_false_equation(equation):
+        expression, _, result = equation.partition("=")
+        if not result.isdigit() or arithmetic.is_false_equation(equation):
             return None
-        if not NUMBER.fullmatch(result):
-            return None
-        known.update(NUMBER.findall(expression))
-        if result in known:
-            return None
-        known.add(result)
         found.append((expression, result))
     if not found or found[-1][1] != example.answer:
         return None
     return found
 
 
+def changeable(example: Example, equations: Sequence[Equation]) -> list[str]:
+    """The numbers of the question to draw anew; none where a number's part cannot be told.
+
+    Each operand must be a number of the question, an earlier result, or a factor or divisor that is
+    common. A common number that changes may be an operand once, each result but the last must be
+    one, and none may be the same as a number before it.
+    """
+    asked = Counter(NUMBER.findall(example.question))
+    results = [result for _, result in equations]
+    operands = Counter(n for expression, _ in equations for n in NUMBER.findall(expression))
+    whole = WHOLE.findall(example.question)
+    free = [n for n in whole if asked[n] == 1 and operands[n] and 1 < int(n) < LARGEST]
+    if any(operands[n] > 1 and n in COMMON for n in [*free, *results]):
+        return []
+    if not all(operands[result] for result in results[:-1]):
+        return []
+    known = set(asked)
+    for expression, result in equations:
+        for operand in re.finditer(NUMBER, expression):
+            if operand[0] not in known and not is_constant(operand[0], operand.start(), expression):
+                return []
+        known.update(NUMBER.findall(expression))
+        if result in known:
+            return []
+        known.add(result)
+    return free
+
+
+def is_constant(number: str, start: int, expression: str) -> bool:
+    """Whether an operand is common, and (but for 100) neither added nor subtracted."""
+    before = expression[:start].rstrip()[-1:]
+    after = expression[start + len(number) :].lstrip()[:1]
+    is_term = before in ("+", "-") or after in ("+", "-")
+    return number in COMMON and (not is_term or number == "100")
+
+
 def renumber(example: Example, rng: np.random.Generator) -> str | None:
     """A line of the file with other numbers; None where there is none."""
     equations = equations_of(example)
-    if equations is None:
-        return None
-    asked = NUMBER.findall(example.question)
-    operands = [n for expression, _ in equations for n in NUMBER.findall(expression)]
-    free = [n for n in operands if asked.count(n) == 1 and is_plain(n)]
-    if not free:
+    free = changeable(example, equations) if equations else []
+    if not equations or not free:
         return None
     for _ in range(ATTEMPTS):
-        new = {n: str(draw(int(n), rng)) for n in dict.fromkeys(free)}
-        solution = worked_again(equations, new)
-        if solution is not None:
-            return f"{exchange(example.question, new)}||{solution}"
+        new = {n: str(draw(int(n), rng)) for n in free}
+        solution = solve_again(equations, new)
+        if solution is not None and any(old != drawn for old, drawn in new.items()):
+            question = WHOLE.sub(lambda found: new.get(found[0], found[0]), example.question)  # noqa: B023
+            return f"{question}||{solution}"
     return None
 
 
-def is_plain(number: str) -> bool:
-    return "." not in number and 1 < int(number) < LARGEST
-
-
 def draw(number: int, rng: np.random.Generator) -> int:
-    """Between half of a number and twice it, and as round as it is."""
+    """From half of a number, 2 at least, to twice it; as round as it is."""
     unit = 1
     while number % (10 * unit) == 0:
         unit *= 10
     size = number // unit
-    return unit * int(rng.integers(max(1, size // 2), 2 * size + 2))
+    least = max(1 if unit > 1 else 2, size // 2)
+    return unit * int(rng.integers(least, 2 * size, endpoint=True))
 
 
-def exchange(text: str, new: Mapping[str, str]) -> str:
-    return NUMBER.sub(lambda found: new.get(found[0], found[0]), text)
-
-
-def worked_again(equations: list[tuple[str, str]], new: Mapping[str, str]) -> str | None:
-    """The equations with the new numbers; None where a result is of another kind."""
+def solve_again(equations: Iterable[Equation], new: Mapping[str, str]) -> str | None:
+    """The equations with new numbers; None where a result is no whole number above 0."""
     known = dict(new)
-    lines = []
+    solved = []
     for expression, result in equations:
-        expression = exchange(expression, known)
+        expression = substitute(expression, known)
         try:
             value = arithmetic.value(expression)
         except (ValueError, ZeroDivisionError):
             return None
-        if not is_of_kind(value, result):
+        if value.denominator != 1 or not 0 < value <= LARGEST:
             return None
         known[result] = str(value)
-        lines.append(f"<<{expression}={value}>>")
-    return f"{' '.join(lines)} #### {known[equations[-1][1]]}"
+        solved.append(f"<<{expression}={value}>>")
+    return f"{' '.join(solved)} #### {value}"
 
 
-def is_of_kind(value: Fraction, result: str) -> bool:
-    """Whether a value can stand where ``result`` stood: a whole number above 0 for such a one."""
-    return "." not in result and value.denominator == 1 and 0 < value <= LARGEST
+def substitute(expression: str, known: Mapping[str, str]) -> str:
+    return NUMBER.sub(lambda found: known.get(found[0], found[0]), expression)
+
+
+def as_it_is(example: Example) -> str:
+    return f"{example.question}||{' '.join(str(example.rationale).splitlines())}"
 
 
 def lines_of(examples: Sequence[Example], rng: np.random.Generator) -> Iterator[tuple[str, bool]]:
@@ -124,10 +149,6 @@ def lines_of(examples: Sequence[Example], rng: np.random.Generator) -> Iterator[
         for i in rng.permutation(len(examples)):
             line = renumber(examples[i], rng)
             yield line or as_it_is(examples[i]), line is not None
-
-
-def as_it_is(example: Example) -> str:
-    return f"{example.question}||{' '.join(str(example.rationale).splitlines())}"
 
 
 def main() -> None:
@@ -142,14 +163,22 @@ def main() -> None:
     cfg = section(tasks, "gsm8k_aug")
     cfg.gsm8k_path = args.gsm8k
     cfg = extraction.settle(cfg)
+    if args.out.resolve() == Path(cfg.path).resolve():
+        sys.exit(f"--out={args.out}: the published files are there.")
     examples = gsm8k_aug.load(cfg, "given")
     lines = lines_of(examples, np.random.default_rng(args.seed))
     train = list(itertools.islice(lines, args.count))
     seen = {line for line, _ in train}
-    unseen = (line for line, is_new in lines if is_new and line not in seen)
+    if not any(is_new for _, is_new in train):
+        sys.exit(f"--count={args.count}: none of these questions can have other numbers.")
+    unseen: dict[str, None] = {}
+    while len(unseen) < NUM_VALIDATION:
+        line, is_new = next(lines)
+        if is_new and line not in seen:
+            unseen[line] = None
     args.out.mkdir(parents=True, exist_ok=True)
     write(args.out / gsm8k_aug.FILES["train"], (line for line, _ in train))
-    write(args.out / gsm8k_aug.FILES["validation"], itertools.islice(unseen, NUM_VALIDATION))
+    write(args.out / gsm8k_aug.FILES["validation"], unseen)
     test = gsm8k_aug.FILES["test"]
     shutil.copyfile(Path(cfg.path) / test, args.out / test)
     print(f"{args.out}: {len(train)} questions, {sum(new for _, new in train)} with other numbers.")

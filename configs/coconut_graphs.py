@@ -37,7 +37,7 @@ def get_config(arg: str = ""):
         c.task.width = 2
     elif args.arm != "walk":
         c.task.short = 0.5  # with the published lengths alone a path is that of random children
-    # 18,000 of ProsQA's shape are learned by heart in 3,000 updates.
+    # Of ProsQA's shape, 18,000 were learned by heart in 3,000 updates.
     c.task.num_train = 200_000 if prosqa and args.arm != "walk" else 25_000
     c.model.preset = "0.4m"
     c.model.num_layers = 4 if prosqa else 2
@@ -54,7 +54,7 @@ def get_config(arg: str = ""):
     c.rounds.count = 7 if prosqa else 4
     c.rounds.updates = 300
     if prosqa:
-        c.rounds.examples = 9600  # as many rows as the updates of a round see
+        c.rounds.examples = c.batch_size * c.rounds.updates
     c.rounds.growth = 1.0
     c.rounds.restart = False
     c.rounds.patience = 0
@@ -82,6 +82,7 @@ def get_config(arg: str = ""):
         c.forward.fed = "learned" if args.arm == "learned" else "hidden"
         c.forward.curriculum = args.arm != "at_once"
         if args.arm in ("coconut", "at_once"):
+            # With a step, [A], the answer and the end, a question of 188 tokens fills a row.
             c.forward.question_length = 188 if prosqa else 72
             c.forward.answer_length = 16
     if args.smoke:

@@ -73,15 +73,17 @@ def test_a_walk_in_symbols_goes_around_a_ring():
     cfg = default.section(tasks, "prosqa_symbols")
     cfg.num_train = 5
     words: set[str] = set()
+    sizes: set[int] = set()
     for walk in prosqa_symbols.load(cfg, "walked"):
         listed, _, root = prosqa_symbols.prompt(walk, cfg).partition(" [R]")
         child = dict(tuple(edge.split()) for edge in listed.removesuffix(" |").split("|"))
         nodes = [root.strip(), *prosqa_symbols.target(walk).split()]
         assert nodes[1:] == [child[node] for node in nodes[:-1]]
         assert len(set(nodes)) == len(nodes) == len(child)
-        assert len(nodes) in prosqa_questions.RING_WORDS
         words.update(nodes)
+        sizes.add(len(nodes))
         assert prosqa_symbols.wrong_line(prosqa_symbols.target(walk), walk) is None
+    assert sizes == set(prosqa_questions.RING_WORDS)
     assert words & set(prosqa_graphs.PERSONS) and words & set(prosqa_graphs.CONCEPTS)
     assert prosqa_symbols.load(cfg, "train")[0].rationale is None
 
