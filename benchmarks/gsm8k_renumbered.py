@@ -103,8 +103,7 @@ def renumber(example: Example, rng: np.random.Generator) -> str | None:
         new = {n: str(draw(int(n), rng)) for n in free}
         solution = solve_again(equations, new)
         if solution is not None and any(old != drawn for old, drawn in new.items()):
-            question = WHOLE.sub(lambda found: new.get(found[0], found[0]), example.question)  # noqa: B023
-            return f"{question}||{solution}"
+            return f"{substitute(WHOLE, example.question, new)}||{solution}"
     return None
 
 
@@ -123,7 +122,7 @@ def solve_again(equations: Iterable[Equation], new: Mapping[str, str]) -> str | 
     known = dict(new)
     solved = []
     for expression, result in equations:
-        expression = substitute(expression, known)
+        expression = substitute(NUMBER, expression, known)
         try:
             value = arithmetic.value(expression)
         except (ValueError, ZeroDivisionError):
@@ -135,8 +134,8 @@ def solve_again(equations: Iterable[Equation], new: Mapping[str, str]) -> str | 
     return f"{' '.join(solved)} #### {value}"
 
 
-def substitute(expression: str, known: Mapping[str, str]) -> str:
-    return NUMBER.sub(lambda found: known.get(found[0], found[0]), expression)
+def substitute(pattern: re.Pattern[str], text: str, new: Mapping[str, str]) -> str:
+    return pattern.sub(lambda found: new.get(found[0], found[0]), text)
 
 
 def as_it_is(example: Example) -> str:
