@@ -10,7 +10,6 @@ answers that the method must not know): the fast answer, and the vote of simplif
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import side_by_side
 from side_by_side import Job, job_of, mean_and_error, run_all
 
 from reasoning_jax import config, experiment, metrics
@@ -80,14 +80,11 @@ def labels(directory: Path) -> dict[int, tuple[float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", default=",".join(ARMS), type=lambda text: text.split(","))
-    parser.add_argument("--at_once", type=int, default=1, help="runs side by side")
+    parser = side_by_side.parser_of(__doc__, ARMS, has_smoke=False)
     args, flags = parser.parse_known_args()
+    unknown = sorted(set(args.arms) - set(ARMS))
+    if unknown:
+        parser.error(f"--arms: there is no {unknown[0]!r}; there are {', '.join(ARMS)}.")
     out = args.out.resolve()
     arms = dict.fromkeys([ARMS[0], *args.arms])  # the first has the base model of all
     jobs = [job(out, arm, seed, flags) for seed in range(args.seeds) for arm in arms]

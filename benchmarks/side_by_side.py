@@ -39,7 +39,9 @@ def job_of(config: str, directory: Path, seed: int, flags: Sequence[str], base: 
     return Job(directory=directory, flags=own, after=[] if base is None else [base])
 
 
-def parser_of(description: str | None, arms: Sequence[str] = ()) -> argparse.ArgumentParser:
+def parser_of(
+    description: str | None, arms: Sequence[str] = (), *, has_smoke: bool = True
+) -> argparse.ArgumentParser:
     """The flags that studies share; arms: the default of --arms, which only some have."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -49,7 +51,8 @@ def parser_of(description: str | None, arms: Sequence[str] = ()) -> argparse.Arg
         parser.add_argument("--arms", default=",".join(arms), type=lambda text: text.split(","))
     parser.add_argument("--seeds", type=at_least(1), default=3)
     parser.add_argument("--at_once", type=at_least(1), default=1, help="runs side by side")
-    parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
+    if has_smoke:
+        parser.add_argument("--smoke", action="store_true", help="models that learn nothing")
     return parser
 
 

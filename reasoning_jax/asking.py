@@ -178,4 +178,5 @@ def _without_decoration(question: str, alphabet: Sequence[str] | None) -> str:
     """People write "12 + 34 = ?": without what a tokenizer of characters does not know of that."""
     if alphabet is None:
         return question
-    return "".join(c for c in question if c in alphabet or c not in " \t=?")
+    known = set("".join(alphabet))  # a symbol may be several characters
+    return "".join(c for c in question if c in known or c not in " \t=?")

@@ -109,15 +109,15 @@ def _stage(exp: experiment.Experiment, cfg: ConfigDict) -> Stage:
 
 
 def _base_stage(exp: experiment.Experiment, cfg: ConfigDict) -> Stage:
-    stage = _stage(exp, base_config(cfg))
-    own_memory = stage.algorithm.init_memory is not algorithms.no_memory
-    own_side_model = stage.algorithm.side_model is not algorithms.no_side_model
-    if own_memory or own_side_model or stage.algorithm.begin:
+    algorithm = algorithms.get(cfg.base.algorithm.name)
+    own_memory = algorithm.init_memory is not algorithms.no_memory
+    own_side_model = algorithm.side_model is not algorithms.no_side_model
+    if own_memory or own_side_model or algorithm.begin:
         raise UserError(
-            f"config.base.algorithm.name: {stage.algorithm.name} has a memory, a side model or a "
+            f"config.base.algorithm.name: {algorithm.name} has a memory, a side model or a "
             "step before round 1; the base model needs a method that has none, such as sft."
         )
-    return stage
+    return _stage(exp, base_config(cfg))
 
 
 def _check(cfg: ConfigDict, directory: Path, fingerprints: Mapping[str, str]) -> None:

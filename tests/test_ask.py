@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models
 
 import reasoning_jax as rj
 from reasoning_jax import ask, command_line, experiment, growing, overrides
-from reasoning_jax.asking import TooLongError
+from reasoning_jax.asking import TooLongError, _without_decoration
 from reasoning_jax.conversation import Conversation
 from reasoning_jax.policy import Generated, Request
 from reasoning_jax.pretrained_tokenizer import Pretrained
@@ -113,6 +113,14 @@ def check_growth(tokenizer, ids, chunk: int = 1) -> list[str]:
     pieces = [*growing.additions(shown)]
     assert "".join(pieces) == whole and all(pieces)
     return shown
+
+
+def test_decoration_is_what_no_symbol_has():
+    """People write "12 + 34 = ?"; a space or "=" of a symbol of several characters stays."""
+    assert _without_decoration("12 + 3 = ?", "0123+") == "12+3"
+    words = (" 12", " +", " =", " [Q]")
+    assert _without_decoration(" 12 + 12 =?", words) == " 12 + 12 ="
+    assert _without_decoration("what is 1?", None) == "what is 1?"
 
 
 def test_what_is_shown_stays(tokenizer):

@@ -68,6 +68,12 @@ def test_an_old_name_does_not_hide_another_shape(tmp_path):
         checkpoint.restore(tmp_path, abstract(PARAMS), {"memory": Memory(*arrays(4))})
 
 
+def test_arrays_that_nobody_asks_for_are_another_model(tmp_path):
+    checkpoint.save(tmp_path, 1, PARAMS | {"pause": jax.numpy.zeros(3)}, None, {"round": 1}, 2)
+    with pytest.raises(errors.UserError, match=r"params\.pause is \(3,\) there and missing here"):
+        checkpoint.restore(tmp_path, abstract(PARAMS))
+
+
 def test_parameters_are_read_without_the_rest(tmp_path):
     rest = {"memory": OldMemory(*arrays(3))}
     checkpoint.save(tmp_path, 1, PARAMS, rest, {"round": 1}, 2)

@@ -195,6 +195,22 @@ def test_what_thoughts_say(tmp_path, one_device):
             {"forward.curriculum": False, "forward.uniform_prob": 0.1},
             "config.forward.uniform_prob: 0.1 mixes stages, of which there is one without",
         ),
+        (
+            {"forward.stages": 0, "forward.uniform_prob": 0.1},
+            "config.forward.uniform_prob: 0.1 mixes stages, of which there is one without",
+        ),
+        (
+            {"forward.fed": "learned", "forward.thoughts_per_step": 0},
+            "config.forward.fed: learned has no effect where there is no thought",
+        ),
+        (
+            {"forward.question_length": 65},
+            "config.forward.question_length: 65 is more than config.sequence_length 64",
+        ),
+        (
+            {"forward.answer_length": 2**31 - 1},
+            "config.forward.answer_length: 2147483647 is more than config.sequence_length 64",
+        ),
         ({"forward.thoughts_per_step": 40}, "exceed config.sequence_length 64"),
     ],
 )

@@ -39,6 +39,15 @@ def tiny_run(**changes):
     return c
 
 
+def test_stages_that_there_are_not_are_refused():
+    for stages, section, key in (("rounds", "rounds", "count"), ("base", "base", "num_updates")):
+        cfg = tiny_run(stages=stages)
+        PAUSE.check(cfg)
+        cfg[section][key] = 0
+        with pytest.raises(UserError, match=f"config.forward.stages: {stages}.*{section}.{key}"):
+            PAUSE.check(cfg)
+
+
 # ---- exact ---------------------------------------------------------------------------------------
 
 

@@ -567,6 +567,10 @@ def test_what_is_refused(one_device, tmp_path):
     with pytest.raises(UserError, match="config.forward.start_like: '12' is 2 tokens, not one"):
         loop.train(cfg, tmp_path)
     cfg = tiny_run()
+    cfg.forward.end_like = "é"
+    with pytest.raises(UserError, match="config.forward.end_like: The character 'é' is not in"):
+        loop.train(cfg, tmp_path)
+    cfg = tiny_run()
     learned = dataclasses.replace(experiment.make(cfg).model_cfg, max_positions=66)
     with pytest.raises(UserError, match="64 and 5 of config.forward.name quiet_star, .* 66 places"):
         named_model._check(cfg, learned.vocab_size, learned)

@@ -11,7 +11,9 @@ import dataclasses
 
 import jax
 from jaxtyping import Array, Key
+from ml_collections import ConfigDict
 
+from reasoning_jax.errors import UserError
 from reasoning_jax.forwards import plain
 from reasoning_jax.model.decoder import ModelConfig, Params
 from reasoning_jax.ranges import between, key, one_of
@@ -26,6 +28,13 @@ class Config:
     shared: bool = True
     # When prompts have them: while the base model is trained, in the rounds, or in both.
     stages: str = key("both", one_of("base", "rounds", "both"))
+
+
+def check(cfg: ConfigDict) -> None:
+    if cfg.forward.stages == "rounds" and not cfg.rounds.count:
+        raise UserError("config.forward.stages: rounds, of which config.rounds.count has none.")
+    if cfg.forward.stages == "base" and not cfg.base.num_updates:
+        raise UserError("config.forward.stages: base, but config.base.num_updates is 0.")
 
 
 def init(key: Key[Array, ""], model_cfg: ModelConfig, cfg: Config) -> Params:

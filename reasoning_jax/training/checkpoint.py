@@ -221,9 +221,10 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def _check_shapes(saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
     """ValueError naming the first array that is of another shape: Orbax does not say which."""
-    for name, shape in wanted.items():
-        if saved.get(name) != shape:
+    parts = {name.partition(".")[0] for name in wanted}  # others are not read
+    for name in (*wanted, *(name for name in saved if name.partition(".")[0] in parts)):
+        there, here = saved.get(name, "missing"), wanted.get(name, "missing")
+        if there != here:
             raise ValueError(
-                "it is of another model or of other data: "
-                f"{name} is {saved.get(name, 'missing')} there and {shape} here"
+                f"it is of another model or of other data: {name} is {there} there and {here} here"
             )

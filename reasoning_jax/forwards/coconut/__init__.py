@@ -74,16 +74,29 @@ def check(cfg: ConfigDict) -> None:
             f"config.forward.rounds_per_stage: {f.rounds_per_stage} has no effect without "
             "config.forward.curriculum; set it to 1."
         )
-    if not f.curriculum and f.uniform_prob:
+    if f.uniform_prob and not (f.curriculum and f.stages + f.answer_stage):
         raise UserError(
             f"config.forward.uniform_prob: {f.uniform_prob} mixes stages, of which there is one "
-            "without config.forward.curriculum; set it to 0."
+            "without config.forward.curriculum, and without config.forward.stages; set it to 0."
         )
+    _check_thoughts(cfg)
+
+
+def _check_thoughts(cfg: ConfigDict) -> None:
+    f = cfg.forward
+    num_thoughts = f.thoughts_per_step * f.stages
+    if f.fed == "learned" and not num_thoughts:
+        raise UserError("config.forward.fed: learned has no effect where there is no thought.")
     for name in ("question_length", "answer_length"):
-        if f[name] and (f.fed == "learned" or not f.thoughts_per_step * f.stages):
+        if f[name] and (f.fed == "learned" or not num_thoughts):
             raise UserError(
                 f"config.forward.{name}: {f[name]} has no effect where no hidden state is fed; "
                 "set it to 0."
+            )
+        if f[name] > cfg.sequence_length:
+            raise UserError(
+                f"config.forward.{name}: {f[name]} is more than config.sequence_length "
+                f"{cfg.sequence_length}."
             )
     if 0 < f.answer_length < cfg.sampling.max_new_tokens + f.end_marker:
         marker = "a marker and " if f.end_marker else ""

@@ -93,7 +93,10 @@ def check_words(encode: Encode, cfg: Config) -> None:
     """UserError for a marker that is to begin as a text that is not one token."""
     for name in ("start_like", "end_like"):
         text = getattr(cfg, name)
-        count = len(encode(text)) if text else 1
+        try:
+            count = len(encode(text)) if text else 1
+        except UserError as error:
+            raise UserError(f"config.forward.{name}: {error}") from None
         if count != 1:
             raise UserError(f"config.forward.{name}: {text!r} is {count} tokens, not one.")
 
