@@ -35,6 +35,25 @@ def parse_into(
         raise UserError(f"{error}.") from None
 
 
+def with_sections(
+    arguments: list[str], values: flags.FlagValues, sections: Sequence[str]
+) -> list[str]:
+    """The arguments, and for each flag --SECTION=NAME that is given --config.SECTION.name=NAME.
+
+    UserError where the arguments name that section too.
+    """
+    named = []
+    for section in sections:
+        name = values[section].value
+        if name is None:
+            continue
+        for argument in arguments:
+            if re.match(rf"--?config\.{section}(\.name)?(=|$)", argument):
+                raise UserError(f"--{section}={name} and {argument} both name the {section}.")
+        named.append(f"--config.{section}.name={name}")
+    return [*named, *arguments]
+
+
 def check_used(arguments: Sequence[str], unused: Mapping[str, str]) -> None:
     """UserError for a key that is changed and would have no effect."""
     for argument in arguments:

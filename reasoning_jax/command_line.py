@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from reasoning_jax import discovery, interrupts, streams, workdir
-from reasoning_jax.arguments import check_used, parse_into
+from reasoning_jax.arguments import check_used, parse_into, with_sections
 from reasoning_jax.errors import UserError
 
 Main = Callable[[ConfigDict, Path, flags.FlagValues], None]
@@ -62,6 +62,7 @@ def run(
     needs_config: bool = True,
     new_config: NewConfig = _no_config,
     unused: Mapping[str, str] = NO_KEYS,
+    sections: Sequence[str] = (),
     argv: Sequence[str] | None = None,
 ) -> None:
     """Calls ``main(cfg, workdir, flags)``. A user's mistake is one sentence and exit code 1.
@@ -71,9 +72,9 @@ def run(
     left out, and where --config is left out too, ``cfg`` is empty. needs_config: False for a
     command that reads none and has no --config. new_config: the config that other flags make, to be
     changed by --config.KEY=VALUE; None = that of --config or of the run. unused: keys of the config
-    that the command does not read, each with the reason: they are refused. A user's mistake is a
-    UserError, an error of absl's flags, or an OSError of the machine; every other error keeps its
-    traceback.
+    that the command does not read, each with the reason: they are refused. sections: flags that
+    name what --config.SECTION.name does. A user's mistake is a UserError, an error of absl's flags,
+    or an OSError of the machine; every other error keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = flags.FlagValues()
@@ -86,7 +87,9 @@ def run(
         else:
             _prepare()
             check_used(arguments, unused)
-            cfg, folder = _parse(arguments, values, words, needs_run, needs_config, new_config)
+            rest = parse_into(values, arguments, known_only=needs_config)
+            rest = with_sections(rest, values, sections)
+            cfg, folder = _parse(rest, values, words, needs_run, needs_config, new_config)
             main(cfg, folder, values)
         sys.stdout.flush()  # what cannot be written is an error of the command
     except SystemExit:
@@ -235,9 +238,8 @@ def _parse(
 ) -> tuple[ConfigDict, Path]:
     """The config and the work directory.
 
-    The command's own flags are parsed first; then the config is known, and with it its overrides.
+    The command's own flags are parsed already: with them the config is known, and its overrides.
     """
-    rest = parse_into(values, arguments, known_only=needs_config)
     made = new_config(values)
     if needs_run and made is None and not values.workdir:
         or_model = "" if new_config is _no_config else " (or --model: a published model)"
@@ -245,11 +247,11 @@ def _parse(
     if needs_config:
         folder = _folder(values.workdir or ".")
         cfg = _config(values.config, folder, needs_run) if made is None else made
-        free = _override(cfg, rest, values)
+        free = _override(cfg, arguments, values)
     else:
         folder = _folder(".")
         cfg = ConfigDict()
-        free = rest
+        free = arguments
     if words and values[words].flag_type().startswith("multi"):
         values[words].value = [*(values[words].value or []), *free]
     elif words and free:

@@ -5,11 +5,15 @@
     python -m reasoning_jax.evaluate --model=PATH --task=gsm8k [--shots=8] [--chat] [--samples=k]
         [--prompting=zero_shot] [--num_examples=N] [--output=FILE.json] [--config.KEY=VALUE]
 
+    python -m reasoning_jax.evaluate ... --system=cove [--config.system.variant=joint]
+
 Evaluates the best round of the run in DIR, prints a table and writes DIR/evaluation_SPLIT.json.
 With --samples=k also pass@j, maj@j and, where the run has trained a verifier, best-of-j for j = 1,
 2, 4 ... k, all from the same samples and without bias. With --model it evaluates a published model
 without any run, and writes what it found only where --output or --workdir is given: to that file,
-or to DIR/evaluation_TASK_SPLIT.json.
+or to DIR/evaluation_TASK_SPLIT.json. With --system the model answers in several calls
+(systems/*.py): the table then has the tokens of an answer over all its calls, and the file's name
+that of the system.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
     command_line.join(directory, values)
     from reasoning_jax import api, metrics, multihost, published
 
-    path = _path_of_figures(directory, values)
+    path = _path_of_figures(directory, values, cfg)
     temperature = TEMPERATURE if values.temperature is None else values.temperature
     if values.model:
         published.check(cfg, _options(values))
@@ -65,7 +69,7 @@ def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
         multihost.print_once(f"{cut_off:.0%} of the completions were cut off at {limit}.")
 
 
-def _path_of_figures(directory: Path, values: flags.FlagValues) -> Path | None:
+def _path_of_figures(directory: Path, values: flags.FlagValues, cfg: ConfigDict) -> Path | None:
     """Where the figures are written; None = nowhere. UserError for a place that cannot be."""
     from reasoning_jax import api, workdir
 
@@ -81,8 +85,8 @@ def _path_of_figures(directory: Path, values: flags.FlagValues) -> Path | None:
         raise UserError(f"--workdir={values.workdir} holds a run, of which --model is no part.")
     if values.model:
         directory.mkdir(parents=True, exist_ok=True)
-        return api.evaluation_path(directory, f"{values.task}_{values.split}")
-    return api.evaluation_path(directory, values.split)
+        return api.evaluation_path(directory, f"{values.task}_{values.split}", cfg)
+    return api.evaluation_path(directory, values.split, cfg)
 
 
 # ---- flags ---------------------------------------------------------------------------------------
@@ -128,8 +132,18 @@ def table_rows(values: Mapping[str, object]) -> list[tuple[str, dict[str, object
     rows = []
     for title, name in names.items():
         own = {k: v for k, v in values.items() if k == name or k.startswith(f"{name}_")}
-        rows.append((title, {k.replace(name, "eval/accuracy", 1): v for k, v in own.items()}))
+        row = {k.replace(name, "eval/accuracy", 1): v for k, v in own.items()}
+        rows.append((title, row | _tokens(name, values)))
     return rows
+
+
+def _tokens(name: str, values: Mapping[str, object]) -> dict[str, object]:
+    """What an answer takes of a system's tokens: of pass@8 and the like, eight samples do."""
+    if "eval/drawn_tokens" not in values:
+        return {}
+    if name == "eval/accuracy":
+        return {"eval/drawn_tokens": values["eval/drawn_tokens"]}
+    return {"eval/drawn_tokens": int(name.rpartition("_")[2]) * values["eval/vote_tokens"]}
 
 
 def _is_of_all(key: str) -> bool:
@@ -160,6 +174,7 @@ def _define(values: flags.FlagValues) -> None:
     define_text = functools.partial(flags.DEFINE_string, default=None, flag_values=values)
     define_text("model", help="A published model, in place of a run: a folder or a file.")
     define_text("task", help="With --model: what it is asked.")
+    define_text("system", help="Who answers: plain, or a system of several calls, such as cove.")
     define_text("prompting", help="With --model: few_shot, or zero_shot (step by step).")
     define_text("output", help="With --model: the JSON file that the figures are written to.")
     define_count = functools.partial(
@@ -175,4 +190,4 @@ def _define(values: flags.FlagValues) -> None:
 
 if __name__ == "__main__":
     huge_pages.use()
-    command_line.run(main, _define, new_config=_new_config, unused=UNUSED)
+    command_line.run(main, _define, new_config=_new_config, unused=UNUSED, sections=["system"])

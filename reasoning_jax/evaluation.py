@@ -72,6 +72,23 @@ def accuracy_metrics(samples: Sequence[Sample], task: Task) -> dict[str, float]:
         values[f"eval/accuracy{suffix}"] = p
         values[f"eval/accuracy_stderr{suffix}"] = math.sqrt(p * (1 - p) / n)
         values[f"eval/count{suffix}"] = n
+    return values | system_metrics(samples)
+
+
+def system_metrics(samples: Sequence[Sample]) -> dict[str, float]:
+    """eval/*: what a system's answers took, as means; {} where there is none.
+
+    These are its calls, the tokens drawn over all of them, and as system_NAME what it counts.
+    """
+    if not any(sample.calls for sample in samples):
+        return {}
+    values = {
+        "eval/calls": float(np.mean([len(sample.calls) for sample in samples])),
+        "eval/drawn_tokens": float(np.mean([sample.num_drawn for sample in samples])),
+    }
+    for name in sorted({name for sample in samples for name in sample.stats}):
+        counted = [sample.stats[name] for sample in samples if name in sample.stats]
+        values[f"eval/system_{name}"] = float(np.mean(counted))
     return values
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import functools
 import json
 import numbers
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import experiment, growing, multihost, workdir
+from reasoning_jax import default, experiment, growing, multihost, overrides, systems, workdir
 from reasoning_jax.asking import Asker, check_temperature
 from reasoning_jax.chat import Message
 from reasoning_jax.errors import UserError
 from reasoning_jax.estimators import MOST_SAMPLES
-from reasoning_jax.evaluation import accuracy_metrics, vote_metrics
+from reasoning_jax.evaluation import accuracy_metrics, system_metrics, vote_metrics
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.model.decoder import Params
 from reasoning_jax.rollout import Sample
@@ -56,15 +59,39 @@ class LoadedModel:
 
     # ---- evaluating ------------------------------------------------------------------------------
 
-    @mesh_restored()
     def evaluate(
-        self, split: str = "test", samples: int = 0, temperature: float = 0.7
+        self,
+        split: str = "test",
+        samples: int = 0,
+        temperature: float = 0.7,
+        system: str = "",
+        **keys: object,
     ) -> workdir.Line:
         """Accuracy on a split, with standard errors.
 
         samples: also so many samples an example at ``temperature``, for pass@k, maj@k and, where
-        there is a verifier, best-of-k, for k = 1, 2, 4 ... samples.
+        there is a verifier, best-of-k, for k = 1, 2, 4 ... samples. system: who answers, in the
+        place of the config's, and its ``keys``, such as ``variant="joint"``.
         """
+        model = self._answering(system, keys) if system or keys else self
+        return model._evaluate(split, samples, temperature)
+
+    def _answering(self, system: str, keys: Mapping[str, object]) -> Self:
+        """This model with another system, or other values of its keys."""
+        cfg = self.config.copy_and_resolve_references()
+        named = {"system": system} if system else {}
+        overrides.change(cfg, named | {f"system.{key}": value for key, value in keys.items()})
+        default.check(cfg)
+        systems.check(cfg)
+        exp, params, round = self._on_all_devices
+        other = copy.copy(self)
+        other.config = cfg
+        other.__dict__.pop("_asker", None)
+        other.__dict__["_on_all_devices"] = dataclasses.replace(exp, cfg=cfg), params, round
+        return other
+
+    @mesh_restored()
+    def _evaluate(self, split: str, samples: int, temperature: float) -> workdir.Line:
         if not isinstance(samples, numbers.Integral) or not 0 <= samples <= MOST_SAMPLES:
             raise UserError(f"samples={samples!r}: this must be a number from 0 to {MOST_SAMPLES}.")
         check_temperature(temperature)
@@ -83,6 +110,8 @@ class LoadedModel:
             drawn = roll(examples, num_samples=samples)
             scores = self._verifier_scores(drawn, exp)
             values |= vote_metrics(drawn, samples, scores, exp.task, exp.grader.equal)
+            if "eval/drawn_tokens" in values:
+                values["eval/vote_tokens"] = system_metrics(drawn)["eval/drawn_tokens"]
         about: workdir.Line = {
             "split": split,
             "round": round,
@@ -181,8 +210,13 @@ class LoadedModel:
 # ---- what an evaluation writes -------------------------------------------------------------------
 
 
-def evaluation_path(folder: Path, split: str) -> Path:
-    """Where the figures of a split are written in a folder."""
+def evaluation_path(folder: Path, split: str, cfg: ConfigDict) -> Path:
+    """Where the figures of a split are written in a folder; those of a system in a file of its own.
+
+    cfg: the experiment that is evaluated.
+    """
+    if cfg.system.name != systems.PLAIN:
+        split = f"{split}_{cfg.system.name}"
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", split)
     return folder / f"evaluation_{name}.json"
 

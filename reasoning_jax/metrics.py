@@ -254,7 +254,8 @@ def percent(value: float | None, stderr: float | None = None) -> str:
 def accuracy_table(evaluations: Mapping[str, Line] | Iterable[tuple[str, Line]]) -> str:
     """A table to print: a line for each (label, evaluation), a column for each difficulty.
 
-    It has colour only where the standard output is a terminal.
+    Where a system answers, also the tokens that an answer takes, over all its calls. It has colour
+    only where the standard output is a terminal.
     """
     from rich import box, console, table
 
@@ -262,13 +263,18 @@ def accuracy_table(evaluations: Mapping[str, Line] | Iterable[tuple[str, Line]])
     levels = sorted({level for line in evaluations.values() for level in by_difficulty(line)})
     terminal = sys.stdout.isatty()
     grid = table.Table("accuracy, %", box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
-    for heading in [*(f"{name} {value}" for name, value in levels), "all"]:
+    has_tokens = any("eval/drawn_tokens" in line for line in evaluations.values())
+    last = ["all", "tokens"] if has_tokens else ["all"]
+    for heading in [*(f"{name} {value}" for name, value in levels), *last]:
         grid.add_column(heading, justify="right", no_wrap=True)
     for label, line in evaluations.items():
         accuracies = by_difficulty(line)
         cells = [accuracies.get(level, (None, None)) for level in levels]
         cells.append((line.get("eval/accuracy"), line.get("eval/accuracy_stderr")))
-        grid.add_row(label, *(percent(accuracy, stderr) for accuracy, stderr in cells))
+        row = [percent(accuracy, stderr) for accuracy, stderr in cells]
+        if has_tokens:
+            row.append(f"{line['eval/drawn_tokens']:.1f}" if "eval/drawn_tokens" in line else "")
+        grid.add_row(label, *row)
     out = io.StringIO()
     printer = console.Console(
         file=out,

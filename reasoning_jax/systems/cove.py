@@ -1,0 +1,167 @@
+"""Chain of verification (Dhuliawala et al. 2023, arXiv:2309.11495).
+
+The model drafts an answer, plans questions that check it, answers these, and writes a final answer
+from the draft and the checks. The variants differ in what an answer to a check may see (section
+3.3):
+
+    joint          questions and answers are one call, which sees the draft
+    two_step       one call answers all questions, and sees no draft
+    factored       each question is a call of its own, which sees nothing else
+    factor_revise  then a call for each question says whether its answer fits the draft
+
+Of n questions these are 3, 4, n + 3 and 2 n + 3 calls. A draft for which no question is planned is
+the answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from ml_collections import ConfigDict
+
+from reasoning_jax.calls import Ask, Caller, Pending, make_caller
+from reasoning_jax.ranges import key, one_of
+from reasoning_jax.rollout import Rollout
+from reasoning_jax.samples import Sample
+from reasoning_jax.systems import prompts
+from reasoning_jax.systems.prompts import Fields, lines
+from reasoning_jax.tasks import Example
+
+PLAN = Fields(("question", "draft"))
+FINAL = Fields(("question", "draft", "checks"), ("instruction",))
+CHECK = Fields(("verification", "answer"))
+FILES = {
+    "joint": {"joint": PLAN, "final": FINAL},
+    "two_step": {
+        "plan": PLAN,
+        "answers": Fields(("verifications",)),
+        "check": CHECK,
+        "final": FINAL,
+    },
+    "factored": {
+        "plan": PLAN,
+        "answer": Fields(("verification",)),
+        "check": CHECK,
+        "final": FINAL,
+    },
+    "factor_revise": {
+        "plan": PLAN,
+        "answer": Fields(("verification",)),
+        "cross": Fields(CHECK.needed, ("question", "draft")),
+        "revised": Fields((*CHECK.needed, "verdict")),
+        "final": FINAL,
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    # joint: one call asks and answers, and sees the draft; two_step: one call answers all questions
+    # and sees no draft; factored: a call each; factor_revise: and a call each compares with it.
+    variant: str = key("factored", one_of(*FILES))
+    prompts: str = "words"  # a folder of prompts: of systems/prompts, or a path
+
+
+def check(cfg: ConfigDict) -> None:
+    """UserError for prompt files that will not do."""
+    prompts.read(cfg.prompts, "cove", FILES[cfg.variant])
+
+
+def answer(
+    rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict, *, num_samples: int = 1
+) -> list[Sample]:
+    """Drafts, checked and written again; ``stats`` has the number of questions of each."""
+    templates = prompts.read(cfg.prompts, "cove", FILES[cfg.variant])
+    caller = make_caller(rollout, "cove", templates)
+    begun = caller.begin_with_drafts(examples, num_samples)
+    if cfg.variant == "joint":
+        checks = _checked_jointly(caller, begun)
+    else:
+        checks = _checked(caller, begun, cfg.variant)
+    asked = []
+    for one in begun:
+        one.stats["questions"] = len(checks[one])
+        if checks[one]:
+            values = {"checks": "\n".join(checks[one]), "instruction": caller.instruction}
+            asked.append(Ask(one, _with_draft(one, values)))
+    finals = caller.ask("final", asked)
+    last = {one: _draft(one) for one in begun}
+    last |= {one: final for (one, _), final in zip(asked, finals, strict=True)}
+    return caller.finish(last)
+
+
+Checks = dict[Pending, list[str]]  # of each draft: what the final call is shown, a text a question
+
+
+def _with_draft(pending: Pending, values: Mapping[str, str]) -> dict[str, str]:
+    return {"question": pending.question, "draft": _draft(pending).text, **values}
+
+
+def _draft(pending: Pending) -> Sample:
+    if pending.draft is None:
+        raise ValueError("This sample has no draft.")
+    return pending.draft
+
+
+def _checked_jointly(caller: Caller, begun: Sequence[Pending]) -> Checks:
+    """Questions and answers of one call, a line each."""
+    written = caller.ask("joint", [Ask(one, _with_draft(one, {})) for one in begun])
+    return {one: lines(sample.text) for one, sample in zip(begun, written, strict=True)}
+
+
+def _checked(caller: Caller, begun: Sequence[Pending], variant: str) -> Checks:
+    """Questions that one call plans, and the answers of others."""
+    plans = caller.ask("plan", [Ask(one, _with_draft(one, {})) for one in begun])
+    questions = {}
+    for one, plan in zip(begun, plans, strict=True):
+        # A question that is asked twice is answered once.
+        questions[one] = list(dict.fromkeys(lines(plan.text)))
+    if variant == "two_step":
+        items = _answered_together(caller, questions)
+    else:
+        items = _answered_apart(caller, questions)
+    stage = "check"
+    if variant == "factor_revise":
+        stage = "revised"
+        items = _crossed(caller, items)
+    checks: Checks = {one: [] for one in begun}
+    for one, values in items:
+        checks[one].append(caller.templates[stage].fill(**values))
+    return checks
+
+
+def _answered_together(caller: Caller, questions: Mapping[Pending, list[str]]) -> list[Ask]:
+    """All answers of a draft are one call: a line each, and "" where there are too few."""
+    asked = []
+    for one, own in questions.items():
+        if own:
+            asked.append(Ask(one, {"verifications": "\n".join(own)}))
+    items = []
+    for (one, _), sample in zip(asked, caller.ask("answers", asked), strict=True):
+        missing = [""] * len(questions[one])
+        answers = [*lines(sample.text), *missing]
+        for question, said in zip(questions[one], answers, strict=False):
+            items.append(Ask(one, {"verification": question, "answer": said}))
+    return items
+
+
+def _answered_apart(caller: Caller, questions: Mapping[Pending, list[str]]) -> list[Ask]:
+    """Each answer is a call whose prompt holds its question alone."""
+    asked = []
+    for one, own in questions.items():
+        asked += [Ask(one, {"verification": question}) for question in own]
+    items = []
+    for (one, values), sample in zip(asked, caller.ask("answer", asked), strict=True):
+        items.append(Ask(one, {**values, "answer": sample.text}))
+    return items
+
+
+def _crossed(caller: Caller, items: Sequence[Ask]) -> list[Ask]:
+    """The questions and answers, each with what a call says of it and the draft."""
+    asked = [Ask(one, _with_draft(one, values)) for one, values in items]
+    verdicts = caller.ask("cross", asked)
+    found = []
+    for (one, values), verdict in zip(items, verdicts, strict=True):
+        found.append(Ask(one, {**values, "verdict": verdict.text}))
+    return found
