@@ -19,7 +19,7 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reasoning_jax import algorithms, default, forwards, graders, ranges, tasks  # noqa: E402
+from reasoning_jax import algorithms, default, forwards, graders, ranges, systems, tasks  # noqa: E402
 
 HEAD = """\
 # Configuration
@@ -112,6 +112,7 @@ def page() -> str:
     parts += sections_by_name("Tasks", "task", tasks)
     parts += sections_by_name("Graders", "grader", graders)
     parts += sections_by_name("Forwards", "forward", forwards)
+    parts += sections_by_name("Systems", "system", systems)
     return "\n\n".join(parts) + "\n"
 
 

@@ -133,14 +133,13 @@ class SavedRun(LoadedModel):
 
     # ---- evaluating ------------------------------------------------------------------------------
 
-    def evaluate(
-        self, split: str = "test", samples: int = 0, temperature: float = 0.7
-    ) -> workdir.Line:
-        """As ``LoadedModel.evaluate``, of the best round; written as evaluation_SPLIT.json too.
+    def _evaluate(self, split: str, samples: int, temperature: float) -> workdir.Line:
+        """Of the best round; written as evaluation_SPLIT.json too.
 
-        The file also has the keys whose values are not the run's own, under "config".
+        A system's figures are in evaluation_SPLIT_SYSTEM.json. The file also has the keys whose
+        values are not the run's own, under "config".
         """
-        values = super().evaluate(split, samples, temperature)
+        values = super()._evaluate(split, samples, temperature)
         changed = self._changed()
         written = values | {"config": changed} if changed else values
         write_evaluation(self.evaluation_path(split), written)
@@ -154,7 +153,7 @@ class SavedRun(LoadedModel):
 
     def evaluation_path(self, split: str) -> Path:
         """Where ``evaluate`` writes its figures."""
-        return evaluation_path(self.dir, split)
+        return evaluation_path(self.dir, split, self.config)
 
     def _load(self, exp: Experiment) -> tuple[Params, int]:
         params, meta = checkpoint.load_params(self.dir, exp.abstract_state().params)
@@ -176,7 +175,8 @@ class SavedRun(LoadedModel):
         base_params, _ = checkpoint.load_params(self.dir / "base", abstract)
 
         def log_likelihoods(params: Params) -> np.ndarray:
-            grades = verifier.grade(samples, exp.policy(params), exp.task, exp.cfg)
+            model = exp.rollout(params, "verifier", 0)
+            grades = verifier.grade(samples, model, exp.task, exp.cfg)
             return np.array([grade.score for grade in grades], np.float32)
 
         own = log_likelihoods(restored.params)

@@ -25,6 +25,7 @@ from reasoning_jax.errors import UserError
 
 Ask = Callable[[str], Iterator[str]]  # what is written on a question, in pieces
 UNUSED = {
+    **dict.fromkeys(("system", "system.name"), "the model alone answers; evaluate has systems"),
     "sampling.temperature": "--temperature says it",
     "sampling.top_k": "nothing is truncated",
     "sampling.top_p": "nothing is truncated",

@@ -18,7 +18,7 @@ from reasoning_jax import default, legacy, overrides, text_files, workdir
 from reasoning_jax.errors import UserError
 
 # What a config means that is older than these sections.
-BEFORE = {"tune": "full", "forward": "plain"}
+BEFORE = {"tune": "full", "forward": "plain", "system": "plain"}
 
 # ---- experiment files --------------------------------------------------------------------------
 
@@ -170,6 +170,7 @@ def _fill(values: Mapping[str, workdir.Json], path: Path | str) -> ConfigDict:
             base=names["base.algorithm"],
             tuned=names["tune"],
             forward=names["forward"],
+            system=names["system"],
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -7,7 +7,7 @@ import math
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reasoning_jax import algorithms, default, forwards
+from reasoning_jax import algorithms, default, forwards, systems
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import sharding
 from reasoning_jax.sampling.methods import make_method
@@ -19,6 +19,7 @@ def check(cfg: ConfigDict) -> None:
     for name in ("algorithm", "base.algorithm"):
         _check_forward(cfg, name)
     forwards.get(cfg.forward.name).check(cfg)
+    systems.check(cfg)
     if cfg.sampling.max_new_tokens >= cfg.sequence_length:
         raise UserError(
             f"config.sampling.max_new_tokens: {cfg.sampling.max_new_tokens} leave no room for a "

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from reasoning_jax import multihost
+from reasoning_jax import multihost, systems
 from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.errors import UserError
 from reasoning_jax.experiment import Experiment
@@ -53,6 +53,11 @@ def check_method(
         raise UserError(
             f"config.rounds.examples: {rounds.examples} are more than the {len(source)} examples "
             f"of the split {rounds.split}."
+        )
+    if exp.cfg.system.name != systems.PLAIN and not algorithm.SYSTEMS:
+        raise UserError(
+            f"config.system.name: {exp.cfg.system.name} does not go with the method "
+            f"{algorithm.name}, which trains on how likely its own samples are."
         )
     exp.forward.check_words(exp.tokenizer.encode, exp.forward_cfg)
     if exp.forward.training_suffix is not None:

@@ -13,7 +13,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from reasoning_jax import algorithms, forwards, graders, ranges, tasks, tune, workdir
+from reasoning_jax import algorithms, forwards, graders, ranges, systems, tasks, tune, workdir
 from reasoning_jax.errors import UserError
 from reasoning_jax.model import config as model_config
 from reasoning_jax.model import presets
@@ -173,6 +173,7 @@ NAMED: dict[str, ModuleType] = {
     "grader": graders,
     "tune": tune,
     "forward": forwards,
+    "system": systems,
 }
 
 
@@ -183,17 +184,19 @@ def get_config(
     base: str = "sft",
     tuned: str = "full",
     forward: str = "plain",
+    system: str = systems.PLAIN,
 ) -> ConfigDict:
     """The config of a method on a task, locked: only the keys that it has can be set.
 
     grader: "" is the task's own. base: the method that trains the base model in round 0. tuned:
-    what is trained of the model. forward: how it computes. UserError where there is none of that
-    name.
+    what is trained of the model. forward: how it computes. system: how it answers. UserError where
+    there is none of that name.
     """
     c = _section(Experiment)
     c.model = _section(Model)
     c.tune = section(tune, tuned)
     c.forward = section(forwards, forward)
+    c.system = section(systems, system)
     c.tokenizer = _section(Tokenizer)
     c.task = section(tasks, task)
     c.grader = section(graders, grader or tasks.get(task).GRADER)

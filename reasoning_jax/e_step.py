@@ -110,7 +110,7 @@ def _collect_values(
     if collected.samples:
         values["samples_drawn"] = run.position.samples
         values["samples_per_second"] = len(drawn) / seconds
-        values["tokens_per_second"] = sum(len(s.tokens) for s in drawn) / seconds
+        values["tokens_per_second"] = sum(s.num_drawn for s in drawn) / seconds
         values["compilations"] = engine.compilations()
     if first:
         values |= first.stats

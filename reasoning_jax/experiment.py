@@ -25,6 +25,7 @@ from reasoning_jax import (
     pretrained,
     prng,
     prompts,
+    systems,
     tasks,
     tokenizer,
     tune,
@@ -221,7 +222,7 @@ class Experiment:
         """
         s = self.cfg.sampling
         own = temperature is None
-        return Rollout(
+        return systems.SystemRollout(
             policy=self.policy(params),
             tokenizer=self.prompts.tokenizer(round),
             of_training_row=functools.partial(self.prompts.of_training_row, round=round),
@@ -240,13 +241,13 @@ class Experiment:
             chat=self.cfg.tokenizer.chat,
             until_question=until_question,
             base_params=base_params and (lambda: self.frozen | base_params()),
+            system=self.cfg.system,
         )
 
     def abstract_state(self) -> state.TrainState:
         """Shapes and shardings of the train state: what checkpoints are read into."""
         optimizer = optim.make(self.cfg.optim)
-        params = self._abstract_params()
-        shapes = jax.eval_shape(lambda p: state.fresh(p, optimizer), params)
+        shapes = jax.eval_shape(lambda p: state.fresh(p, optimizer), self._abstract_params())
         return _with_shardings(shapes, self.mesh)
 
     def abstract_frozen(self) -> decoder.Params:
@@ -276,8 +277,7 @@ def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experi
     The config's values are checked first: UserError names the key.
     """
     check(cfg)
-    if devices is None:
-        devices = cpu_devices.devices(cfg)
+    devices = cpu_devices.devices(cfg) if devices is None else devices
     task_cfg = extraction.settle(cfg.task)
     task = extraction.make(task_cfg)
     tuning = tune.get(cfg.tune.name)

@@ -11,7 +11,7 @@ from reasoning_jax import tasks
 from reasoning_jax.answers import statements
 from reasoning_jax.answers.conventions import CONVENTIONS
 from reasoning_jax.errors import UserError
-from reasoning_jax.tasks import Example, FileTaskConfig, Task
+from reasoning_jax.tasks import Example, FolderConfig, Task
 from reasoning_jax.training import data
 
 
@@ -23,7 +23,7 @@ def settle(cfg: ConfigDict) -> ConfigDict:
     _check(cfg)
     settled = cfg.copy_and_resolve_references()
     task = tasks.get(cfg.name)
-    if issubclass(task.Config, FileTaskConfig) and not settled.path:
+    if issubclass(task.Config, FolderConfig) and not settled.path:
         settled.path = data.folder(task.FOLDER or task.name)
     known = task.SHOTS.get(cfg.shots)
     if known is not None:

@@ -9,9 +9,13 @@ import jax
 
 def key(seed: int, purpose: str, round: int = 0) -> jax.Array:
     """The key of one purpose ("init", "collect", "validation", ...) in one round of a run."""
+    return jax.random.fold_in(for_purpose(jax.random.key(seed), purpose), round)
+
+
+def for_purpose(key: jax.Array, purpose: str) -> jax.Array:
+    """The key of one purpose among those that this key is for."""
     purpose_id = zlib.crc32(purpose.encode()) & 0x7FFFFFFF
-    purpose_key = jax.random.fold_in(jax.random.key(seed), purpose_id)
-    return jax.random.fold_in(purpose_key, round)
+    return jax.random.fold_in(key, purpose_id)
 
 
 def sample_keys(key: jax.Array, ids: jax.Array, indices: jax.Array) -> jax.Array:

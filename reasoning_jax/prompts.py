@@ -149,9 +149,14 @@ def messages(
 
 def user_text(task: Task, example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
     """The question without the frame "Q: ... A:", and what its answer is to look like."""
-    question = task.prompt(example, cfg, hint).removesuffix("\nA:").removeprefix("Q: ").strip()
+    question = question_text(task, example, cfg, hint)
     if extraction.is_zero_shot(cfg):
         return f"{question}\n\n{STEP_BY_STEP}"
     if "extraction" not in cfg:
         return question
     return f"{question}\n\nSolve the problem step by step. {extraction.instruction(task, cfg)}"
+
+
+def question_text(task: Task, example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
+    """The question as the task asks it, without the frame "Q: ... A:"."""
+    return task.prompt(example, cfg, hint).removesuffix("\nA:").removeprefix("Q: ").strip()

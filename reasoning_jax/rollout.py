@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import curriculum, extraction, multihost, prompts
+from reasoning_jax import curriculum, extraction, multihost, prng, prompts
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import Grader
 from reasoning_jax.model import decoder
 from reasoning_jax.policy import Policy, Request
 from reasoning_jax.progress import Progress
-from reasoning_jax.samples import ANSWER_TOKENS, Begun, Drawn, Sample, Sampler
+from reasoning_jax.samples import (
+    ANSWER_TOKENS,
+    Begun,
+    Counts,
+    Drawn,
+    Sample,
+    Sampler,
+    exchange_grades,
+    groups_of,
+)
 from reasoning_jax.sampling.methods import make_method
-from reasoning_jax.tasks import TRUNCATED, UNPARSED, Example, Task
+from reasoning_jax.tasks import Example, Task
 from reasoning_jax.tokenizer import Tokenizer
 from reasoning_jax.training.rows import Row, completion_row
-
-
-def groups_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """Samples in the order in which a rollout returns them, ``size`` of each example."""
-    return [list(samples[i : i + size]) for i in range(0, len(samples), size)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class Rollout:
     key: jax.Array
     label: str = "sample"  # what the progress line calls it
     round: int | None = None
-    quiet: bool = False  # no progress line: one of many short rounds
+    quiet: bool = False  # no progress line
     chat: bool = False  # prompts are messages in the model's chat template
     # Whether a completion that goes on to ask itself another question ends before it. A model that
     # was never trained to end needs that; its samples then have no end token to be trained on.
@@ -70,11 +73,12 @@ class Rollout:
             room -= len(self.tokenizer.encode(self._second_prompt)) + ANSWER_TOKENS
         return room
 
-    def base_policy(self) -> Policy:
-        """The policy of the model that the rounds of the run began with."""
+    def base(self) -> Rollout:
+        """This rollout with the model that the rounds of the run began with."""
         if self.base_params is None:
             raise ValueError("This rollout knows no base model.")
-        return dataclasses.replace(self.policy, params=self.base_params())
+        policy = dataclasses.replace(self.policy, params=self.base_params())
+        return dataclasses.replace(self, policy=policy)
 
     # ---- prompts and rows ------------------------------------------------------------------------
 
@@ -169,17 +173,12 @@ class Rollout:
         """
         asked = [np.asarray(self.check_prompt(e, hint), np.int32) for e in examples]
         plain = [self.prompt_ids(e) for e in examples] if hint else asked
-        requests = [
-            Request(example.id, index, ids)
-            for example, ids in zip(examples, asked, strict=True)
-            for index in range(num_samples)
-        ]
+        requests = _requests(examples, asked, num_samples)
         samples: dict[int, Sample] = {}
         graded: list[int] = []  # by this process
-        counts = _Counts()
+        counts = Counts()
         label = "rationalize" if hint else self.label
-        active = not self.quiet and multihost.is_process_0()
-        with Progress(label, len(requests), self.round, active=active) as progress:
+        with self._progress(label, len(requests)) as progress:
             for drawn in self._draw(requests, examples, plain, hint, temperature):
                 samples |= {n: sample for n, sample, _ in drawn}
                 local = [n for n, _, own in drawn if own]
@@ -189,8 +188,39 @@ class Rollout:
                 if graded:
                     progress.update(counts.done, tokens=counts.tokens, **counts.fractions())
         if multihost.is_distributed():
-            _exchange_grades(samples, graded)
+            exchange_grades(samples, graded)
         return [samples[n] for n in range(len(requests))]
+
+    def write(
+        self,
+        prompts: Sequence[str],
+        *,
+        num_samples: int,
+        temperature: float,
+        max_new_tokens: int,
+        purpose: str,
+    ) -> list[list[Sample]]:
+        """``num_samples`` completions of each prompt as it is, or as a user's message; not graded.
+
+        A prompt's place in the list, and the purpose, name its random stream.
+        """
+        writer = dataclasses.replace(
+            self,
+            max_new_tokens=max_new_tokens,
+            key=prng.for_purpose(self.key, purpose),
+            task=dataclasses.replace(self.task, prompt=_as_it_is),
+            task_cfg=ConfigDict(),
+            shots=(),
+        )
+        examples = [Example(id=i, question=prompt, answer="") for i, prompt in enumerate(prompts)]
+        asked = [np.asarray(writer.check_prompt(e), np.int32) for e in examples]
+        requests = _requests(examples, asked, num_samples)
+        samples: dict[int, Sample] = {}
+        with self._progress(purpose, len(requests)) as progress:
+            for drawn in writer._draw(requests, examples, asked, False, temperature):
+                samples |= {n: sample for n, sample, _ in drawn}
+                progress.update(len(samples))
+        return groups_of([samples[n] for n in range(len(requests))], num_samples)
 
     def complete(self, example: Example, index: int) -> Sample:
         """One sample, not graded; ``index`` names its random stream."""
@@ -204,6 +234,10 @@ class Rollout:
         request = Request(example.id, index, ids)
         begun = Begun(request=request, example=example, prompt_ids=ids, hinted=False)
         return self._sampler(self.temperature).stream(begun, chunk)
+
+    def _progress(self, label: str, total: int) -> Progress:
+        is_shown = multihost.is_process_0() and not self.quiet
+        return Progress(label, total, self.round, active=is_shown)
 
     def _sampler(self, temperature: float) -> Sampler:
         return Sampler(
@@ -239,7 +273,7 @@ class Rollout:
         return sampler(begun)
 
     def _grade(self, samples: Sequence[Sample]) -> list[Sample]:
-        grades = self.grader(samples, self.policy)
+        grades = self.grader(samples, self)
         return [
             dataclasses.replace(
                 sample,
@@ -252,30 +286,15 @@ class Rollout:
         ]
 
 
-@dataclasses.dataclass(kw_only=True)
-class _Counts:
-    """What the progress line says of the samples so far."""
-
-    done: int = 0
-    tokens: int = 0
-    graded: int = 0
-    correct: int = 0
-    parsed: int = 0
-
-    def add(self, samples: Sequence[Sample], graded: Sequence[Sample]) -> None:
-        self.done += len(samples)
-        self.tokens += sum(len(s.tokens) for s in samples)
-        self.graded += len(graded)
-        self.correct += sum(s.correct for s in graded)
-        self.parsed += sum(s.verdict not in (UNPARSED, TRUNCATED) for s in graded)
-
-    def fractions(self) -> dict[str, float]:
-        return {"correct": self.correct / self.graded, "parsed": self.parsed / self.graded}
+def _requests(
+    examples: Sequence[Example], prompts: Sequence[np.ndarray], num_samples: int
+) -> list[Request]:
+    return [
+        Request(example.id, index, ids)
+        for example, ids in zip(examples, prompts, strict=True)
+        for index in range(num_samples)
+    ]
 
 
-def _exchange_grades(samples: dict[int, Sample], graded: Sequence[int]) -> None:
-    """Every process gets the grades of the others' samples."""
-    fields = ("verdict", "answer", "wrong_line", "score")
-    own = [(n, [getattr(samples[n], field) for field in fields]) for n in graded]
-    for n, values in itertools.chain(*multihost.gather(own)):
-        samples[n] = dataclasses.replace(samples[n], **dict(zip(fields, values, strict=True)))
+def _as_it_is(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:
+    return example.question

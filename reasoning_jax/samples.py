@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from reasoning_jax import extraction, growing
+from reasoning_jax import extraction, growing, multihost
 from reasoning_jax.policy import DrawOptions, Generated, Policy, Request
 from reasoning_jax.sampling.methods import Method, make_method
-from reasoning_jax.tasks import CORRECT, Example
+from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, Example
 from reasoning_jax.tokenizer import Tokenizer
 
 ANSWER_TOKENS = 32  # of the answer to a second prompt
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call:
+    """What a system asked the model on the way to an answer, and was told."""
+
+    stage: str  # such as "plan"
+    prompt: str
+    text: str
+    num_tokens: int  # drawn for it, the end token included
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,10 +49,18 @@ class Sample:
     verdict: str = ""  # "" = not graded yet
     wrong_line: int | None = None  # the first line (from 0) that the task can tell is false
     score: float = 0.0  # the grader's: 1 where correct, and what a reward adds
+    # Of a system's answer: all calls for it, its own the last, and what the system counts of it.
+    calls: tuple[Call, ...] = ()
+    stats: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def correct(self) -> bool:
         return self.verdict == CORRECT
+
+    @property
+    def num_drawn(self) -> int:
+        """The tokens drawn for it, over all calls."""
+        return sum(call.num_tokens for call in self.calls) if self.calls else len(self.tokens)
 
     @property
     def key(self) -> tuple[int, int, bool]:
@@ -184,3 +203,40 @@ def _length_without_end(tokens: np.ndarray, stop_ids: Sequence[int]) -> int:
     """How many tokens stand before the end token, where there is one."""
     ends = len(tokens) > 0 and tokens[-1] in stop_ids
     return len(tokens) - 1 if ends else len(tokens)
+
+
+# ---- graded samples ------------------------------------------------------------------------------
+
+
+def groups_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
+    """Samples in the order in which a rollout returns them, ``size`` of each example."""
+    return [list(samples[i : i + size]) for i in range(0, len(samples), size)]
+
+
+@dataclasses.dataclass(kw_only=True)
+class Counts:
+    """What the progress line says of the samples so far."""
+
+    done: int = 0
+    tokens: int = 0
+    graded: int = 0
+    correct: int = 0
+    parsed: int = 0
+
+    def add(self, samples: Sequence[Sample], graded: Sequence[Sample]) -> None:
+        self.done += len(samples)
+        self.tokens += sum(len(s.tokens) for s in samples)
+        self.graded += len(graded)
+        self.correct += sum(s.correct for s in graded)
+        self.parsed += sum(s.verdict not in (UNPARSED, TRUNCATED) for s in graded)
+
+    def fractions(self) -> dict[str, float]:
+        return {"correct": self.correct / self.graded, "parsed": self.parsed / self.graded}
+
+
+def exchange_grades(samples: dict[int, Sample], graded: Sequence[int]) -> None:
+    """Every process gets the grades of the others' samples."""
+    fields = ("verdict", "answer", "wrong_line", "score")
+    own = [(n, [getattr(samples[n], field) for field in fields]) for n in graded]
+    for n, values in itertools.chain(*multihost.gather(own)):
+        samples[n] = dataclasses.replace(samples[n], **dict(zip(fields, values, strict=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -39,6 +40,7 @@ class _Sample(Protocol):
     answer: str | None
     verdict: str
     wrong_line: int | None
+    calls: Sequence[object]
 
     @property
     def key(self) -> tuple[int, int, bool]: ...
@@ -213,6 +215,8 @@ def write_samples(
             "tokens": len(sample.tokens),
             "difficulty": None if difficulty is None else list(difficulty),
         }
+        if sample.calls:
+            line["calls"] = [dataclasses.asdict(call) for call in sample.calls]
         lines.append(line)
     write_lines(path, lines)
 

@@ -21,7 +21,9 @@ TOKEN_ARRAYS = ("tokens", "positions", "segment_ids")
 # What a method's check asks for, where the default of every method is something else.
 NEEDED = {
     "dpo": {},
+    "eval_planner": {"rounds.restart": False},
     "irpo": {"rounds.restart": False, "sampling.temperature": 0.7},
+    "meta_rewarding": {"rounds.restart": False, "sampling.temperature": 1.0},
     "policy_gradient": {"rounds.restart": False, "sampling.temperature": 1.0},
     "rejection": {"sampling.temperature": 0.7},
     "sector": {
@@ -30,8 +32,11 @@ NEEDED = {
         "rounds.patience": 0,
         "rounds.restart": False,
     },
+    "self_rewarding": {"rounds.restart": False, "sampling.temperature": 1.0},
     "sft": {},
     "star": {},
+    "taught_evaluator": {},
+    "thought_preference": {"rounds.restart": False, "sampling.temperature": 1.0},
     "trice": {
         "rounds.online": True,
         "rounds.restart": False,

@@ -17,6 +17,7 @@ from reasoning_jax.workdir import flat
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 MORE = {
+    "babi": ["trice", "paths", "three_facts,trice,smoke"],
     "sft_addition": ["given"],
     "coconut_graphs": [
         "learned",
@@ -45,8 +46,13 @@ MORE = {
     "irpo_addition": ["dpo", "nll,smoke"],
     "quiet_star_gsm8k": ["plain", "plain,smoke"],
     "quiet_star_text": ["plain", "plain,smoke", "walk", "walk,smoke"],
+    "self_rewarding_cards": ["seeds", "oracle", "positives", "seeds,smoke"],
+    "meta_rewarding_cards": ["seeds", "long", "actor,smoke"],
+    "taught_evaluator_cards": ["seeds", "verdict_only", "planner", "planner_sft,smoke"],
+    "thought_preference_cards": ["seeds", "direct", "self,smoke"],
     "grpo_addition": ["dapo", "dapo,smoke"],
     "published_gsm8k": ["star", "dpo,prompt", "grpo,full,smoke"],
+    "s2a_distractors": ["distracted", "distracted,smoke"],
     "smollm2_gym": ["trice", "dpo", "grpo,smoke"],
 }
 CASES = [(name, arg) for name in NAMES for arg in ("", "smoke", *MORE.get(name, ()))]
@@ -65,7 +71,7 @@ def load(name, arg=""):
 def test_the_experiments_are_seen():
     assert {"star_addition", "star_gsm8k", "wake_sleep_addition"} <= set(NAMES)
     assert set(MORE) <= set(NAMES)
-    trained = {load(name).algorithm.name for name in NAMES}
+    trained = {load(name, arg).algorithm.name for name, arg in CASES}
     assert trained == set(algorithms.names())  # there is one for each method
 
 
@@ -79,6 +85,7 @@ def test_a_config_is_locked_and_adds_no_keys(name, arg):
         base=cfg.base.algorithm.name,
         tuned=cfg.tune.name,
         forward=cfg.forward.name,
+        system=cfg.system.name,
     )
     assert set(flat(cfg.to_dict())) == set(flat(made.to_dict()))
     assert cfg.is_locked

@@ -34,6 +34,7 @@ def test_configs_and_keys_that_a_page_names_exist(page):
     configs += [default.get_config(task=name) for name in tasks.names()]
     configs.append(default.get_config(grader="rewards"))
     configs += [default.get_config(forward=name) for name in ("pause", "coconut", "quiet_star")]
+    configs += [default.get_config(system=name) for name in ("cove", "s2a", "bsm")]
     keys = {key for cfg in configs for key in workdir.flat(cfg.to_dict())}
     for key in re.findall(r"--config\.([a-z_]{2,}\.[a-z_.]+?)[=\s`]", text):
         assert key in keys or key.endswith(".name"), key

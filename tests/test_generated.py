@@ -9,7 +9,7 @@ import pytest
 from reasoning_jax import default, tasks, tokenizer
 from reasoning_jax.errors import UserError
 
-NAMES = ["graph_search", "multi_hop_text", "parity", "three_sum"]
+NAMES = ["babi", "graph_search", "multi_hop_text", "parity", "three_sum"]
 SPLITS = ["train", "given", "validation", "test"]
 
 

@@ -36,8 +36,8 @@ def sample(text, **changes):
     return graded.Completion(**({"example": EXAMPLE, "text": text, "tokens": tokens} | changes))
 
 
-def grade(samples, cfg=None, task=ADDITION, policy=None):
-    return graders.make(cfg or config(), task)(samples, policy)
+def grade(samples, cfg=None, task=ADDITION, model=None):
+    return graders.make(cfg or config(), task)(samples, model)
 
 
 # ---- answers -----------------------------------------------------------------------------------
@@ -79,9 +79,9 @@ def test_a_task_reads_answers_and_has_a_grader_of_its_own():
 
 
 def test_unknown_graders():
-    assert graders.names() == ["exact", "math", "rewards", "scored", "verifier"]
-    with pytest.raises(UserError, match=r"config\.grader\.name: .*'judge'.*exact, math, rewards"):
-        graders.make(config("judge"), ADDITION)
+    assert graders.names() == ["exact", "judge", "math", "rewards", "scored", "verifier"]
+    with pytest.raises(UserError, match=r"config\.grader\.name: .*'jury'.*exact, judge, math"):
+        graders.make(config("jury"), ADDITION)
     with pytest.raises(UserError, match=r"config\.grader\.name: 'verifier' needs"):
         graders.make(config("verifier"), ADDITION)
 
@@ -160,7 +160,8 @@ def test_a_verifier_ranks_by_log_likelihood():
         for text, finished in ((RIGHT, True), (f"{RIGHT}1", True), ("?", True), (RIGHT, False))
     ]
     policy = Scripted()
-    grades = verifier.grade(made, policy, ADDITION, config("exact"))
+    model = types.SimpleNamespace(policy=policy)
+    grades = verifier.grade(made, model, ADDITION, config("exact"))
     assert [g.score for g in grades] == [-11.0, -11.0, -math.inf, -math.inf]
     assert [g.verdict for g in grades] == [CORRECT, WRONG, UNPARSED, TRUNCATED]
     assert all(row["tokens"].tolist() == [1, 8, 9, 4, 5, 2] for row in policy.rows)
@@ -172,14 +173,16 @@ def test_a_verifier_ranks_by_log_likelihood():
 
 def test_the_tasks():
     generated = ["addition", "graph_search", "multi_hop_text", "parity", "reasoning_gym"]
-    generated += ["three_sum"]
+    generated += ["three_sum", "babi"]
+    generated += ["people", "opinions", "distractors"]
     of_files = ["bbh", "commonsense_qa", "gsm8k", "gsm8k_aug", "jsonl", "prosqa"]
     of_files += ["prosqa_symbols"]
+    of_files += ["llmbar", "mt_bench", "reward_bench", "self_instruct"]
     known = sorted([*generated, *of_files])
     assert tasks.names() == known
     for name in tasks.names():
         task = tasks.get(name)
-        assert task.name == name and task.GRADER in ("exact", "math", "scored")
+        assert task.name == name and task.GRADER in ("exact", "judge", "math", "scored")
         keys = {field.name for field in dataclasses.fields(task.Config)}
         assert "shots" in keys
         assert ("path" in keys) == (name in of_files)

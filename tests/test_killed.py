@@ -246,6 +246,18 @@ def test_a_curriculum_of_own_labels(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_model_that_judges_itself(tmp_path):
+    """Killed while it judges, and amid updates; its instructions are in the memory."""
+    run = ("self_rewarding_cards.py:smoke", {"checkpoint.every": 2, "log_every": 1})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    output, code = play(whole, run)
+    assert code == 0, output
+    play_broken(broken, run, [says("round 1 judge: 0/"), says("round 2 judge: 0/"), saving])
+    (_, rest), _ = check_same_end(whole, broken, run)
+    assert (rest["memory"][:16] >= 0).any() and (rest["memory"][16:] >= 0).any()
+
+
+@pytest.mark.slow
 def test_an_adapter_of_a_published_model(tmp_path):
     """A LoRA, whose frozen model is read again at each start; then the model is another one."""
     model = chat_model(tmp_path / "model")

@@ -73,6 +73,19 @@ CONVERSATIONS = [
 ]  # fmt: skip
 WHOLE = [p | {side: p["prompt"] + p[side] for side in ("chosen", "rejected")} for p in PAIRS]
 VERDICTS = [{"prompt": f"{i}+1\n", "completion": f"{i}", "label": i == 2} for i in range(4)]
+LLMBAR = [
+    {"input": f"Say {i}.", "output_1": f"{i}", "output_2": "no", "label": 1 + i % 2}
+    for i in range(4)
+]
+REWARD_BENCH = [pair | {"subset": "hep-cpp", "id": i} for i, pair in enumerate(PAIRS)]
+QUESTIONS = [
+    {"question_id": i, "category": "math", "turns": [f"What is {i} and 1?", "And 2?"]}
+    for i in range(3)
+]
+REFERENCES = [{"question_id": 1, "choices": [{"index": 0, "turns": ["2", "3"]}]}]
+SEED_TASKS = [
+    {"instruction": f"Say {i}.", "instances": [{"input": "", "output": f"{i}"}]} for i in range(29)
+]
 SHOTS = "\n\n".join(f"Q: {i} and 1?\nA: It is {i + 1}.\n#### {i + 1}" for i in range(3))
 CHATS = [
     {"q": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "answer": i}
@@ -118,14 +131,14 @@ def sentencepiece_model() -> bytes:
 # ---- loaders -----------------------------------------------------------------------------------
 
 
-def use_examples(name: str, **keys: object) -> Callable[[pathlib.Path], None]:
-    """Loads the test split of a task and does with its examples what a run does."""
+def use_examples(name: str, split: str = "test", **keys: object) -> Callable[[pathlib.Path], None]:
+    """Loads a split of a task and does with its examples what a run does."""
     task = tasks.get(name)
 
     def load(path: pathlib.Path) -> None:
         folder = path.parent.parent if name == "bbh" else path.parent
         cfg = ConfigDict(dataclasses.asdict(task.Config(path=str(folder), **keys)))
-        examples = task.load(cfg, "test")
+        examples = task.load(cfg, split)
         assert examples
         for example in examples:
             BYTES.encode(task.prompt(example, cfg))
@@ -139,6 +152,23 @@ def use_examples(name: str, **keys: object) -> Callable[[pathlib.Path], None]:
             task.difficulty(example)
 
     return load
+
+
+def use_mt_bench(path: pathlib.Path) -> None:
+    """Questions beside good reference answers."""
+    task = tasks.get("mt_bench")
+    references = path.parent / "reference_answer"
+    references.mkdir(exist_ok=True)
+    (references / "gpt-4.jsonl").write_bytes(lines(REFERENCES))
+    for turn in (1, 2):
+        keys = task.Config(path=str(path.parent.parent), turn=turn)
+        cfg = ConfigDict(dataclasses.asdict(keys))
+        examples = task.load(cfg, "test")
+        assert examples
+        for example in examples:
+            BYTES.encode(task.prompt(example, cfg))
+            BYTES.encode(task.judged_request(example))
+            task.difficulty(example)
 
 
 def use_pairs(**keys: object) -> Callable[[pathlib.Path], None]:
@@ -251,6 +281,18 @@ LOADERS = {
     "jsonl, compressed": ("test.jsonl.gz", gzip.compress(lines(GSM8K)), use_examples("jsonl")),
     "jsonl, a list": ("test.json", json.dumps(GSM8K).encode(), use_examples("jsonl")),
     "jsonl, parquet": ("test.parquet", parquet_file(), use_examples("jsonl")),
+    "llmbar": (
+        "Natural.json",
+        json.dumps(LLMBAR).encode(),
+        use_examples("llmbar", "natural"),
+    ),
+    "reward_bench": ("filtered.jsonl", lines(REWARD_BENCH), use_examples("reward_bench")),
+    "mt_bench": ("mt_bench/question.jsonl", lines(QUESTIONS), use_mt_bench),
+    "self_instruct": (
+        "seed_tasks.jsonl",
+        lines(SEED_TASKS),
+        use_examples("self_instruct", "given"),
+    ),
     "shots.jsonl": ("shots.jsonl", lines(GSM8K), use_shots),
     "shots": ("shots.txt", SHOTS.encode(), use_shots),
     "tokenizer": ("words.model", sentencepiece_model(), use_tokenizer),

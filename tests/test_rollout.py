@@ -342,12 +342,12 @@ def test_score_vectors_are_derivatives_by_a_shift_of_the_hidden_states(make, sam
         assert slope == pytest.approx(float(score @ direction), rel=1e-2, abs=1e-3)
 
 
-def test_a_base_policy_has_the_parameters_of_the_base_model(make):
+def test_the_base_rollout_has_the_parameters_of_the_base_model(make):
     roll = make()
     with pytest.raises(ValueError, match="base model"):
-        roll.base_policy()
+        roll.base()
     params = jax.tree.map(operator.neg, roll.policy.params)
-    assert make(base_params=lambda: params).base_policy().params is params
+    assert make(base_params=lambda: params).base().policy.params is params
 
 
 def test_a_published_tokenizer(make, tmp_path):

@@ -163,6 +163,7 @@ def test_samples_are_written_a_line_each(tmp_path, difficulty):
             hinted=hinted,
             tokens=np.zeros(4, np.int32),
             key=(7, 0, hinted),
+            calls=(),
             **fields,
         )
         for hinted in (False, True)

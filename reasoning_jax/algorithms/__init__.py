@@ -167,6 +167,9 @@ class Algorithm:
     BATCH: tuple[str, ...]  # arrays that the loss reads, besides tokens, positions, segment_ids
     SELECTS_BEST: bool = True  # keep the round of the highest validation accuracy; else the last
     FORWARDS: tuple[str, ...] = ()  # those that it goes with (forwards/*.py); () = all
+    # Whether a system (systems/*.py) may answer what it collects: it trains on the text alone, not
+    # on how likely the text was.
+    SYSTEMS: bool = False
     CHARTS: tuple[Chart, ...] = ()  # what the report draws of this method
     check: Callable[[ConfigDict], None] = no_check
     check_data: CheckData = check_prompts

@@ -33,6 +33,7 @@ from reasoning_jax.training.rows import Row, attach, pair_row
 
 BATCH = ("weights", "ref")
 FORWARDS = ("plain", "pause")  # pairs share a packed sequence
+SYSTEMS = True
 CHARTS = preferences.CHARTS
 
 

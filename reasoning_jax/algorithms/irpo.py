@@ -35,6 +35,7 @@ from reasoning_jax.training.rows import Row, pair_row
 T = TypeVar("T")
 BATCH = ("weights", "ref")
 FORWARDS = ("plain", "pause")  # pairs share a packed sequence
+SYSTEMS = True
 CHARTS = preferences.CHARTS
 check_data = check_prompts_and_rationales
 

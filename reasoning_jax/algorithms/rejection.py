@@ -32,6 +32,7 @@ from reasoning_jax.training.losses import Loss, sequence_nll
 from reasoning_jax.training.rows import weighted_row
 
 BATCH = ("weights", "normaliser")
+SYSTEMS = True
 NUMBER = r"[-($]*\d[\d.,]*\)*"
 EQUATION = re.compile(rf"{NUMBER}(?: *[-+*/] *{NUMBER})+ *= *[-$]*\d[\d.,]*")
 

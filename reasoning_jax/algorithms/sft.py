@@ -22,6 +22,7 @@ from reasoning_jax.training.losses import Loss, weighted_nll
 from reasoning_jax.training.rows import Row
 
 BATCH = ("weights",)
+SYSTEMS = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

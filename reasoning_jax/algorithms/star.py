@@ -33,6 +33,7 @@ from reasoning_jax.training.losses import Loss, weighted_nll
 from reasoning_jax.training.rows import completion_row
 
 BATCH = ("weights",)
+SYSTEMS = True
 CHARTS = (  # in the place of the common charts of these titles
     Chart(
         title="What was collected",

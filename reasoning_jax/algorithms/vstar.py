@@ -40,6 +40,7 @@ from reasoning_jax.training.rows import Row, completion_row, pair_row
 
 BATCH = ("weights",)
 FORWARDS = ("plain", "pause")  # pairs share a packed sequence
+SYSTEMS = True
 VERIFIER_BATCH = ("weights", "ref")
 check_data = check_prompts_and_rationales
 CHARTS = (
@@ -172,7 +173,7 @@ def _collect_pairs(
         "pairs_too_long": too_long,
     }
     return Collected(
-        rows=preferences.attach_reference(rows, rollout.base_policy().logprobs(rows)),
+        rows=preferences.attach_reference(rows, rollout.base().policy.logprobs(rows)),
         memory=memory,
         stats=stats,
         warnings=preferences.too_long_warnings(too_long),

@@ -3,7 +3,7 @@
 A grader is a module with a class ``Config`` (a frozen dataclass: its own keys, each with its range
 and a comment) and
 
-    grade(samples, policy, task, cfg) -> list[Grade]
+    grade(samples, model, task, cfg) -> list[Grade]
 
 a batch at a time, so that a judge may ask a model (with one process: each grades its own samples).
 ``cfg`` is the whole experiment; a grader's own keys are in ``cfg.grader``. A module may also have
@@ -63,11 +63,32 @@ class Answered(Protocol):
     def text(self) -> str: ...
 
 
+class Model(Protocol):
+    """A model that a grader may ask. ``rollout.Rollout`` is one."""
+
+    @property
+    def policy(self) -> Policy: ...
+
+    def base(self) -> Model:
+        """The model that the rounds of the run began with."""
+
+    def write(
+        self,
+        prompts: Sequence[str],
+        *,
+        num_samples: int,
+        temperature: float,
+        max_new_tokens: int,
+        purpose: str,
+    ) -> Sequence[Sequence[Answered]]:
+        """``num_samples`` completions of each prompt, which is taken as it is."""
+
+
 class Grading(Protocol):
     """The function ``grade`` of a grader's module."""
 
     def __call__(
-        self, samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
+        self, samples: Sequence[Answered], model: Model | None, task: Task, cfg: ConfigDict
     ) -> list[Grade]: ...
 
 
@@ -79,11 +100,11 @@ def _accept(cfg: ConfigDict) -> None:
 class Grader:
     """A grader of an experiment: called, it gives one Grade a sample, in their order."""
 
-    grade: Callable[[Sequence[Answered], Policy | None], list[Grade]]
+    grade: Callable[[Sequence[Answered], Model | None], list[Grade]]
     equal: Callable[[str, str], bool]  # whether two answers are the same: votes go by it
 
-    def __call__(self, samples: Sequence[Answered], policy: Policy | None) -> list[Grade]:
-        return self.grade(samples, policy)
+    def __call__(self, samples: Sequence[Answered], model: Model | None) -> list[Grade]:
+        return self.grade(samples, model)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +120,7 @@ class GraderModule:
 
 def names() -> list[str]:
     """The graders: the files in this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.ispkg)
 
 
 @functools.cache
@@ -124,8 +145,8 @@ def make(cfg: ConfigDict, task: Task) -> Grader:
     if "answers" in cfg.grader:  # it leaves them to another
         of_answers = get(cfg.grader.answers or task.GRADER)
 
-    def grade(samples: Sequence[Answered], policy: Policy | None) -> list[Grade]:
-        return grader.grade(samples, policy, task, cfg)
+    def grade(samples: Sequence[Answered], model: Model | None) -> list[Grade]:
+        return grader.grade(samples, model, task, cfg)
 
     return Grader(grade=grade, equal=of_answers.equal)
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from reasoning_jax import graders
-from reasoning_jax.graders import Answered, Grade
+from reasoning_jax.graders import Answered, Grade, Model
 from reasoning_jax.tasks import Example, Task
-
-if TYPE_CHECKING:
-    from reasoning_jax.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +18,7 @@ class Config:
 
 
 def grade(
-    samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
+    samples: Sequence[Answered], model: Model | None, task: Task, cfg: ConfigDict
 ) -> list[Grade]:
     def judge(answer: str, example: Example) -> tuple[str | None, bool]:
         read = task.reading(answer, example)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from reasoning_jax import graders
 from reasoning_jax.answers import equivalence
-from reasoning_jax.graders import Answered, Grade
+from reasoning_jax.graders import Answered, Grade, Model
 from reasoning_jax.tasks import Example, Task
-
-if TYPE_CHECKING:
-    from reasoning_jax.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +22,7 @@ equal = equivalence.equal
 
 
 def grade(
-    samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
+    samples: Sequence[Answered], model: Model | None, task: Task, cfg: ConfigDict
 ) -> list[Grade]:
     def judge(answer: str, example: Example) -> tuple[str, bool]:
         return answer, equal(answer, example.answer)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from reasoning_jax import graders
 from reasoning_jax.errors import UserError
-from reasoning_jax.graders import Answered, Grade
+from reasoning_jax.graders import Answered, Grade, Model
 from reasoning_jax.ranges import at_least, key, one_of
 from reasoning_jax.tasks import Task
-
-if TYPE_CHECKING:
-    from reasoning_jax.policy import Policy
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -33,7 +29,7 @@ class Config:
 
 
 def grade(
-    samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
+    samples: Sequence[Answered], model: Model | None, task: Task, cfg: ConfigDict
 ) -> list[Grade]:
     """The grades of the answers, with the rewards in their scores.
 
@@ -41,7 +37,7 @@ def grade(
     """
     answers = graders.get(cfg.grader.answers or task.GRADER)
     grades = []
-    for sample, grade in zip(samples, answers.grade(samples, policy, task, cfg), strict=True):
+    for sample, grade in zip(samples, answers.grade(samples, model, task, cfg), strict=True):
         score = _score(sample, grade, cfg)
         if not math.isfinite(score):
             raise UserError(

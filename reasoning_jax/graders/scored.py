@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from reasoning_jax import graders, tasks
 from reasoning_jax.errors import UserError
-from reasoning_jax.graders import Answered, Grade
+from reasoning_jax.graders import Answered, Grade, Model
 from reasoning_jax.tasks import Example, Task
-
-if TYPE_CHECKING:
-    from reasoning_jax.policy import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +28,7 @@ def check(cfg: ConfigDict) -> None:
 
 
 def grade(
-    samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
+    samples: Sequence[Answered], model: Model | None, task: Task, cfg: ConfigDict
 ) -> list[Grade]:
     def judge(answer: str, example: Example) -> tuple[str, float]:
         if task.score is None:

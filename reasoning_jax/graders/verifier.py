@@ -1,7 +1,7 @@
 """Best-of-k by a trained verifier: the policy's own log-likelihood of a sample is its score.
 
 V-STaR trains a verifier by DPO and ranks samples by their likelihood under it (Hosseini et al.
-2024, arXiv:2402.06457, section 3.3). ``policy`` holds the verifier's parameters.
+2024, arXiv:2402.06457, section 3.3). ``model`` has the verifier's parameters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import graders
 from reasoning_jax.errors import UserError
-from reasoning_jax.graders import Answered, Grade
+from reasoning_jax.graders import Answered, Grade, Model
 from reasoning_jax.tasks import CORRECT, WRONG, Task
 from reasoning_jax.training import rows
 
@@ -48,16 +48,16 @@ def _log_likelihoods(samples: Sequence[Answered], policy: Policy) -> np.ndarray:
 
 
 def grade(
-    samples: Sequence[Answered], policy: Policy | None, task: Task, cfg: ConfigDict
+    samples: Sequence[Answered], model: Model | None, task: Task, cfg: ConfigDict
 ) -> list[Grade]:
     """The verdicts of the task's grader; the score is the log-likelihood.
 
     It is -inf, the lowest of all, for what is cut off or has no answer.
     """
-    if policy is None:
+    if model is None:
         raise ValueError("The verifier's parameters are needed.")
-    grades = graders.get(task.GRADER).grade(samples, policy, task, cfg)
-    scores = _log_likelihoods(samples, policy)
+    grades = graders.get(task.GRADER).grade(samples, model, task, cfg)
+    scores = _log_likelihoods(samples, model.policy)
     scored = []
     for grade, score in zip(grades, scores, strict=True):
         has_answer = grade.verdict in (CORRECT, WRONG)

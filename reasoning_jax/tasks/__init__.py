@@ -58,12 +58,17 @@ class QuestionConfig(TaskConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class FileTaskConfig(QuestionConfig):
+class FolderConfig(TaskConfig):
     """The keys of a task whose examples are in files."""
 
     # The folder of the data; "" = $REASONING_DATA/<task>, else ../shared/data/<task>. That of
     # prosqa_symbols is prosqa's.
     path: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class FileTaskConfig(FolderConfig, QuestionConfig):
+    """The keys of a task that asks in words what is in files."""
 
 
 # ---- tasks that make their questions -------------------------------------------------------------
@@ -129,6 +134,14 @@ def line_ends(text: str) -> list[int]:
     return [i + 1 for i, character in enumerate(text.rstrip("\n")) if character == "\n"]
 
 
+def conversation(example: Example) -> str:
+    """The question; in a conversation it comes after the turns before it, each with its role."""
+    if not example.turns:
+        return example.question
+    said = [*example.turns, ("user", example.question)]
+    return "\n\n".join(f"{role.capitalize()}: {content}" for role, content in said)
+
+
 # ---- the contract --------------------------------------------------------------------------------
 
 
@@ -188,6 +201,19 @@ class Task:
     step_ends: Callable[[str], list[int]] = line_ends
     # wrong_line(text, example): the first line, from 0, that the task can tell is false.
     wrong_line: Callable[[str, Example], int | None] = lambda text, example: None
+    # invented(text, id): the example of an instruction that a model wrote, for methods that ask
+    # themselves; None = it is none.
+    invented: Callable[[str, int], Example | None] | None = None
+    # judged_request(example): what a judge is shown as the request.
+    judged_request: Callable[[Example], str] = conversation
+    # changed(example, rng): one that asks for something else, though much the same; its answer is
+    # left out.
+    changed: Callable[[Example, np.random.Generator], Example] | None = None
+    # judged_part(text): what a judge sees of a completion: not its thought. None = nothing.
+    judged_part: Callable[[str], str | None] = lambda text: text
+    # role(example): "answer", or what a worked example of "given" teaches besides: "judge" other
+    # answers, or "invent" questions.
+    role: Callable[[Example], str] = lambda example: "answer"
     # difficulty(example): what reports split accuracy by, such as ("digits", 3).
     difficulty: Callable[[Example], tuple[str, int] | None] = lambda example: None
 

@@ -142,6 +142,29 @@ def pair_loss(logprobs: Float[Array, "B S"], batch: Batch, cfg: ConfigDict) -> L
     with the keys of ``PreferenceConfig``. ``weight`` is the number of pairs; ``accuracy`` counts
     the pairs whose margin is above 0, which at the start is none.
     """
+    loss, figures, exists = _of_pairs(logprobs, batch, cfg)
+    return _sum_over_pairs(loss, figures, exists)
+
+
+def pair_or_replayed_loss(logprobs: Float[Array, "B S"], batch: Batch, cfg: ConfigDict) -> Loss:
+    """``pair_loss``, and the loss nll of what is replayed.
+
+    batch: as ``pair_loss``, and ``replayed``, 1 in the first side of a pair that has this side
+    alone: it counts as a pair, and is 0 in all figures but ``replayed`` and ``replayed_nll``.
+    """
+    loss, figures, exists = _of_pairs(logprobs, batch, cfg)
+    is_replayed = side_sums(batch["replayed"], batch)[..., 0] > 0
+    nll = figures["nll"]
+    loss = jnp.where(is_replayed, nll, loss)
+    figures = {name: jnp.where(is_replayed, 0, figure) for name, figure in figures.items()}
+    figures |= {"replayed": is_replayed, "replayed_nll": jnp.where(is_replayed, nll, 0)}
+    return _sum_over_pairs(loss, figures, exists)
+
+
+def _of_pairs(
+    logprobs: jax.Array, batch: Batch, cfg: ConfigDict
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+    """The loss and the figures of each pair [B, P], and whether there is one."""
     policy = side_sums(logprobs, batch)
     reference = side_sums(batch["ref"], batch)
     lengths = side_sums(jnp.ones_like(logprobs), batch)
@@ -166,7 +189,7 @@ def pair_loss(logprobs: Float[Array, "B S"], batch: Batch, cfg: ConfigDict) -> L
         figures[f"{name}_logprob"] = policy[..., side]
         figures[f"{name}_reward"] = cfg.beta * ratios[..., side]
         figures[f"{name}_length"] = lengths[..., side]
-    return _sum_over_pairs(loss, figures, exists)
+    return loss, figures, exists
 
 
 def verdict_loss(logprobs: Float[Array, "B S"], batch: Batch, cfg: ConfigDict) -> Loss:

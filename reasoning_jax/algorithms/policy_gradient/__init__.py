@@ -131,7 +131,7 @@ def collect(
     reference: list[np.ndarray | None] = [None] * len(samples)
     if a.kl and samples:
         base_rows = [completion_row(s.prompt_ids, s.tokens) for s in samples]
-        reference = [*rollout.base_policy().completion_logprobs(base_rows)]
+        reference = [*rollout.base().policy.completion_logprobs(base_rows)]
         drift = np.array(
             [(s.logprobs - ref).sum() for s, ref in zip(samples, reference, strict=True)]
         ).reshape(rewards.shape)
