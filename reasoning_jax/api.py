@@ -7,6 +7,7 @@
         print(event.phase, event.round, event.values)
     run = rj.open("runs/smoke")
     run.evaluate(split="test"), run.sample(["12+34"]), run.metrics, run.samples(1)
+    run.evaluate(system="cove", variant="factored")  # in several calls
     run.export("adapter")  # as the command convert
     rj.load_model("SmolLM2-135M", task="gsm8k", shots=8).evaluate()
     for piece in rj.load_model("SmolLM2-135M").stream("Once upon a time"):

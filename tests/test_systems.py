@@ -280,6 +280,7 @@ def test_an_empty_rewrite_leaves_the_original(short):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compared(Example):
     responses: tuple[str, ...] = ("short", "a longer one")
+    instruction: str = "Say something."
 
 
 CRITERIA = ["It is short.", "It is kind.", "It rhymes."]
@@ -319,8 +320,9 @@ def test_the_better_response_wins_in_both_orders(short):
 def test_a_call_marks_one_criterion_and_criteria_come_of_the_question_alone(short):
     roll, _ = judge(short, by_length)
     branch, *solved = roll.policy.asked
-    assert "longer" not in branch
+    assert "longer" not in branch and "Say something." in branch
     for prompt in solved:
+        assert "Which?" not in prompt and "Say something." in prompt
         assert len([criterion for criterion in CRITERIA if criterion in prompt]) == 1
         assert "short" in prompt and "a longer one" in prompt
 

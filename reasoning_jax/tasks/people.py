@@ -37,7 +37,7 @@ NAMES = frozenset(facts.PEOPLE)
 class Config(facts.FactConfig):
     num_names: int = key(5, between(1, 20))  # of a list
     # Fractions of the documents: lists, and what calls go on with. The others are facts.
-    lists: float = key(0.002, between(0, 1))
+    lists: float = key(0.003, between(0, 1))
     calls: float = key(0.3, between(0, 1))
     # Of texts with questions and answers: those whose answers repeat what the list claims. Where it
     # is less than half, the likelier answer is the true one.
