@@ -143,7 +143,7 @@ def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
         ("{config} --config.optim=1", ["config.optim is a section", "config.optim.b1"]),
         (
             "{config} --config.algorithm.beta=0.5",
-            ["config.algorithm.beta: sft has no key beta; dpo, irpo and vstar have."],
+            ["config.algorithm.beta: sft has no key beta; dpo, ", "irpo", " and vstar have."],
         ),
         ("{config} --config.algorithm.num_rounds=3", ["is now config.rounds.count."]),
         ("{config} --config.batch_size=abc", ["config.batch_size=abc", "integer"]),

@@ -92,7 +92,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     [
         (
             "--config.algorithm.beta=0.5",
-            "config.algorithm.beta: star has no key beta; dpo, irpo and vstar have.",
+            "config.algorithm.beta: star has no key beta; dpo, eval_planner, irpo, "
+            "meta_rewarding, self_rewarding, thought_preference and vstar have.",
         ),
         (
             "--config.algorithm.clip_low=9",

@@ -280,11 +280,11 @@ def test_what_a_verifier_scores(tmp_path, monkeypatch):
             return None
         return checkpoint.Restored(params=saved[folder.name], rest=None, meta={})
 
-    def policy(params):
+    def rollout(params, purpose, round):
         def logprobs(rows):
             return [np.full(len(row["tokens"]), params) for row in rows]
 
-        return types.SimpleNamespace(logprobs=logprobs)
+        return types.SimpleNamespace(policy=types.SimpleNamespace(logprobs=logprobs))
 
     def abstract_state():
         return types.SimpleNamespace(params=None)
@@ -292,7 +292,7 @@ def test_what_a_verifier_scores(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "restore", restore)
     monkeypatch.setattr(checkpoint, "load_params", lambda folder, _: (saved[folder.name], {}))
     exp = types.SimpleNamespace(
-        policy=policy, abstract_state=abstract_state, task=ADDITION, cfg=default.get_config()
+        rollout=rollout, abstract_state=abstract_state, task=ADDITION, cfg=default.get_config()
     )
     run = api.SavedRun(tmp_path, cfg=None)
     verdicts = (CORRECT, WRONG, TRUNCATED, UNPARSED)

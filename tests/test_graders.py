@@ -174,7 +174,7 @@ def test_a_verifier_ranks_by_log_likelihood():
 def test_the_tasks():
     generated = ["addition", "graph_search", "multi_hop_text", "parity", "reasoning_gym"]
     generated += ["three_sum", "babi"]
-    generated += ["people", "opinions", "distractors"]
+    generated += ["people", "opinions", "distractors", "rule_cards"]
     of_files = ["bbh", "commonsense_qa", "gsm8k", "gsm8k_aug", "jsonl", "prosqa"]
     of_files += ["prosqa_symbols"]
     of_files += ["llmbar", "mt_bench", "reward_bench", "self_instruct"]
@@ -186,7 +186,7 @@ def test_the_tasks():
         keys = {field.name for field in dataclasses.fields(task.Config)}
         assert "shots" in keys
         assert ("path" in keys) == (name in of_files)
-    with pytest.raises(UserError, match=r"config\.task\.name: .*'sums'.*addition, bbh"):
+    with pytest.raises(UserError, match=r"config\.task\.name: .*'sums'.*addition, babi, bbh"):
         tasks.get("sums")
 
 
