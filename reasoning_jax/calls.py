@@ -7,7 +7,6 @@ the prompt: an answer does not depend on what is asked beside it, nor in which o
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -191,7 +190,7 @@ def make_caller(rollout: Rollout, system: str, templates: Mapping[str, Template]
 
 def _stream(pending: Pending, text: str) -> int:
     """What names the random stream of a prompt, besides the sample's index."""
-    return zlib.crc32(f"{pending.example.id} {text}".encode()) & 0x7FFFFFFF
+    return prng.text_id(f"{pending.example.id} {text}")
 
 
 def _call(stage: str, prompt: str, sample: Sample) -> Call:

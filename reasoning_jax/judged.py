@@ -111,14 +111,7 @@ def score(rollout: Rollout, model: Model, samples: Sequence[Sample], cfg: Config
 
     It sees the part of a completion that the task says; a sample without one has no score.
     """
-    asked = {}
-    for i, sample in enumerate(samples):
-        part = rollout.task.judged_part(sample.text)
-        if part is not None:
-            asked[i] = (rollout.task.judged_request(sample.example), part)
-    given = judge.score(model, list(asked.values()), cfg.algorithm, "judge")
-    found = dict(zip(asked, given, strict=True))
-    judgements = [found.get(i, []) for i in range(len(samples))]
+    judgements = judge.score_parts(model, samples, rollout.task, cfg.algorithm)
     means = [judge.mean_score(group) for group in judgements]
     read = [one.score is not None for group in judgements for one in group]
     return Scored(

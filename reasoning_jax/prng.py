@@ -14,8 +14,12 @@ def key(seed: int, purpose: str, round: int = 0) -> jax.Array:
 
 def for_purpose(key: jax.Array, purpose: str) -> jax.Array:
     """The key of one purpose among those that this key is for."""
-    purpose_id = zlib.crc32(purpose.encode()) & 0x7FFFFFFF
-    return jax.random.fold_in(key, purpose_id)
+    return jax.random.fold_in(key, text_id(purpose))
+
+
+def text_id(text: str) -> int:
+    """A number below 2^31 that names the random stream of a text."""
+    return zlib.crc32(text.encode()) & 0x7FFFFFFF
 
 
 def sample_keys(key: jax.Array, ids: jax.Array, indices: jax.Array) -> jax.Array:

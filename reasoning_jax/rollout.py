@@ -202,7 +202,7 @@ class Rollout:
     ) -> list[list[Sample]]:
         """``num_samples`` completions of each prompt as it is, or as a user's message; not graded.
 
-        A prompt's place in the list, and the purpose, name its random stream.
+        The prompt and the purpose name a random stream, whatever is written beside it.
         """
         writer = dataclasses.replace(
             self,
@@ -212,7 +212,7 @@ class Rollout:
             task_cfg=ConfigDict(),
             shots=(),
         )
-        examples = [Example(id=i, question=prompt, answer="") for i, prompt in enumerate(prompts)]
+        examples = [Example(id=prng.text_id(text), question=text, answer="") for text in prompts]
         asked = [np.asarray(writer.check_prompt(e), np.int32) for e in examples]
         requests = _requests(examples, asked, num_samples)
         samples: dict[int, Sample] = {}

@@ -222,6 +222,15 @@ def test_grades():
     assert found[0].score == 0.2
 
 
+def test_a_judge_sees_the_response_and_no_thought():
+    model = Judge(lambda prompt, index: "Score: 5")
+    task = tasks.get("rule_cards")
+    thoughtful = [answered(" <think> 9 </think> 1 2 3 4"), answered(" <think> 9")]
+    found = graders.make(config(), task)(thoughtful, model)
+    assert [one.verdict for one in found] == [CORRECT, UNPARSED]
+    assert model.calls[0][0] == [" [J] ask [W] 1 2 3 4 [V]"]
+
+
 def test_judgements_that_are_alike_are_refused():
     with pytest.raises(UserError, match=r"config\.grader\.num_judgements: at judge_temperature=0"):
         graders.make(config(judge_temperature=0.0), tasks.get("jsonl"))

@@ -12,6 +12,7 @@ import published
 import pytest
 
 from reasoning_jax import default, evaluation, graders, pretrained_tokenizer, tasks
+from reasoning_jax.errors import UserError
 from reasoning_jax.model import decoder, logprobs, sharding
 from reasoning_jax.model.attention import CausalMask
 from reasoning_jax.policy import Policy
@@ -340,6 +341,26 @@ def test_score_vectors_are_derivatives_by_a_shift_of_the_hidden_states(make, sam
 
         slope = (total(0.01) - total(-0.01)) / 0.02
         assert slope == pytest.approx(float(score @ direction), rel=1e-2, abs=1e-3)
+
+
+def test_what_is_written_depends_on_its_prompt_alone(make):
+    """Not on what is written beside it, nor on its place; and the task has no part in it."""
+    roll = make(batch_size=8)
+    options = {"num_samples": 3, "temperature": 1.0, "max_new_tokens": N, "purpose": "judge"}
+    prompts = ["12+34", "9", "12+34,46"]
+    texts = [[one.text for one in group] for group in roll.write(prompts, **options)]
+    assert len({text for group in texts for text in group}) > 6
+    for prompt, expected in zip(prompts, texts, strict=True):
+        [alone] = roll.write([prompt], **options)
+        assert [one.text for one in alone] == expected
+        assert alone[0].prompt_ids.tolist() == TOK.prompt(prompt)
+        assert [one.index for one in alone] == [0, 1, 2] and alone[0].verdict == ""
+    backwards = roll.write(prompts[::-1], **options)
+    assert [[one.text for one in group] for group in backwards] == texts[::-1]
+    other = roll.write(prompts, **(options | {"purpose": "meta-judge"}))
+    assert [[one.text for one in group] for group in other] != texts
+    with pytest.raises(UserError, match=r"the prompt of 62 tokens .* exceed"):
+        roll.write(["1" * 61], **options)
 
 
 def test_the_base_rollout_has_the_parameters_of_the_base_model(make):

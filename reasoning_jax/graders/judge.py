@@ -112,6 +112,19 @@ def score(
     return [[Judgement(one, _score_of(one, cfg.scale)) for one in group] for group in written]
 
 
+def score_parts(
+    model: Model, samples: Sequence[Answered], task: Task, cfg: ConfigDict
+) -> list[list[Judgement]]:
+    """``score`` of the part of each sample that the task says; [] for a sample without one."""
+    asked = {}
+    for i, sample in enumerate(samples):
+        part = task.judged_part(sample.text)
+        if part is not None:
+            asked[i] = (task.judged_request(sample.example), part)
+    found = dict(zip(asked, score(model, list(asked.values()), cfg, "judge"), strict=True))
+    return [found.get(i, []) for i in range(len(samples))]
+
+
 def _score_of(written: Answered, scale: float) -> float | None:
     return read_score(written.text, scale) if written.finished else None
 
@@ -179,16 +192,15 @@ def grade(
 ) -> list[Grade]:
     """The mean score of each sample as a fraction of the scale, which is correct at 1.
 
-    Its answer is the score. A sample without a judgement that can be read is unparsed. Errors:
-    UserError with several processes, of which each would ask about its own samples.
+    Its answer is the score. A sample is unparsed where it has no part to be judged, or no judgement
+    that can be read. UserError with several processes, of which each would ask about its own.
     """
     if model is None:
         raise ValueError("A judge is a model.")
     if multihost.is_distributed():
         raise UserError("config.grader.name: judge goes with one process only.")
     judge = model.base() if cfg.grader.judge == "base" else model
-    asked = [(task.judged_request(sample.example), sample.text) for sample in samples]
-    judged = score(judge, asked, cfg.grader, "judge")
+    judged = score_parts(judge, samples, task, cfg.grader)
     return [
         _grade(sample, mean_score(judgements), cfg.grader.scale)
         for sample, judgements in zip(samples, judged, strict=True)

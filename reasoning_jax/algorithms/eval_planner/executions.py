@@ -30,7 +30,7 @@ class Ask:
 def draw_plans(rollout: Rollout, pairs: Sequence[Contrast], cfg: ConfigDict) -> list[list[Sample]]:
     """The plans for each pair, of its instruction alone: no response is in the prompt.
 
-    Without those that are cut off or empty, or give a verdict already.
+    Without those that are cut off or empty, or give a verdict already; equal ones are one.
     """
     a = cfg.algorithm
     template = templates.read(a.plan_template, contrasts.INSTRUCTION_FIELD, "plan_template")
@@ -41,7 +41,7 @@ def draw_plans(rollout: Rollout, pairs: Sequence[Contrast], cfg: ConfigDict) -> 
         max_new_tokens=a.plan_tokens,
         purpose="plan",
     )
-    return [[plan for plan in own if _is_plan(plan)] for own in written]
+    return [list({p.text: p for p in own if _is_plan(p)}.values()) for own in written]
 
 
 def _is_plan(sample: Sample) -> bool:
