@@ -63,6 +63,9 @@ def main(cfg: ConfigDict, directory: Path, values: flags.FlagValues) -> None:
     where = "" if path is None else f": {path}"
     count = found["eval/count"]
     multihost.print_once(f"{values.split} split, {count} examples, {of}{where}")
+    score = float(found["eval/score"])
+    if score != float(found["eval/accuracy"]):
+        multihost.print_once(f"mean score {metrics.percent(score)}")
     cut_off = float(found.get("eval/truncated", 0.0))
     if cut_off > MANY_CUT_OFF:
         limit = f"sampling.max_new_tokens={cfg.sampling.max_new_tokens}"

@@ -19,7 +19,7 @@ Equality = Callable[[str, str], bool]
 
 
 def summary(samples: Sequence[Sample], task: Task) -> dict[str, float]:
-    """Accuracy, verdicts, lengths and true lines of samples, as fractions and means.
+    """Accuracy, scores, verdicts, lengths and true lines of samples, as fractions and means.
 
     Where the task has difficulties, also the accuracy of each as ``correct_NAME_VALUE``.
     """
@@ -28,6 +28,7 @@ def summary(samples: Sequence[Sample], task: Task) -> dict[str, float]:
     stats = {
         "samples": len(samples),
         "correct": len(right) / n,
+        "score": sum(s.score for s in samples) / n,
         "unparsed": sum(s.verdict == UNPARSED for s in samples) / n,
         "truncated": sum(s.verdict == TRUNCATED for s in samples) / n,
         "true_lines": sum(s.wrong_line is None for s in right) / max(len(right), 1),
@@ -62,9 +63,8 @@ def accuracy_metrics(samples: Sequence[Sample], task: Task) -> dict[str, float]:
         raise UserError("There is nothing to evaluate: the split is empty.")
     stats = summary(samples, task)
     counts = Counter(level_name(s.example, task) for s in samples)
-    values = {
-        f"eval/{k}": stats[k] for k in ("unparsed", "truncated", "true_lines", "tokens", "steps")
-    }
+    names = ("score", "unparsed", "truncated", "true_lines", "tokens", "steps")
+    values = {f"eval/{name}": stats[name] for name in names}
     sizes = {"": len(samples)}
     sizes |= {f"_{level}": n for level, n in counts.items() if level is not None}
     for suffix, n in sizes.items():

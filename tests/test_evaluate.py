@@ -430,9 +430,12 @@ def test_a_summary_of_samples():
         sample(3, 0, None, UNPARSED, "11+11", length=1),
         sample(4, 0, None, TRUNCATED, "111+111", length=9),
     ]
+    scores = (1.0, 0.25, 0.25, 0.0, 0.0)
+    samples = [dataclasses.replace(s, score=x) for s, x in zip(samples, scores, strict=True)]
     expected = {
         "samples": 5,
         "correct": 0.4,
+        "score": 0.3,
         "unparsed": 0.2,
         "truncated": 0.2,
         "true_lines": 0.5,

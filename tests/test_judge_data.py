@@ -336,8 +336,10 @@ def test_a_judge_sees_the_conversation_and_the_reference(tmp_path):
     assert (grade.score, grade.verdict) == (1.0, CORRECT)
     [asked] = model.policy.asked
     assert f"Request:\n{mt_bench.judged_request(example)}\n" in asked and "Four." in asked
-    with pytest.raises(UserError, match="no one right answer; set judge"):
-        graded.verdict(mt_bench, "Four.", example, grader="exact")
+    for name in ("exact", "math", "rewards"):
+        other = default.get_config(task="mt_bench", grader=name)
+        with pytest.raises(UserError, match=rf"config\.grader\.name: {name} reads .* set judge"):
+            graders.make(other, mt_bench)
 
 
 @pytest.mark.parametrize(

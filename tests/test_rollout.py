@@ -277,6 +277,7 @@ def test_a_summary_by_hand():
     assert evaluation.summary(made, TASK) == {
         "samples": 5,
         "correct": 0.4,
+        "score": 0.0,
         "unparsed": 0.2,
         "truncated": 0.2,
         "true_lines": 0.5,

@@ -140,6 +140,11 @@ def make(cfg: ConfigDict, task: Task) -> Grader:
     UserError for an unknown name, and for values that do not go together.
     """
     grader = get(cfg.grader.name or task.GRADER)
+    if task.GRADER == "judge" and grader.name != "judge":
+        raise UserError(
+            f"config.grader.name: {grader.name} reads right answers, and {task.name} has questions "
+            "without one; set judge."
+        )
     grader.check(cfg)
     of_answers = grader
     if "answers" in cfg.grader:  # it leaves them to another

@@ -157,8 +157,3 @@ def difficulty(example: Example) -> tuple[str, int] | None:
     if not isinstance(example, OpenQuestion):
         return None
     return re.sub(r"\W+", "_", example.category), 2 if example.turns else 1
-
-
-def reading(answer: str, example: Example) -> str | None:
-    """UserError: no answer of these is right by its text."""
-    raise UserError("config.grader.name: mt_bench's questions have no one right answer; set judge.")
