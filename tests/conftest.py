@@ -152,3 +152,12 @@ def wait_for(condition, seconds: float = 60):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.fixture
+def short(tmp_path):
+    """A folder of short prompts for all systems."""
+    import speaking
+
+    speaking.write_short(tmp_path)
+    return str(tmp_path)

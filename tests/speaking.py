@@ -8,9 +8,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from reasoning_jax import default, extraction, graders
+from reasoning_jax import default, extraction, graders, systems
 from reasoning_jax.policy import Generated, Policy
 from reasoning_jax.rollout import Rollout
+from reasoning_jax.systems import bsm, cove, s2a
 from reasoning_jax.tasks import Example
 from reasoning_jax.tokenizer import Bytes, Tokenizer
 
@@ -101,3 +102,22 @@ def rollout(
 
 def problem(id: int, question: str, answer: str = "42", **fields) -> Example:
     return Example(id=id, question=question, answer=answer, **fields)
+
+
+def section(name, **keys):
+    cfg = default.section(systems, name)
+    cfg.update(keys)
+    return cfg
+
+
+def write_short(folder):
+    """Writes a short template for each call: its name, and its fields one a line."""
+    files = {"cove": cove.FILES, "s2a": s2a.FILES, "bsm": bsm.FILES}
+    for system, variants in files.items():
+        for stage, fields in {k: v for own in variants.values() for k, v in own.items()}.items():
+            names = [*fields.needed, *fields.optional]
+            text = "\n".join([stage.upper(), *(f"<{name}> {{{name}}}" for name in names)])
+            (folder / f"{system}_{stage}.txt").write_text(text + "\n")
+    (folder / "cove_check.txt").write_text("{verification} -> {answer}\n")
+    (folder / "cove_revised.txt").write_text("{verification} -> {answer} ({verdict})\n")
+    (folder / "bsm_verdict.txt").write_text("#### {verdict}\n")
