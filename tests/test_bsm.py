@@ -10,9 +10,7 @@ import pytest
 import speaking
 from speaking import problem, section
 
-from reasoning_jax import (
-    evaluation,
-)
+from reasoning_jax import evaluation
 from reasoning_jax.errors import UserError
 from reasoning_jax.systems import bsm
 from reasoning_jax.tasks import CORRECT, Example
