@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pathlib
 import shutil
@@ -264,3 +265,21 @@ def test_a_full_disk_is_told_from_other_failures(tmp_path, monkeypatch):
     with pytest.raises(errors.FullDiskError, match=f"{tmp_path}: no space left for checkpoint 3"):
         checkpoint.save(tmp_path, 3, {"w": np.zeros(2)}, None, {"round": 0}, 2)
     assert issubclass(errors.FullDiskError, OSError)
+
+
+def test_a_full_disk_is_one_sentence_where_threads_still_write(tmp_path, monkeypatch):
+    def fail(folder, *_, **__):
+        folder.mkdir()
+        raise RuntimeError("RESOURCE_EXHAUSTED: writing a shard: No space left on device")
+
+    def rmtree(path):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    monkeypatch.setattr(ocp, "save_checkpointables", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_folders.shutil, "rmtree", rmtree)
+        with pytest.raises(errors.FullDiskError, match="no space left for checkpoint 3"):
+            checkpoint.save(tmp_path, 3, PARAMS, None, {"round": 0}, 2)
+    monkeypatch.undo()
+    checkpoint.save(tmp_path, 3, PARAMS, None, {"round": 0}, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]

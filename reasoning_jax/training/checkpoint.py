@@ -10,6 +10,7 @@ What is on the disk and can be trusted is in checkpoint_folders.py.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -61,7 +62,9 @@ def save(directory: Path, step: int, params: P, rest: R | None, meta: Meta, keep
     except Exception as error:
         if any(words in str(error) for words in FULL_DISK):
             if multihost.is_process_0() and is_local:
-                folders.remove_left_over(directory)
+                # Orbax's threads may still write there; the next save removes the rest.
+                with contextlib.suppress(OSError):
+                    folders.remove_left_over(directory)
             raise FullDiskError(
                 f"{directory}: no space left for checkpoint {step}; "
                 "the earlier checkpoints are kept."
