@@ -20,8 +20,6 @@ plans, which fraction of a card's rules they name. Means over seeds with standar
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,14 +29,11 @@ import side_by_side
 from side_by_side import at_least, job_of, mean_and_error, run_all
 
 from reasoning_jax import metrics, templates
-from reasoning_jax.experiment import Experiment
 from reasoning_jax.graders.judge import Verdicts
-from reasoning_jax.model.decoder import Params
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import Example, cards
 from reasoning_jax.tasks.cards import Card, writing
 from reasoning_jax.tasks.comparisons import Comparison
-from reasoning_jax.training import checkpoint, checkpoint_folders
 
 CONFIG = "configs/taught_evaluator_cards.py"
 ARMS = ("taught", "verdict_only", "planner", "planner_sft")
@@ -160,16 +155,6 @@ def template_of(arm: str) -> str:
     return PLANNED if arm.startswith("planner") else PLAIN
 
 
-def params_after(exp: Experiment, directory: Path, round: int) -> Params:
-    """Those of the run as this round ended; of 0, as the rounds began."""
-    folder = directory / "checkpoints"
-    number = checkpoint_folders.steps(folder)[::-1][round]
-    with tempfile.TemporaryDirectory() as temporary:
-        alone = Path(temporary) / folder.name
-        shutil.copytree(folder / str(number), alone / str(number))
-        return checkpoint.restore(alone, exp.abstract_state().params).params
-
-
 def judged(
     directories: Sequence[Path], round: int, template: str, pairs: Sequence[Comparison]
 ) -> list[dict[str, float]]:
@@ -178,7 +163,7 @@ def judged(
     for directory in directories:
         exp, params = side_by_side.restored(directory, "base")
         if round:
-            params = params_after(exp, directory, round)
+            params = side_by_side.params_after(exp, directory, round)
         rollout = exp.rollout(params, "study", round, temperature=0.0)
         verdicts = judge_study.of_model(rollout, pairs, template, JUDGE_TOKENS)
         own = figures(pairs, verdicts)

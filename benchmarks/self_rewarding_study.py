@@ -5,16 +5,17 @@
 
 Trains what is missing of the arms of a config (self_rewarding_cards, meta_rewarding_cards or
 thought_preference_cards): M1 by the arm ``seeds``, and the others from it. Then, of M1 and of each
-round: the quality of greedy responses to the test cards in percent of their rules, their length,
-and the judge's accuracy on fixed pairs of responses to them, which people who follow the rules with
-probability .6 might have written; beside it what constant, length, random and the rules would say.
-Means over seeds with standard errors.
+round: the quality of responses to the test cards in percent of their rules, of those that are drawn
+as a round draws them, and of greedy ones; the former's length; and the judge's accuracy on fixed
+pairs of responses to these cards, which people who follow the rules with probability .6 might have
+written; beside it what constant, length, random and the rules would say. Then what each round's
+collection says. Means over seeds with standard errors.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,25 @@ ARMS = {
 }
 BASE = "seeds"
 NUM_PAIRS = 500
+OF_ROUNDS = (
+    "quality",
+    "judge_score",
+    "best_quality",
+    "gap",
+    "agreement",
+    "agreement_of_length",
+    "length",
+    "meta_agreed",
+    "meta_first",
+    "meta_higher",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    quality: float  # of greedy responses, a fraction of the rules
-    length: float  # of them, in symbols
+    quality: float  # of responses as a round draws them, a fraction of the rules
+    greedy: float  # of greedy ones
+    length: float  # of what a round draws, in symbols
     judge: float  # its accuracy on the fixed pairs
 
 
@@ -69,9 +83,10 @@ def accuracy(pairs: Sequence[tuple[Example, str, str]], scores: Sequence[float])
 
 
 def measure(exp: Experiment, params: Params) -> Measured:
-    roll = exp.rollout(params, "study", 0, temperature=0.0)
+    roll = exp.rollout(params, "study", 0)
     examples = exp.load_eval("test")
     samples = roll(examples)
+    greedy = roll(examples, temperature=0.0)
     parts = [exp.task.judged_part(sample.text) or "" for sample in samples]
     pairs = fixed_pairs(examples)
     asked = [(e.question, response) for e, *both in pairs for response in both]
@@ -80,6 +95,7 @@ def measure(exp: Experiment, params: Params) -> Measured:
     means = [judge.mean_score(group) for group in judged]
     return Measured(
         quality=float(np.mean([sample.score for sample in samples])),
+        greedy=float(np.mean([sample.score for sample in greedy])),
         length=float(np.mean([len(part.split()) for part in parts])),
         judge=accuracy(pairs, [-1.0 if mean is None else mean for mean in means]),
     )
@@ -134,33 +150,49 @@ def main() -> None:
 
 
 def print_tables(out: Path, arms: Sequence[str], num_seeds: int) -> None:
-    exp, _ = side_by_side.restored(out / f"{BASE}_0", "base")
+    runs = {arm: [out / f"{arm}_{seed}" for seed in range(num_seeds)] for arm in (BASE, *arms)}
+    exp, _ = side_by_side.restored(runs[BASE][0], "base")
     said = [f"{name} {100 * found:.1f}" for name, found in dummies(exp.load_eval("test")).items()]
     print(f"Right on the fixed pairs, %: {', '.join(said)}\n")
-    print("| | quality, % | length | judge right, % |\n|---|---|---|---|")
-    models = [("M1", BASE, "base"), *((arm, arm, "checkpoints") for arm in arms)]
-    for title, arm, folder in models:
-        runs = [side_by_side.restored(out / f"{arm}_{s}", folder) for s in range(num_seeds)]
-        found = [measure(exp, params) for exp, params in runs]
-        cells = [
-            mean_and_error([one.quality for one in found]),
-            mean_and_error([one.length for one in found], 1, 1),
-            mean_and_error([one.judge for one in found]),
-        ]
-        print(f"| {title} | {' | '.join(cells)} |", flush=True)
-    print()
-    names = ("quality", "judge_score", "best_quality", "agreement", "agreement_of_length", "length")
-    print(f"| arm | round | {' | '.join(name.replace('_', ' ') for name in names)} |")
-    print(f"|---|---|{'---|' * len(names)}")
+    print("| | quality, % | greedy, % | length | judge right, % |\n|---|---|---|---|---|")
+    print_models("M1", runs[BASE], 0)
     for arm in arms:
-        rounds = [of_rounds(out / f"{arm}_{seed}") for seed in range(num_seeds)]
-        for number, lines in enumerate(zip(*rounds, strict=True), start=1):
-            cells = []
-            for name in names:
-                values = [line[f"collect/{name}"] for line in lines]
-                is_length = name == "length"
-                cells.append(mean_and_error(values, 1, 1) if is_length else mean_and_error(values))
-            print(f"| {arm} | {number} | {' | '.join(cells)} |", flush=True)
+        rounds = side_by_side.restored(runs[arm][0], "base")[0].cfg.rounds.count
+        for round in range(1, rounds + 1):
+            print_models(f"{arm}, M{round + 1}", runs[arm], round)
+    print(f"\n| arm | round | {' | '.join(name.replace('_', ' ') for name in OF_ROUNDS)} |")
+    print(f"|---|---|{'---|' * len(OF_ROUNDS)}")
+    for arm in arms:
+        collected = [of_rounds(directory) for directory in runs[arm]]
+        for number, lines in enumerate(zip(*collected, strict=True), start=1):
+            print(f"| {arm} | {number} | {' | '.join(cells_of(lines))} |", flush=True)
+
+
+def print_models(title: str, directories: Sequence[Path], round: int) -> None:
+    """A line: the means over seeds of the models after a round; of 0, as the rounds begin."""
+    found = []
+    for directory in directories:
+        exp, params = side_by_side.restored(directory, "base")
+        if round:
+            params = side_by_side.params_after(exp, directory, round)
+        found.append(measure(exp, params))
+    cells = [
+        mean_and_error([one.quality for one in found]),
+        mean_and_error([one.greedy for one in found]),
+        mean_and_error([one.length for one in found], 1, 1),
+        mean_and_error([one.judge for one in found]),
+    ]
+    print(f"| {title} | {' | '.join(cells)} |", flush=True)
+
+
+def cells_of(lines: Sequence[Mapping[str, float]]) -> list[str]:
+    """What a round's collections say, of all seeds."""
+    cells = []
+    for name in OF_ROUNDS:
+        values = [line[f"collect/{name}"] for line in lines if f"collect/{name}" in line]
+        digits_and_scale = (1, 1) if name == "length" else (1, 100)
+        cells.append(mean_and_error(values, *digits_and_scale) if values else "")
+    return cells
 
 
 if __name__ == "__main__":

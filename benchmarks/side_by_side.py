@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from reasoning_jax import config, experiment
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.model import decoder
-from reasoning_jax.training import checkpoint
+from reasoning_jax.training import checkpoint, checkpoint_folders
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,16 @@ def restored(
     cfg.update_from_flattened_dict(changes)
     exp = experiment.make(cfg, jax.devices()[:1])
     return exp, checkpoint.restore(directory / folder, exp.abstract_state().params).params
+
+
+def params_after(exp: Experiment, directory: Path, round: int) -> decoder.Params:
+    """Those of the run as this round ended; of 0, as the rounds began."""
+    folder = directory / "checkpoints"
+    number = checkpoint_folders.steps(folder)[::-1][round]
+    with tempfile.TemporaryDirectory() as temporary:
+        alone = Path(temporary) / folder.name
+        shutil.copytree(folder / str(number), alone / str(number))
+        return checkpoint.restore(alone, exp.abstract_state().params).params
 
 
 def mean_and_error(values: Sequence[float], digits: int = 1, scale: float = 100.0) -> str:

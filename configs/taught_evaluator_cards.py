@@ -29,12 +29,13 @@ def get_config(arg: str = ""):
     c.task.planned = 0.5
     c.task.plans = 0.1
     c.task.invented = 0.0
+    c.task.judged = 0.92
     c.task.followed = 0.85  # with less, what answers another card is often as good
-    c.model.preset = "0.8m"
+    c.model.preset = "0.3m"
     c.sequence_length = 192  # two judgements of two responses
     c.batch_size = 16
-    c.base.num_updates = 2500 if args.arm == "seeds" else 0
-    c.base.learning_rate = 2e-3
+    c.base.num_updates = 5000 if args.arm == "seeds" else 0
+    c.base.learning_rate = 3e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
     c.rounds.count = 0 if args.arm == "seeds" else 3

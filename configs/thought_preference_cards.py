@@ -27,11 +27,11 @@ def get_config(arg: str = ""):
     c.task.invented = 0.0
     c.task.thinking = 0.5
     c.task.thoughts = args.arm != "direct"
-    c.model.preset = "0.8m"
+    c.model.preset = "0.3m"
     c.sequence_length = 192
     c.batch_size = 16
     c.base.num_updates = 2500 if seeds else 0
-    c.base.learning_rate = 2e-3
+    c.base.learning_rate = 3e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given" if seeds else "train"
     c.rounds.count = 0 if seeds else 4
@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
     c.rounds.patience = 0
     c.rounds.growth = 1.0
     c.rounds.updates = 60
-    c.optim.learning_rate = 2e-4
+    c.optim.learning_rate = 1e-4
     c.optim.decay = 0.2
     c.algorithm.num_samples = 8
     if args.arm == "self":
@@ -50,7 +50,8 @@ def get_config(arg: str = ""):
     else:
         c.algorithm.judge = "grader"
     c.sampling.max_new_tokens = 72  # a draft with two symbols each, and the response
-    c.sampling.temperature = 1.0
+    c.sampling.temperature = 0.8
+    c.checkpoint.keep = 5  # each round's model
     c.eval.num_examples = 500
     c.eval.num_test = 500
     if args.smoke:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,10 +16,12 @@ from reasoning_jax import ranking, self_instruct
 from reasoning_jax.charts import Chart, Curve
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import Model, judge
-from reasoning_jax.graders.judge import Judgement
+from reasoning_jax.graders.judge import JudgeConfig, Judgement
+from reasoning_jax.ranges import between, key
 from reasoning_jax.ranking import Preferred
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.samples import groups_of
+from reasoning_jax.self_instruct import InstructConfig
 from reasoning_jax.tasks import Example, Task
 from reasoning_jax.training.rows import Row, attach, pair_row
 
@@ -45,6 +48,14 @@ CHARTS = (
 )
 MANY = 0.2  # of the judgements: more that cannot be read are told of
 MOST = 0.8  # of the instructions: more without a preference are told of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgedConfig(JudgeConfig, InstructConfig):
+    """The keys of a method whose model judges its own responses."""
+
+    # Of a round's pairs, those whose rejected response was cut off or cannot be read.
+    max_unparsed: float = key(0.1, between(0, 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,30 +135,48 @@ def score(rollout: Rollout, model: Model, samples: Sequence[Sample], cfg: Config
 Select = Callable[[Sequence[float], Sequence[float]], Preferred | None]  # of scores and lengths
 
 
+class Pairs(NamedTuple):
+    rows: list[Row]
+    kept: set[tuple[int, int, bool]]  # the keys of what is chosen by its score
+    unparsed: float  # the fraction whose rejected response was cut off, or cannot be read
+
+
 def pairs(
     rollout: Rollout,
     groups: Sequence[Sequence[Sample]],
     scores: Sequence[Sequence[float | None]],
     select: Select,
-) -> tuple[list[Row], set[tuple[int, int, bool]]]:
-    """A pair of each instruction of which ``select`` prefers a response; the chosen ones' keys.
+    max_unparsed: float,
+) -> Pairs:
+    """A pair of each instruction of which ``select`` prefers a response, and some with what fails.
 
-    Of the samples that ended and have a score. A length is that of what the judge sees, in
+    A response that was cut off, or has no part to be judged, is never chosen. Against the best of
+    its instruction it is rejected, in at most the fraction ``max_unparsed`` of all pairs: without
+    these, a model ends its responses ever more rarely. A length is that of what the judge sees, in
     characters.
     """
-    rows, kept = [], set()
+    rows, failed = [], []
+    kept = set()
     for group, own in zip(groups, scores, strict=True):
         known = [(s, x) for s, x in zip(group, own, strict=True) if x is not None and s.finished]
-        if len(known) < 2:
+        if not known:
             continue
-        lengths = [len(rollout.task.judged_part(s.text) or "") for s, _ in known]
-        pair = select([x for _, x in known], lengths)
-        if pair is None:
-            continue
-        chosen, rejected = known[pair.chosen][0], known[pair.rejected][0]
-        rows.append(pair_row(chosen.prompt_ids, [chosen.tokens, rejected.tokens]))
-        kept.add(chosen.key)
-    return rows, kept
+        values = [x for _, x in known]
+        read = rollout.task.judged_part
+        bad = [s for s in group if not s.finished or read(s.text) is None]
+        if bad:
+            best, _ = known[int(np.argmax(values))]
+            failed.append(pair_row(best.prompt_ids, [best.tokens, bad[0].tokens]))
+        lengths = [len(read(s.text) or "") for s, _ in known]
+        pair = select(values, lengths) if len(known) > 1 else None
+        if pair is not None:
+            chosen, rejected = known[pair.chosen][0], known[pair.rejected][0]
+            rows.append(pair_row(chosen.prompt_ids, [chosen.tokens, rejected.tokens]))
+            kept.add(chosen.key)
+    if max_unparsed < 1:
+        failed = failed[: int(max_unparsed * len(rows) / (1 - max_unparsed))]
+    unparsed = len(failed) / max(len(rows + failed), 1)
+    return Pairs(rows=rows + failed, kept=kept, unparsed=unparsed)
 
 
 def replayed(

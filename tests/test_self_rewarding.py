@@ -77,7 +77,23 @@ def test_what_is_cut_off_or_unread_is_no_side():
 
     found, _ = collect(say, examples=EXAMPLES[1:], answers=answers)
     assert [sides(row) for row in found.rows] == [(" 3 3 3 3", " 4 4 4 4")]
-    assert found.stats["unread"] == 0.25
+    assert found.stats["unread"] == 0.25 and found.stats["unparsed_pairs"] == 0
+
+
+def test_what_is_cut_off_is_rejected_in_a_part_of_the_pairs():
+    """The judge likes it best, and it is never chosen; what is only unread is no side at all."""
+    answers = {"NOT 7": [" 1 1 1 1...", " 2 2 2 2", " 3 3 3 3", " 4 4 4 4"]}
+    said = {"1": " Score: 5", "2": " Score: 6", "3": " Score: 3", "4": " Score: 0"}
+
+    def say(prompt, index):
+        return said[prompt.split()[-2]]
+
+    found, _ = collect(say, examples=EXAMPLES[1:], answers=answers, max_unparsed=0.5)
+    assert [sides(row) for row in found.rows] == [
+        (" 3 3 3 3", " 4 4 4 4"),
+        (" 3 3 3 3", " 1 1 1 1"),
+    ]
+    assert found.stats["unparsed_pairs"] == 0.5 and found.stats["kept"] == 1
     assert any("25% of the judgements" in sentence for sentence in found.warnings)
 
 

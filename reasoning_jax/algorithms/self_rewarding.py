@@ -32,10 +32,8 @@ from ml_collections import ConfigDict
 from reasoning_jax import judged, ranking, self_instruct
 from reasoning_jax.algorithms import Collected, Programs
 from reasoning_jax.errors import UserError
-from reasoning_jax.graders.judge import JudgeConfig
 from reasoning_jax.ranges import at_least, between, key, one_of
 from reasoning_jax.rollout import Rollout, groups_of
-from reasoning_jax.self_instruct import InstructConfig
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import preferences
 from reasoning_jax.training.losses import Loss, pair_or_replayed_loss
@@ -49,7 +47,7 @@ CHARTS = (*judged.CHARTS, *preferences.CHARTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(preferences.PreferenceConfig, JudgeConfig, InstructConfig):
+class Config(preferences.PreferenceConfig, judged.JudgedConfig):
     num_samples: int = key(4, between(2, 2**16))  # N: responses to an instruction
     judge: str = key("policy", one_of("policy", "base", "grader", "random"))
     # Of what an update sees, the fraction of given judgements; 0: none are replayed.
@@ -79,11 +77,12 @@ def collect(
     def select(scores: Sequence[float], lengths: Sequence[float]) -> ranking.Preferred | None:
         return ranking.best_and_worst(scores, lengths, a.length_weight)
 
-    pairs, kept = judged.pairs(rollout, groups, scored.groups(a.num_samples), select)
-    fitting = [row for row in pairs if len(row["tokens"]) <= rollout.max_length]
+    scores = scored.groups(a.num_samples)
+    pairs = judged.pairs(rollout, groups, scores, select, a.max_unparsed)
+    fitting = [row for row in pairs.rows if len(row["tokens"]) <= rollout.max_length]
     if not fitting:
-        raise UserError(judged.why_no_pairs(round, scored, len(pairs)))
-    stats["kept"] = len(pairs) / len(groups)
+        raise UserError(judged.why_no_pairs(round, scored, len(pairs.rows)))
+    stats |= {"kept": len(pairs.kept) / len(groups), "unparsed_pairs": pairs.unparsed}
     rows = preferences.attach_reference(fitting, rollout.policy.logprobs(fitting))
     rows = [attach(row, "replayed", (0, 0)) for row in rows]
     rows += judged.replayed(rollout, by_role["judge"], len(rows), round, cfg)
@@ -93,9 +92,9 @@ def collect(
         memory=memory,
         stats=stats,
         samples=samples,
-        kept=kept,
+        kept=pairs.kept,
         warnings=[
-            *preferences.too_long_warnings(len(pairs) - len(fitting)),
+            *preferences.too_long_warnings(len(pairs.rows) - len(fitting)),
             *judged.warnings(scored, stats),
         ],
     )

@@ -25,14 +25,11 @@ from ml_collections import ConfigDict
 from reasoning_jax import judged, ranking, self_instruct
 from reasoning_jax.algorithms import Collected, Programs
 from reasoning_jax.errors import UserError
-from reasoning_jax.graders.judge import JudgeConfig
 from reasoning_jax.ranges import at_least, between, key, one_of
-from reasoning_jax.rollout import Rollout, Sample, groups_of
-from reasoning_jax.self_instruct import InstructConfig
+from reasoning_jax.rollout import Rollout, groups_of
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import preferences
 from reasoning_jax.training.losses import Loss, pair_loss
-from reasoning_jax.training.rows import Row, pair_row
 
 BATCH = ("weights", "ref")
 FORWARDS = ("plain", "pause")  # pairs share a packed sequence
@@ -42,12 +39,11 @@ CHARTS = (*judged.CHARTS, *preferences.CHARTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(preferences.PreferenceConfig, JudgeConfig, InstructConfig):
+class Config(preferences.PreferenceConfig, judged.JudgedConfig):
     num_samples: int = key(8, between(2, 2**16))  # K
     # Who judges responses; the paper has a reward model, which no round trains.
     judge: str = key("base", one_of("policy", "base", "grader", "random"))
     length_weight: float = key(0.0, at_least(0))  # rho; lengths are of responses, not of thoughts
-    max_unparsed: float = key(0.1, between(0, 1))  # of a round's pairs
 
 
 def check(cfg: ConfigDict) -> None:
@@ -71,46 +67,28 @@ def collect(
     def select(scores: Sequence[float], lengths: Sequence[float]) -> ranking.Preferred | None:
         return ranking.best_and_worst(scores, lengths, a.length_weight)
 
-    pairs, kept = judged.pairs(rollout, groups, scored.groups(a.num_samples), select)
-    unparsed = unparsed_pairs(rollout, groups, scored.groups(a.num_samples))
-    most = int(a.max_unparsed * len(pairs) / (1 - a.max_unparsed)) if a.max_unparsed < 1 else None
-    pairs += unparsed[:most]
-    fitting = [row for row in pairs if len(row["tokens"]) <= rollout.max_length]
+    scores = scored.groups(a.num_samples)
+    pairs = judged.pairs(rollout, groups, scores, select, a.max_unparsed)
+    fitting = [row for row in pairs.rows if len(row["tokens"]) <= rollout.max_length]
     if not fitting:
-        raise UserError(judged.why_no_pairs(round, scored, len(pairs)))
+        raise UserError(judged.why_no_pairs(round, scored, len(pairs.rows)))
     read = rollout.task.judged_part
     thought_lengths = [len(s.text) - len(read(s.text) or s.text) for s in samples]
     stats |= {
-        "kept": len(kept) / len(groups),
+        "kept": len(pairs.kept) / len(groups),
         "kept_rows": len(fitting),
-        "unparsed_pairs": len(unparsed[:most]) / len(pairs),
+        "unparsed_pairs": pairs.unparsed,
         "thought_characters": sum(thought_lengths) / len(samples),
     }
-    too_long = len(pairs) - len(fitting)
+    too_long = len(pairs.rows) - len(fitting)
     return Collected(
         rows=preferences.attach_reference(fitting, rollout.policy.logprobs(fitting)),
         memory=memory,
         stats=stats,
         samples=samples,
-        kept=kept,
+        kept=pairs.kept,
         warnings=[*preferences.too_long_warnings(too_long), *judged.warnings(scored, stats)],
     )
-
-
-def unparsed_pairs(
-    rollout: Rollout,
-    groups: Sequence[Sequence[Sample]],
-    scores: Sequence[Sequence[float | None]],
-) -> list[Row]:
-    """Of each instruction that has both, the best response against one that cannot be read."""
-    rows = []
-    for group, own in zip(groups, scores, strict=True):
-        bad = [s for s in group if s.finished and rollout.task.judged_part(s.text) is None]
-        good = [(x, s) for s, x in zip(group, own, strict=True) if x is not None and s.finished]
-        if bad and good:
-            _, best = max(good, key=lambda pair: pair[0])
-            rows.append(pair_row(best.prompt_ids, [best.tokens, bad[0].tokens]))
-    return rows
 
 
 def programs(cfg: ConfigDict) -> Programs:

@@ -52,6 +52,7 @@ def _every(period: int, num_layers: int) -> tuple[bool, ...]:
 # Layers, width, heads, key-value heads, head size, MLP width.
 SIZES: dict[str, Shape] = {
     "tiny": _shape(2, 32, 4, 2, 8, 64),
+    "0.3m": _shape(3, 96, 6, 6, 16, 192),  # many small heads: they learn to look up sooner
     "0.4m": _shape(3, 128, 4, 2, 32, 256),
     "gpt-0.4m": _shape(2, 128, 4, 4, 32, 512, max_positions=512, **LEARNED),
     "0.8m": _shape(4, 128, 4, 2, 32, 384),

@@ -29,10 +29,8 @@ from reasoning_jax.algorithms.meta_rewarding import judgements
 from reasoning_jax.charts import Chart, Curve
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import judge
-from reasoning_jax.graders.judge import JudgeConfig
 from reasoning_jax.ranges import at_least, between, each, key
 from reasoning_jax.rollout import Rollout, groups_of
-from reasoning_jax.self_instruct import InstructConfig
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import preferences
 from reasoning_jax.training.losses import Loss, pair_or_replayed_loss
@@ -59,7 +57,7 @@ CHARTS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(preferences.PreferenceConfig, JudgeConfig, InstructConfig):
+class Config(preferences.PreferenceConfig, judged.JudgedConfig):
     num_samples: int = key(7, between(2, 2**16))  # K: responses to an instruction
     # rho of each round, the last for all that follow: of the range of an instruction's scores, how
     # far the best and the worst tier reach.
@@ -112,26 +110,27 @@ def collect(
     def select(scores: Sequence[float], lengths: Sequence[float]) -> ranking.Preferred | None:
         return ranking.shortest_and_longest(scores, lengths, tier)
 
-    pairs, kept = judged.pairs(rollout, groups, scored.groups(a.num_samples), select)
-    stats["kept"] = len(pairs) / len(groups)
+    scores = scored.groups(a.num_samples)
+    pairs = judged.pairs(rollout, groups, scores, select, a.max_unparsed)
+    stats |= {"kept": len(pairs.kept) / len(groups), "unparsed_pairs": pairs.unparsed}
     of_judge: list[Row] = []
     if round <= a.judge_rounds:
         of_judge, of_meta_judge = judgements.pairs(rollout, samples, scored, cfg)
         stats |= of_meta_judge
-    fitting = [row for row in [*pairs, *of_judge] if len(row["tokens"]) <= rollout.max_length]
+    fitting = [row for row in [*pairs.rows, *of_judge] if len(row["tokens"]) <= rollout.max_length]
     if not fitting:
-        raise UserError(judged.why_no_pairs(round, scored, len(pairs) + len(of_judge)))
+        raise UserError(judged.why_no_pairs(round, scored, len(pairs.rows) + len(of_judge)))
     rows = preferences.attach_reference(fitting, rollout.policy.logprobs(fitting))
     rows = [attach(row, "replayed", (0, 0)) for row in rows]
     rows += judged.replayed(rollout, by_role["judge"], len(rows), round, cfg)
     stats |= {"kept_rows": len(rows), "judge_pairs": len(of_judge), "tier": tier}
-    too_long = len(pairs) + len(of_judge) - len(fitting)
+    too_long = len(pairs.rows) + len(of_judge) - len(fitting)
     return Collected(
         rows=rows,
         memory=memory,
         stats=stats,
         samples=samples,
-        kept=kept,
+        kept=pairs.kept,
         warnings=[*preferences.too_long_warnings(too_long), *judged.warnings(scored, stats)],
     )
 
