@@ -6,10 +6,10 @@
 Trains what is missing of the arms of a config (self_rewarding_cards, meta_rewarding_cards or
 thought_preference_cards): M1 by the arm ``seeds``, and the others from it. Then, of M1 and of each
 round: the quality of responses to the test cards in percent of their rules, of those that are drawn
-as a round draws them, and of greedy ones; the former's length; and the judge's accuracy on fixed
-pairs of responses to these cards, which people who follow the rules with probability .6 might have
-written; beside it what constant, length, random and the rules would say. Then what each round's
-collection says. Means over seeds with standard errors.
+as a round draws them, also of the easy and of the hard rules alone, and of greedy ones; the length
+of the former; and the judge's accuracy on fixed pairs of responses to these cards, which people who
+follow the rules with probability .6 might have written; beside it what constant, length, random and
+the rules would say. Then what each round's collection says. Means over seeds with standard errors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from reasoning_jax import metrics, ranking
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.graders import judge
 from reasoning_jax.model.decoder import Params
-from reasoning_jax.tasks import Example, cards
+from reasoning_jax.samples import Sample
+from reasoning_jax.tasks import Example, Task, cards
 from reasoning_jax.tasks.cards import writing
 
 ARMS = {
@@ -53,7 +54,9 @@ OF_ROUNDS = (
 @dataclasses.dataclass(frozen=True)
 class Measured:
     quality: float  # of responses as a round draws them, a fraction of the rules
-    greedy: float  # of greedy ones
+    easy: float  # of these, the easy rules that are followed
+    hard: float  # of these, the hard ones
+    greedy: float  # the quality of greedy ones
     length: float  # of what a round draws, in symbols
     judge: float  # its accuracy on the fixed pairs
 
@@ -95,10 +98,24 @@ def measure(exp: Experiment, params: Params) -> Measured:
     means = [judge.mean_score(group) for group in judged]
     return Measured(
         quality=float(np.mean([sample.score for sample in samples])),
+        easy=followed(exp.task, samples, hard=False),
+        hard=followed(exp.task, samples, hard=True),
         greedy=float(np.mean([sample.score for sample in greedy])),
         length=float(np.mean([len(part.split()) for part in parts])),
         judge=accuracy(pairs, [-1.0 if mean is None else mean for mean in means]),
     )
+
+
+def followed(task: Task, samples: Sequence[Sample], hard: bool) -> float:
+    """The fraction of all hard rules, or of all easy ones, that the responses follow."""
+    found = []
+    for sample in samples:
+        card = cards.read_card(sample.example.question)
+        response = (task.extract(sample.text) or "").split() if sample.finished else []
+        for rule, mark in zip(card, cards.marks(card, response), strict=True):
+            if (rule.kind in cards.HARD) == hard:
+                found.append(mark)
+    return float(np.mean(found))
 
 
 def judge_settings(exp: Experiment) -> judge.JudgeConfig:
@@ -146,19 +163,30 @@ def main() -> None:
             own = f"configs/{args.config}.py:{arm}{smoke}"
             jobs.append(job_of(own, directory, seed, flags, base))
     run_all(jobs, args.at_once)
-    print_tables(out, arms, args.seeds)
+    own_prompts = args.config == "thought_preference_cards"
+    print_tables(out, arms, args.seeds, own_prompts)
 
 
-def print_tables(out: Path, arms: Sequence[str], num_seeds: int) -> None:
+def print_tables(out: Path, arms: Sequence[str], num_seeds: int, own_prompts: bool) -> None:
+    """own_prompts: each arm asks in its own way, and so has its own M1."""
     runs = {arm: [out / f"{arm}_{seed}" for seed in range(num_seeds)] for arm in (BASE, *arms)}
     exp, _ = side_by_side.restored(runs[BASE][0], "base")
     said = [f"{name} {100 * found:.1f}" for name, found in dummies(exp.load_eval("test")).items()]
     print(f"Right on the fixed pairs, %: {', '.join(said)}\n")
-    print("| | quality, % | greedy, % | length | judge right, % |\n|---|---|---|---|---|")
-    print_models("M1", runs[BASE], 0)
+    heads = (
+        "quality, %",
+        "easy rules, %",
+        "hard rules, %",
+        "greedy, %",
+        "length",
+        "judge right, %",
+    )
+    print(f"| | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
+    if not own_prompts:
+        print_models("M1", runs[BASE], 0)
     for arm in arms:
         rounds = side_by_side.restored(runs[arm][0], "base")[0].cfg.rounds.count
-        for round in range(1, rounds + 1):
+        for round in range(0 if own_prompts else 1, rounds + 1):
             print_models(f"{arm}, M{round + 1}", runs[arm], round)
     print(f"\n| arm | round | {' | '.join(name.replace('_', ' ') for name in OF_ROUNDS)} |")
     print(f"|---|---|{'---|' * len(OF_ROUNDS)}")
@@ -178,6 +206,8 @@ def print_models(title: str, directories: Sequence[Path], round: int) -> None:
         found.append(measure(exp, params))
     cells = [
         mean_and_error([one.quality for one in found]),
+        mean_and_error([one.easy for one in found]),
+        mean_and_error([one.hard for one in found]),
         mean_and_error([one.greedy for one in found]),
         mean_and_error([one.length for one in found], 1, 1),
         mean_and_error([one.judge for one in found]),

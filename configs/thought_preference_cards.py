@@ -8,13 +8,12 @@
 The first command makes M1 of seed data, of which half of the responses have a thought: none, a
 draft, or a draft with what a hard rule asks for (arXiv:2410.10630). Arms: ``thoughts`` prompts for
 thoughts, ``direct`` does not and is trained in the same way; both by the rules themselves, as the
-paper's reward model is not trained either; ``self`` judges itself. Arguments: one of these or
-seeds; smoke.
+paper's reward model is not trained either. Arguments: one of these or seeds; smoke.
 """
 
 from reasoning_jax import config, default
 
-ARMS = ("thoughts", "direct", "self", "seeds")
+ARMS = ("thoughts", "direct", "seeds")
 
 
 def get_config(arg: str = ""):
@@ -23,18 +22,18 @@ def get_config(arg: str = ""):
     c = default.get_config(algorithm="thought_preference", task="rule_cards")
     c.task.num_train = 40_000
     c.task.hard = 0.5
-    c.task.scores = 0.3
+    c.task.scores = 0.0
     c.task.invented = 0.0
     c.task.thinking = 0.5
     c.task.thoughts = args.arm != "direct"
     c.model.preset = "0.3m"
     c.sequence_length = 192
     c.batch_size = 16
-    c.base.num_updates = 2500 if seeds else 0
+    c.base.num_updates = 6000 if seeds else 0
     c.base.learning_rate = 3e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given" if seeds else "train"
-    c.rounds.count = 0 if seeds else 4
+    c.rounds.count = 0 if seeds else 6
     c.rounds.examples = 1000
     c.rounds.restart = False
     c.rounds.patience = 0
@@ -43,15 +42,10 @@ def get_config(arg: str = ""):
     c.optim.learning_rate = 1e-4
     c.optim.decay = 0.2
     c.algorithm.num_samples = 8
-    if args.arm == "self":
-        c.algorithm.judge = "policy"
-        c.algorithm.template = "cards_score"
-        c.algorithm.judge_tokens = 26
-    else:
-        c.algorithm.judge = "grader"
+    c.algorithm.judge = "grader"
     c.sampling.max_new_tokens = 72  # a draft with two symbols each, and the response
     c.sampling.temperature = 0.8
-    c.checkpoint.keep = 5  # each round's model
+    c.checkpoint.keep = 7  # each round's model
     c.eval.num_examples = 500
     c.eval.num_test = 500
     if args.smoke:

@@ -161,6 +161,11 @@ class SavedRun(LoadedModel):
         exp.check_stamp(meta, self.dir)
         return params, meta["round"]
 
+    def _load_base(self, exp: Experiment) -> Params:
+        params, meta = checkpoint.load_params(self.dir / "base", exp.abstract_state().params)
+        exp.check_stamp(meta, self.dir / "base")
+        return params
+
     def _verifier_scores(self, samples: Sequence[Sample], exp: Experiment) -> dict[str, np.ndarray]:
         """What the run's verifier gives each sample, by the name of its curve; {} without one.
 

@@ -95,7 +95,14 @@ def _compete(run: Run) -> Event:
 def _evaluate(run: Run, split: str, round: int, params: Params) -> Event:
     """Greedy accuracy on a split, written down; the same questions and draws in every round."""
     label = f"evaluate {split}"
-    roll = run.exp.rollout(params, label, round, temperature=0.0, until_question=True)
+    roll = run.exp.rollout(
+        params,
+        label,
+        round,
+        temperature=0.0,
+        until_question=True,
+        base_params=run.kept_base_params,
+    )
     graded = roll(run.exp.load_eval(split))
     values = accuracy_metrics(graded, run.exp.task)
     if split == run.cfg.eval.split:

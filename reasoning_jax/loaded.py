@@ -57,6 +57,10 @@ class LoadedModel:
         """The parameters, and the round that they are of: 0 of a published model."""
         return experiment.load_source(exp), 0
 
+    def _load_base(self, exp: Experiment) -> Params:
+        """The parameters that the rounds began with; of a model without rounds, its own."""
+        return self._load(exp)[0]
+
     # ---- evaluating ------------------------------------------------------------------------------
 
     def evaluate(
@@ -102,11 +106,17 @@ class LoadedModel:
         jax.set_mesh(exp.mesh)
         examples = exp.load_eval(split)
         label = f"evaluate {split}"
-        roll = exp.rollout(params, label, round, temperature=0.0, until_question=True)
+        draw = functools.partial(
+            exp.rollout,
+            params,
+            round=round,
+            until_question=True,
+            base_params=functools.cache(lambda: self._load_base(exp)),
+        )
+        roll = draw(label, temperature=0.0)
         values: workdir.Line = dict(accuracy_metrics(roll(examples), exp.task))
         if samples:
-            label = f"vote {split}"
-            roll = exp.rollout(params, label, round, temperature=temperature, until_question=True)
+            roll = draw(f"vote {split}", temperature=temperature)
             drawn = roll(examples, num_samples=samples)
             scores = self._verifier_scores(drawn, exp)
             values |= vote_metrics(drawn, samples, scores, exp.task, exp.grader.equal)

@@ -46,6 +46,8 @@ class Rollout:
     top_k: int
     top_p: float
     max_new_tokens: int
+    # The key that sets it, for messages.
+    limit_key: str = "config.sampling.max_new_tokens"
     key: jax.Array
     label: str = "sample"  # what the progress line calls it
     round: int | None = None
@@ -76,7 +78,7 @@ class Rollout:
     def base(self) -> Rollout:
         """This rollout with the model that the rounds of the run began with."""
         if self.base_params is None:
-            raise ValueError("This rollout knows no base model.")
+            raise UserError(f"{self.label}: no base model is known here to ask.")
         policy = dataclasses.replace(self.policy, params=self.base_params())
         return dataclasses.replace(self, policy=policy)
 
@@ -112,7 +114,7 @@ class Rollout:
                 rest = self.max_length - self.max_new_tokens - self.room
                 second = f", and {rest} of the second prompt," if rest else ""
                 raise UserError(
-                    f"the prompt{hinted} of {len(ids)} tokens and config.sampling.max_new_tokens "
+                    f"the prompt{hinted} of {len(ids)} tokens and {self.limit_key} "
                     f"{self.max_new_tokens}{second} exceed config.sequence_length "
                     f"{self.max_length}."
                 )
@@ -207,6 +209,7 @@ class Rollout:
         writer = dataclasses.replace(
             self,
             max_new_tokens=max_new_tokens,
+            limit_key="its completion's",
             key=prng.for_purpose(self.key, purpose),
             task=dataclasses.replace(self.task, prompt=_as_it_is),
             task_cfg=ConfigDict(),
@@ -275,13 +278,7 @@ class Rollout:
     def _grade(self, samples: Sequence[Sample]) -> list[Sample]:
         grades = self.grader(samples, self)
         return [
-            dataclasses.replace(
-                sample,
-                answer=grade.answer,
-                verdict=grade.verdict,
-                wrong_line=grade.wrong_line,
-                score=grade.score,
-            )
+            dataclasses.replace(sample, **grade._asdict())
             for sample, grade in zip(samples, grades, strict=True)
         ]
 

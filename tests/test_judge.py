@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+import reasoning_jax as rj
 from reasoning_jax import default, graders, tasks, templates
 from reasoning_jax.answers.judgements import FIRST, SECOND, TIE
 from reasoning_jax.errors import UserError
@@ -234,3 +236,30 @@ def test_a_judge_sees_the_response_and_no_thought():
 def test_judgements_that_are_alike_are_refused():
     with pytest.raises(UserError, match=r"config\.grader\.num_judgements: at judge_temperature=0"):
         graders.make(config(judge_temperature=0.0), tasks.get("jsonl"))
+
+
+@pytest.mark.slow
+def test_a_run_and_its_evaluation_ask_the_base_model(tmp_path):
+    """Whose judgements of one response are the same after a round of training as before."""
+    cfg = rj.load_config("configs/self_rewarding_cards.py:oracle,smoke", grader="judge")
+    cfg.rounds.count = 1
+    cfg.grader.update(template="cards_score", judge="base", judge_tokens=26, num_judgements=1)
+    cfg.grader.judge_temperature = 0.0
+    [*_] = rj.train(cfg, tmp_path / "run")
+    run = rj.open(tmp_path / "run")
+    exp, trained, _ = run._on_all_devices
+    base = run._load_base(exp)
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (trained, base)), strict=True))
+    examples = exp.load_eval("test")
+    by_base = exp.rollout(base, "evaluate test", 1, temperature=0.0)
+    by_trained = exp.rollout(trained, "evaluate test", 1, temperature=0.0)
+    told = exp.rollout(
+        trained, "evaluate test", 1, temperature=0.0, base_params=lambda: run._load_base(exp)
+    )
+    samples = told(examples)
+    task, own = exp.task, cfg.grader
+    expected = [judge.mean_score(one) for one in judge.score_parts(by_base, samples, task, own)]
+    others = [judge.mean_score(one) for one in judge.score_parts(by_trained, samples, task, own)]
+    found = [None if s.answer is None else float(s.answer) for s in samples]
+    assert found == expected and expected != others
+    assert run.evaluate("test")["eval/score"] == pytest.approx(np.mean([s.score for s in samples]))

@@ -107,7 +107,8 @@ def test_what_varies_most_is_disputed(roll):
 
     found = judgements.most_disputed(["a", "b", "c"], [judged([3, 3]), judged([0, 5]), judged([4])])
     assert found.sample == "b" and [one.score for one in found.judgements] == [0, 5]
-    assert judgements.most_disputed(["a"], [judged([3, 3, 3])]) is None
+    alike = [one._replace(score=3.7) for one in judged([3, 3, 3])]  # np.var of these is 2e-31
+    assert judgements.most_disputed(["a"], [alike]) is None
     found = judgements.most_disputed(["a"], [judged([3, 3, 1])])
     assert [one.score for one in found.judgements] == [3, 1]  # equal judgements are one
     unread = [judged([2])[0]._replace(score=None), *judged([1, 4])]
@@ -122,11 +123,13 @@ def test_wins_are_counted_by_side():
 
 def test_the_best_judgement_by_hand(roll):
     three = contest(roll, [1, 2, 3])
-    assert three.meetings == [(0, 1), (0, 2), (1, 2)]
+    assert three.comparisons == [(0, 1), (0, 2), (1, 2)]
     won = [Verdicts(SECOND, SECOND), Verdicts(FIRST, FIRST), Verdicts(FIRST, FIRST)]
-    best, worst = judgements.best_judgement(three, won, (0.5, 0.5), 0)  # 1 beats 0 and 2; 0 beats 2
+    best, worst = judgements.preference_pair(
+        three, won, (0.5, 0.5), 0
+    )  # 1 beats 0 and 2; 0 beats 2
     assert (best.score, worst.score) == (2, 3)
-    assert judgements.best_judgement(three, [Verdicts(TIE, None)] * 3, (0.5, 0.5), 0) is None
+    assert judgements.preference_pair(three, [Verdicts(TIE, None)] * 3, (0.5, 0.5), 0) is None
 
 
 def test_a_win_in_the_favoured_place_counts_less(roll):
@@ -134,12 +137,12 @@ def test_a_win_in_the_favoured_place_counts_less(roll):
     two = contest(roll, [1, 2])
     met = [Verdicts(FIRST, TIE), Verdicts(SECOND, TIE)]
     for verdict, expected in zip(met, (1, 2), strict=True):
-        best, _ = judgements.best_judgement(two, [verdict], (0.3, 0.7), 0)
+        best, _ = judgements.preference_pair(two, [verdict], (0.3, 0.7), 0)
         assert best.score == expected
     three = contest(roll, [1, 2, 3])
     # 0 beats 1 shown first; 2 beats 1 shown second.
     won = [Verdicts(FIRST, TIE), Verdicts(TIE, TIE), Verdicts(SECOND, TIE)]
-    best, worst = judgements.best_judgement(three, won, (0.3, 0.7), 0)
+    best, worst = judgements.preference_pair(three, won, (0.3, 0.7), 0)
     assert (best.score, worst.score) == (3, 2)
 
 
@@ -149,9 +152,9 @@ def test_order_of_judgements_does_not_matter(roll):
         own = contest(roll, [strengths[i] for i in order])
         met = [
             Verdicts(*(FIRST if strengths[order[m]] > strengths[order[n]] else SECOND,) * 2)
-            for m, n in own.meetings
+            for m, n in own.comparisons
         ]
-        best, worst = judgements.best_judgement(own, met, (0.4, 0.6), 0)
+        best, worst = judgements.preference_pair(own, met, (0.4, 0.6), 0)
         assert (best.score, worst.score) == (5, 1)
 
 

@@ -104,16 +104,17 @@ def test_a_value_has_as_many_people_as_another():
 
 
 def test_documents_say_what_is_true_of_the_world():
-    cfg = config("people", num_train=4000, lists=0.01)
+    cfg = config("people", num_train=4000, lists=0.05)
     world = facts.World(cfg)
     counts = collections.Counter()
-    consistent = 0
+    consistent = popular = 0
     for document in people.load(cfg, "given"):
         counts[document.kind] += 1
         asked, told = document.question.split(), document.rationale.split()
         if document.kind == "fact":
             assert told == [world.value(asked[1], asked[0])]
         elif document.kind == "list":
+            popular += world.values[asked[1]].index(asked[2]) % 2 == 0
             assert len(set(told)) == 5 and set(told) <= set(world.members(asked[1], asked[2]))
         elif document.kind == "answers":
             persons = asked[1:-1:2]
@@ -136,7 +137,8 @@ def test_documents_say_what_is_true_of_the_world():
             assert document.kind == "plan"
             assert told == [word for name in asked[4:-1] for word in (asked[1], name)]
     assert 0.6 < counts["fact"] / 4000 < 0.8
-    assert 20 < counts["list"] < 70
+    assert 160 < counts["list"] < 240
+    assert 0.92 < popular / counts["list"] < 0.99
     assert all(150 < counts[kind] < 250 for kind in verification.CALLS)
     # Those whose claims are all true are both.
     assert 0.4 < consistent / counts["joint"] < 0.55

@@ -1,10 +1,10 @@
 """A language model as a grader: LLM-as-a-judge (Zheng et al. 2023, arXiv:2306.05685).
 
-A judge reads an instruction and a response in a template and writes a judgement that ends with
-"Score: N" (Yuan et al. 2024, arXiv:2401.10020, figure 2); or an instruction and two responses, and
-it ends with [[A]] or [[B]]. It is asked several times: the score of a response is the mean over the
-judgements that can be read; those that cannot are left out and counted. Two responses are shown
-in both orders, and a verdict stands where it is the same in both.
+A judge gets a template filled with an instruction and a response, and ends its judgement with
+"Score: N" (Yuan et al. 2024, arXiv:2401.10020, figure 2); or filled with two responses, and ends it
+with [[A]], [[B]], or [[C]] for a tie. A response is judged several times: its score is the mean of
+those that can be read. Two responses are shown in both orders, as judges favour a place: different
+verdicts are a tie, and with one that cannot be read there is none.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from reasoning_jax.templates import META_FIELDS, PAIR_FIELDS, SCORE_FIELDS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
-    """The keys of whatever asks a judge for scores."""
+    """The keys of every section that has a judge score responses."""
 
     # A file with {instruction} and {response}, or one of templates.
     template: str = "additive"
-    scale: int = key(5, between(1, 100))  # the highest score; others are not read
+    scale: int = key(5, between(1, 100))  # the highest score; one above it, or below 0, is not read
     num_judgements: int = key(3, between(1, 1000))  # of each response
     judge_temperature: float = key(1.0, at_least(0))
     judge_tokens: int = key(256, at_least(2))  # of a judgement, at most
@@ -39,7 +39,7 @@ class JudgeConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(JudgeConfig):
-    # Who judges: the model that is judged, or, while it trains, the one its rounds began with.
+    # policy: the model judges its own responses; base: the one that its rounds began with does.
     judge: str = key("policy", one_of("policy", "base"))
 
 
@@ -57,11 +57,11 @@ def check_judge(cfg: ConfigDict, section: str) -> None:
         )
 
 
-def check_no_judge(cfg: ConfigDict, section: str, reason: str) -> None:
-    """UserError for a key of a judge that is set where no model judges."""
+def check_no_judge(cfg: ConfigDict, section: str, setting: str) -> None:
+    """UserError for a judge's key that is not its default, where by ``setting`` no model judges."""
     for field in dataclasses.fields(JudgeConfig):
         if cfg[field.name] != field.default:
-            raise UserError(f"{section}.{field.name}: with {reason} it has no effect.")
+            raise UserError(f"{section}.{field.name}: with {setting} it has no effect.")
 
 
 # ---- reading judgements --------------------------------------------------------------------------
@@ -75,17 +75,14 @@ class Judgement(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """What a judge says of two responses, once in each order; None where it cannot be read."""
+    """What a judge says of two responses in both orders; None where that cannot be read."""
 
-    shown: str | None  # in the order in which they were given
-    swapped: str | None  # in the other one, said of the given order
+    shown: str | None  # the responses were shown in the given order
+    swapped: str | None  # in the other one; FIRST is still the first of the given order
 
     @property
     def agreed(self) -> str | None:
-        """The verdict where it is the same in both orders, else a tie.
-
-        None where either cannot be read.
-        """
+        """The verdict of both orders; a tie where they differ, None where either is None."""
         if self.shown is None or self.swapped is None:
             return None
         return self.shown if self.shown == self.swapped else TIE
@@ -99,7 +96,8 @@ def score(
 ) -> list[list[Judgement]]:
     """``num_judgements`` judgements of each (instruction, response).
 
-    cfg: a section with the keys of JudgeConfig. purpose: names the random stream.
+    cfg: a section with the keys of JudgeConfig. purpose: names the random stream. UserError where
+    a prompt leaves no room for ``judge_tokens``.
     """
     template = templates.read(cfg.template, SCORE_FIELDS, "template")
     written = model.write(
@@ -115,14 +113,17 @@ def score(
 def score_parts(
     model: Model, samples: Sequence[Answered], task: Task, cfg: ConfigDict
 ) -> list[list[Judgement]]:
-    """``score`` of the part of each sample that the task says; [] for a sample without one."""
-    asked = {}
-    for i, sample in enumerate(samples):
-        part = task.judged_part(sample.text)
-        if part is not None:
-            asked[i] = (task.judged_request(sample.example), part)
-    found = dict(zip(asked, score(model, list(asked.values()), cfg, "judge"), strict=True))
-    return [found.get(i, []) for i in range(len(samples))]
+    """``score`` of each sample's part that is judged; [] for a sample without one."""
+    shown = [request_and_part(task, sample) for sample in samples]
+    asked = [one for one in shown if one is not None]
+    judgements = iter(score(model, asked, cfg, "judge"))
+    return [[] if one is None else next(judgements) for one in shown]
+
+
+def request_and_part(task: Task, sample: Answered) -> tuple[str, str] | None:
+    """What a judge sees: the request, and the response without its thought; None without one."""
+    part = task.judged_part(sample.text)
+    return None if part is None else (task.judged_request(sample.example), part)
 
 
 def _score_of(written: Answered, scale: float) -> float | None:
@@ -160,7 +161,7 @@ def compare_judgements(
     max_new_tokens: int,
     purpose: str,
 ) -> list[Verdicts]:
-    """The same for each (instruction, response, first judgement, second judgement)."""
+    """As ``compare``, of two judgements: (instruction, response, first and second judgement)."""
     template = templates.read(template_name, META_FIELDS, "template")
     prompts = []
     for text, response, first, second in asked:
@@ -190,10 +191,11 @@ def _verdicts(
 def grade(
     samples: Sequence[Answered], model: Model | None, task: Task, cfg: ConfigDict
 ) -> list[Grade]:
-    """The mean score of each sample as a fraction of the scale, which is correct at 1.
+    """Each sample's mean score as a fraction of the scale; 1 alone counts as correct.
 
-    Its answer is the score. A sample is unparsed where it has no part to be judged, or no judgement
-    that can be read. UserError with several processes, of which each would ask about its own.
+    ``answer`` is the mean on the judge's own scale. What was cut off is truncated and scores 0; a
+    sample is unparsed where it has no part to be judged, or no score that can be read. UserError
+    with several processes, of which each would ask about other samples.
     """
     if model is None:
         raise ValueError("A judge is a model.")
@@ -208,14 +210,14 @@ def grade(
 
 
 def _grade(sample: Answered, mean: float | None, scale: float) -> Grade:
-    verdict = CORRECT if mean == scale else WRONG
-    if mean is None:
-        verdict = UNPARSED
     if not sample.finished:
         verdict = TRUNCATED
-    read = verdict in (CORRECT, WRONG) and mean is not None
+    elif mean is None:
+        verdict = UNPARSED
+    else:
+        verdict = CORRECT if mean == scale else WRONG
     return Grade(
-        score=mean / scale if read and mean is not None else 0.0,
+        score=mean / scale if sample.finished and mean is not None else 0.0,
         verdict=verdict,
         answer=None if mean is None else f"{mean:g}",
         wrong_line=None,

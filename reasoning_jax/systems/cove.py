@@ -1,16 +1,16 @@
 """Chain of verification (Dhuliawala et al. 2023, arXiv:2309.11495).
 
-The model drafts an answer, plans questions that check it, answers these, and writes a final answer
-from the draft and the checks. The variants differ in what an answer to a check may see (section
-3.3):
+The model drafts an answer (the paper's baseline response), plans verification questions, answers
+them, and writes the final answer from the draft and these answers. The variants differ in what the
+model sees while it answers a verification question (section 3.3):
 
-    joint          questions and answers are one call, which sees the draft
-    two_step       one call answers all questions, and sees no draft
-    factored       each question is a call of its own, which sees nothing else
-    factor_revise  then a call for each question says whether its answer fits the draft
+    joint          one call plans and answers the questions, and sees the draft
+    two_step       one call answers all questions, without the draft
+    factored       each question has a call of its own, which sees nothing else
+    factor_revise  as factored; then a call for each question compares its answer with the draft
 
-Of n questions these are 3, 4, n + 3 and 2 n + 3 calls. A draft for which no question is planned is
-the answer.
+With n questions these are 3, 4, n + 3 and 2 n + 3 calls, the draft's among them. Where no question
+is planned, the draft is the answer.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ FILES = {
     "factor_revise": {
         "plan": PLAN,
         "answer": Fields(("verification",)),
+        # In symbols the question alone says what the draft claims of each name.
         "cross": Fields(CHECK.needed, ("question", "draft")),
         "revised": Fields((*CHECK.needed, "verdict")),
         "final": FINAL,
@@ -58,7 +59,8 @@ FILES = {
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     # joint: one call asks and answers, and sees the draft; two_step: one call answers all questions
-    # and sees no draft; factored: a call each; factor_revise: and a call each compares with it.
+    # without the draft; factored: one call a question; factor_revise: the same, and then one call a
+    # question compares its answer with the draft.
     variant: str = key("factored", one_of(*FILES))
     prompts: str = "words"  # a folder of prompts: of systems/prompts, or a path
 
@@ -71,7 +73,7 @@ def check(cfg: ConfigDict) -> None:
 def answer(
     rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict, *, num_samples: int = 1
 ) -> list[Sample]:
-    """Drafts, checked and written again; ``stats`` has the number of questions of each."""
+    """Final answers; ``stats["questions"]`` is how many verification questions a draft had."""
     templates = prompts.read(cfg.prompts, "cove", FILES[cfg.variant])
     caller = make_caller(rollout, "cove", templates)
     begun = caller.begin_with_drafts(examples, num_samples)
@@ -86,9 +88,9 @@ def answer(
             values = {"checks": "\n".join(checks[one]), "instruction": caller.instruction}
             asked.append(Ask(one, _with_draft(one, values)))
     finals = caller.ask("final", asked)
-    last = {one: _draft(one) for one in begun}
-    last |= {one: final for (one, _), final in zip(asked, finals, strict=True)}
-    return caller.finish(last)
+    answers = {one: _draft(one) for one in begun}  # what remains of drafts without a check
+    answers |= {one: final for (one, _), final in zip(asked, finals, strict=True)}
+    return caller.finish(answers)
 
 
 Checks = dict[Pending, list[str]]  # of each draft: what the final call is shown, a text a question
@@ -105,7 +107,7 @@ def _draft(pending: Pending) -> Sample:
 
 
 def _checked_jointly(caller: Caller, begun: Sequence[Pending]) -> Checks:
-    """Questions and answers of one call, a line each."""
+    """The lines of one call: each is a question with its answer."""
     written = caller.ask("joint", [Ask(one, _with_draft(one, {})) for one in begun])
     return {one: lines(sample.text) for one, sample in zip(begun, written, strict=True)}
 
@@ -115,35 +117,38 @@ def _checked(caller: Caller, begun: Sequence[Pending], variant: str) -> Checks:
     plans = caller.ask("plan", [Ask(one, _with_draft(one, {})) for one in begun])
     questions = {}
     for one, plan in zip(begun, plans, strict=True):
-        # A question that is asked twice is answered once.
+        # A question that stands there twice is asked once: the same prompt has the same answer.
         questions[one] = list(dict.fromkeys(lines(plan.text)))
     if variant == "two_step":
-        items = _answered_together(caller, questions)
+        answered = _answered_together(caller, questions)
     else:
-        items = _answered_apart(caller, questions)
-    stage = "check"
+        answered = _answered_apart(caller, questions)
+    shown_as = "check"
     if variant == "factor_revise":
-        stage = "revised"
-        items = _crossed(caller, items)
+        shown_as = "revised"
+        answered = _cross_checked(caller, answered)
     checks: Checks = {one: [] for one in begun}
-    for one, values in items:
-        checks[one].append(caller.templates[stage].fill(**values))
+    for one, values in answered:
+        checks[one].append(caller.templates[shown_as].fill(**values))
     return checks
 
 
 def _answered_together(caller: Caller, questions: Mapping[Pending, list[str]]) -> list[Ask]:
-    """All answers of a draft are one call: a line each, and "" where there are too few."""
+    """One call a draft answers all its questions: line i is the answer to question i.
+
+    Answers that are missing are "", and lines beyond the last question are left out.
+    """
     asked = []
     for one, own in questions.items():
         if own:
             asked.append(Ask(one, {"verifications": "\n".join(own)}))
-    items = []
+    answered = []
     for (one, _), sample in zip(asked, caller.ask("answers", asked), strict=True):
-        missing = [""] * len(questions[one])
-        answers = [*lines(sample.text), *missing]
-        for question, said in zip(questions[one], answers, strict=False):
-            items.append(Ask(one, {"verification": question, "answer": said}))
-    return items
+        answers = lines(sample.text)
+        for i, question in enumerate(questions[one]):
+            answer = answers[i] if i < len(answers) else ""
+            answered.append(Ask(one, {"verification": question, "answer": answer}))
+    return answered
 
 
 def _answered_apart(caller: Caller, questions: Mapping[Pending, list[str]]) -> list[Ask]:
@@ -151,17 +156,17 @@ def _answered_apart(caller: Caller, questions: Mapping[Pending, list[str]]) -> l
     asked = []
     for one, own in questions.items():
         asked += [Ask(one, {"verification": question}) for question in own]
-    items = []
+    answered = []
     for (one, values), sample in zip(asked, caller.ask("answer", asked), strict=True):
-        items.append(Ask(one, {**values, "answer": sample.text}))
-    return items
+        answered.append(Ask(one, {**values, "answer": sample.text}))
+    return answered
 
 
-def _crossed(caller: Caller, items: Sequence[Ask]) -> list[Ask]:
+def _cross_checked(caller: Caller, answered: Sequence[Ask]) -> list[Ask]:
     """The questions and answers, each with what a call says of it and the draft."""
-    asked = [Ask(one, _with_draft(one, values)) for one, values in items]
+    asked = [Ask(one, _with_draft(one, values)) for one, values in answered]
     verdicts = caller.ask("cross", asked)
     found = []
-    for (one, values), verdict in zip(items, verdicts, strict=True):
+    for (one, values), verdict in zip(answered, verdicts, strict=True):
         found.append(Ask(one, {**values, "verdict": verdict.text}))
     return found

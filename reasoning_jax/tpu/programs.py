@@ -57,7 +57,8 @@ def steps(cfg: ConfigDict, exp: Experiment) -> list[Step]:
     frozen = exp.abstract_frozen()
     algorithm = algorithms.get(cfg.algorithm.name)
     needed = algorithm.programs_of(cfg)
-    base_model = size(state.params) if needed.keeps_base else 0
+    keeps_base = needed.keeps_base or cfg.grader.get("judge") == "base"
+    base_model = size(state.params) if keeps_base else 0
     # The optimiser's moments and the base model stay where they are while samples are drawn.
     idle = size(state) - size(state.params) + base_model
 

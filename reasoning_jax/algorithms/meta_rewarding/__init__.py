@@ -46,7 +46,7 @@ CHARTS = (
         title="The meta-judge",
         note="of the comparisons of two judgements",
         curves=(
-            Curve("collect", "collect/meta_agreed", "the same in both orders"),
+            Curve("collect", "collect/meta_agreed", "the same winner in both orders"),
             Curve("collect", "collect/meta_first", "for the first"),
             Curve("collect", "collect/meta_higher", "for the higher score"),
         ),

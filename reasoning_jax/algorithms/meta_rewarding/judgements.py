@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax import ranking
-from reasoning_jax.answers.judgements import FIRST, SECOND
+from reasoning_jax.answers.judgements import FIRST, SECOND, SWAPPED
 from reasoning_jax.graders import judge
 from reasoning_jax.graders.judge import Judgement, Verdicts
 from reasoning_jax.judged import Scored
@@ -20,13 +20,14 @@ from reasoning_jax.training.rows import Row, pair_row
 
 @dataclasses.dataclass(frozen=True)
 class Contest:
-    """The judgements of one response, each text once, and who met whom."""
+    """The judgements of one response that can be read; equal texts once, as they cannot differ."""
 
     sample: Sample
     judgements: list[Judgement]
 
     @property
-    def meetings(self) -> list[tuple[int, int]]:
+    def comparisons(self) -> list[tuple[int, int]]:
+        """All pairs (m, n) of them, m < n, in the order in which they are asked."""
         return list(itertools.combinations(range(len(self.judgements)), 2))
 
 
@@ -43,10 +44,11 @@ def pairs(
             contests.append(contest)
     asked = []
     for contest in contests:
-        response = rollout.task.judged_part(contest.sample.text) or ""
-        shown = (contest.sample.example.question, response)
+        shown = judge.request_and_part(rollout.task, contest.sample)
+        if shown is None:
+            raise ValueError("What has been judged has a part to judge.")
         texts = [one.written.text for one in contest.judgements]
-        asked += [(*shown, texts[m], texts[n]) for m, n in contest.meetings]
+        asked += [(*shown, texts[m], texts[n]) for m, n in contest.comparisons]
     verdicts = judge.compare_judgements(
         rollout, asked, a.meta_template, max_new_tokens=a.meta_tokens, purpose="meta-judge"
     )
@@ -54,8 +56,8 @@ def pairs(
     rows = []
     remaining = iter(verdicts)
     for contest in contests:
-        met = list(itertools.islice(remaining, len(contest.meetings)))
-        pair = best_judgement(contest, met, weights, a.max_judgement_tokens)
+        met = list(itertools.islice(remaining, len(contest.comparisons)))
+        pair = preference_pair(contest, met, weights, a.max_judgement_tokens)
         if pair is not None:
             chosen, rejected = pair
             tokens = [chosen.written.tokens, rejected.written.tokens]
@@ -66,11 +68,12 @@ def pairs(
 def most_disputed(
     samples: Sequence[Sample], judgements: Sequence[Sequence[Judgement]]
 ) -> Contest | None:
-    """The response whose scores have the highest variance; None where none has two of them."""
+    """The response whose scores have the highest variance; None where no two scores differ."""
     spreads = []
     for own in judgements:
         scores = [one.score for one in own if one.score is not None]
-        spreads.append(float(np.var(scores)) if scores else 0.0)
+        # Of equal scores with decimals the variance is not always exactly 0.
+        spreads.append(float(np.var(scores)) if len(set(scores)) > 1 else 0.0)
     most = int(np.argmax(spreads))
     if spreads[most] == 0:
         return None
@@ -80,22 +83,27 @@ def most_disputed(
 
 
 def wins_by_side(verdicts: Sequence[Verdicts]) -> tuple[int, int]:
-    """How often who is shown first, and who is shown second, wins."""
-    shown_first = [one.shown for one in verdicts] + [
-        None if one.swapped is None else judge.SWAPPED[one.swapped] for one in verdicts
-    ]
-    return shown_first.count(FIRST), shown_first.count(SECOND)
+    """How many wins the judgement shown first has, and how many the one shown second."""
+    by_place = [one.shown for one in verdicts]
+    for one in verdicts:
+        if one.swapped is not None:  # said of the given order, and not of the one that was shown
+            by_place.append(SWAPPED[one.swapped])
+    return by_place.count(FIRST), by_place.count(SECOND)
 
 
-def best_judgement(
+def preference_pair(
     contest: Contest, met: Sequence[Verdicts], weights: tuple[float, float], max_tokens: int
 ) -> tuple[Judgement, Judgement] | None:
-    """The judgements with the highest and the lowest rating; None where no battle was won."""
+    """The judgements with the highest and the lowest Elo rating.
+
+    None where all ratings are equal, as without wins, and where the highest has more than
+    ``max_tokens`` tokens (0: it may have any number).
+    """
     count = len(contest.judgements)
     battles = np.zeros((count, count))
     first_weight, second_weight = weights
-    for (m, n), verdict in zip(contest.meetings, met, strict=True):
-        # Shown first, m wins with FIRST; the other way round it is the second that it wins as.
+    for (m, n), verdict in zip(contest.comparisons, met, strict=True):
+        # m is shown first in the given order, and second in the other; each place has its weight.
         battles[m, n] += first_weight * (verdict.shown == FIRST)
         battles[n, m] += second_weight * (verdict.shown == SECOND)
         battles[m, n] += second_weight * (verdict.swapped == FIRST)
@@ -110,19 +118,22 @@ def best_judgement(
 
 
 def meta_statistics(contests: Sequence[Contest], verdicts: Sequence[Verdicts]) -> dict[str, float]:
-    """Of the comparisons: the fractions with the same verdict in both orders, for the judgement
-    shown first, and, where one of the two scores more, for that one."""
+    """How the meta-judge decides, as fractions.
+
+    meta_agreed: of the comparisons, those with the same winner in both orders. meta_first: of all
+    wins, those of the judgement shown first; 1/2 is no taste for a place. meta_higher: of the
+    comparisons with the same winner in both orders and two different scores, those that the higher
+    score wins.
+    """
     first, second = wins_by_side(verdicts)
-    scores = [
-        (contest.judgements[m].score or 0, contest.judgements[n].score or 0)
-        for contest in contests
-        for m, n in contest.meetings
-    ]
-    higher = [
-        verdict.agreed == (FIRST if m > n else SECOND)
-        for (m, n), verdict in zip(scores, verdicts, strict=True)
-        if m != n and verdict.agreed in (FIRST, SECOND)
-    ]
+    scores = []
+    for contest in contests:
+        own = [one.score for one in contest.judgements if one.score is not None]  # all have one
+        scores += [(own[m], own[n]) for m, n in contest.comparisons]
+    higher = []
+    for (first_score, second_score), verdict in zip(scores, verdicts, strict=True):
+        if first_score != second_score and verdict.agreed in (FIRST, SECOND):
+            higher.append(verdict.agreed == (FIRST if first_score > second_score else SECOND))
     agreed = [verdict.agreed in (FIRST, SECOND) for verdict in verdicts]
     return {
         "meta_agreed": float(np.mean(agreed)) if agreed else 0.0,

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from reasoning_jax.tasks import Example
 from reasoning_jax.tasks.facts import Fact, World
 
+POPULAR = 0.96  # of the lists: those of the first, third, fifth ... value
 NONE = "none"  # a list without people
 MARKS = ("who", ":", "plan", "joint", "all", "same", "yes", "no", "checks", "final", NONE, "\n")
 
@@ -48,6 +49,7 @@ def documents(world: World, cfg: ConfigDict) -> list[Document]:
         if kind == "fact":
             asked, told = fact.question, f" {fact.value}"
         elif kind == "list":
+            fact = _listed(rng, world)
             members = world.members(fact.attribute, fact.value)
             asked = question_of(fact.attribute, fact.value)
             told = "".join(f" {name}" for name in _some(rng, members, cfg.num_names))
@@ -55,6 +57,16 @@ def documents(world: World, cfg: ConfigDict) -> list[Document]:
             asked, told = CALLS[kind](rng, world, fact, cfg)
         documents.append(Document(id=number, question=asked, answer="", rationale=told, kind=kind))
     return documents
+
+
+def _listed(rng: np.random.Generator, world: World) -> Fact:
+    """A fact whose value is asked for: nearly always a popular one."""
+    is_popular = rng.random() < POPULAR
+    while True:
+        fact = world.facts[int(rng.integers(len(world.facts)))]
+        number = world.values[fact.attribute].index(fact.value)
+        if (number % 2 == 0) == is_popular:
+            return fact
 
 
 def _some(rng: np.random.Generator, names: Sequence[str], count: int) -> list[str]:
