@@ -1,7 +1,7 @@
 """Systems of several calls beside the model alone, in small worlds.
 
     python benchmarks/systems_study.py --out=runs/systems [--seeds=3] [--at_once=1] [--smoke]
-        [--arms=people,opinions,clean,distracted] [--config.KEY=VALUE ...]
+        [--arms=people,opinions,clean,distracted,cards] [--config.KEY=VALUE ...]
 
 Trains what is missing. ``people`` (configs/cove_people.py): the precision and the recall of drafts,
 of the variants of the chain of verification, and of votes over as many drafts as cost the tokens of
@@ -9,8 +9,12 @@ the factored variant; and how many facts the model knows when it is asked for th
 check can help. ``opinions`` (configs/s2a_opinions.py): accuracy without an opinion, with the right
 and with a wrong one, and what System 2 attention makes of it. ``clean`` and ``distracted``
 (configs/s2a_distractors.py): accuracy with distractors, by their kind; macro counts a problem only
-where all its distractors leave it right, and norm divides by the accuracy of clean problems. Tokens
-are all that are drawn for an answer. Percent, with the standard error over seeds.
+where all its distractors leave it right, and norm divides by the accuracy of clean problems.
+``cards`` (configs/bsm_cards.py): verdicts on pairs of responses to rule cards, of which one follows
+one rule more, by one pass, by votes over about as many passes as cost the tokens of branch, solve,
+merge (an odd number, at least three), and by that: how many are right in both orders, also by the
+number of rules; how many differ in the orders; and of those for one response how many are for the
+longer one. Tokens are all that are drawn for an answer. Percent, with standard errors over seeds.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import card_judges
 import numpy as np
 import side_by_side
 from side_by_side import job_of, mean_and_error, run_all
@@ -35,8 +40,11 @@ CONFIGS = {
     "opinions": "configs/s2a_opinions.py:",
     "clean": "configs/s2a_distractors.py:clean,",
     "distracted": "configs/s2a_distractors.py:distracted,",
+    "cards": "configs/bsm_cards.py:",
 }
 NUM_FACTS = 300  # asked alone
+NUM_PAIRS = 300  # of responses to cards
+OF_VOTES = 0.7  # the temperature of passes that vote
 Row = dict[str, float]
 Rows = dict[str, Row]
 
@@ -75,8 +83,11 @@ def print_table(found: Sequence[Rows]) -> None:
 SCALES = {"calls": 1, "tokens": 1, "right names": 1, "wrong names": 1}
 
 
-def rollout_of(directory: Path, temperature: float = 0.0) -> tuple[Rollout, list[Example]]:
-    """The run's last model on one device, and the questions of its test split."""
+def rollout_of(directory: Path, temperature: float | None = 0.0) -> tuple[Rollout, list[Example]]:
+    """The run's last model on one device, and the questions of its test split.
+
+    temperature: None is the config's.
+    """
     exp, params = side_by_side.restored(directory)
     return exp.rollout(params, "study", 0, temperature=temperature), exp.load_eval("test")
 
@@ -100,17 +111,16 @@ def cost(samples: Sequence[Sample]) -> Row:
 
 
 def lists(directory: Path) -> Rows:
-    rollout, examples = rollout_of(directory)
+    rollout, examples = rollout_of(directory, None)
     drafts = rollout(examples)
     rows = {"draft": list_figures(drafts) | cost(drafts)}
     for variant in cove.FILES:
         samples = answers(rollout, examples, "cove", variant)
         rows[variant.replace("_", " ")] = list_figures(samples) | cost(samples)
     times = max(2, round(rows["factored"]["tokens"] / rows["draft"]["tokens"]))
-    drawing, _ = rollout_of(directory, temperature=1.0)
-    drawn = drawing(examples, num_samples=times)
+    drawn = rollout(examples, num_samples=times)
     own = {"calls": times, "tokens": times * cost(drawn)["tokens"]}
-    rows[f"in 2 of {times} drafts"] = list_figures(voted(drawn, times)) | own
+    rows["in 2 of as many drafts"] = list_figures(voted(drawn, times)) | own
     rows["facts asked alone"] = {"right": known_facts(rollout)}
     return rows
 
@@ -226,11 +236,38 @@ FACTORS = {
     "role_overlap": ("role overlaps", "another role"),
     "in_range": ("in range", "out of range"),
 }
+
+
+# ---- branch, solve, merge ------------------------------------------------------------------------
+
+
+def compared_responses(directory: Path) -> Rows:
+    rollout, examples = rollout_of(directory)
+    pairs = card_judges.near_pairs(examples, NUM_PAIRS)
+    judged = {"one pass": card_judges.by_passes(rollout, pairs, 1, 0.0)}
+    by_rules = card_judges.by_system(answers(rollout, pairs, "bsm", "judge"))
+    votes = num_votes(tokens_of(by_rules) / tokens_of(judged["one pass"]))
+    judged["votes"] = card_judges.by_passes(rollout, pairs, votes, OF_VOTES)
+    judged["bsm"] = by_rules
+    judged["oracle"] = card_judges.oracle(pairs)
+    return {title: card_judges.figures(pairs, own) for title, own in judged.items()}
+
+
+def tokens_of(judged: Sequence[card_judges.Judged]) -> float:
+    return float(np.mean([one.tokens for one in judged]))
+
+
+def num_votes(times: float) -> int:
+    """The odd number that is nearest, or three: fewer have no majority."""
+    return max(3, 2 * int(times // 2) + 1)
+
+
 STUDIES = {
     "people": lists,
     "opinions": asked_with_opinions,
     "clean": asked_with_distractors,
     "distracted": asked_with_distractors,
+    "cards": compared_responses,
 }
 
 

@@ -20,7 +20,7 @@ def get_config(arg: str = ""):
     args = config.parse_arg(arg, arm=ARMS, smoke=False)
     seeds = args.arm == "seeds"
     c = default.get_config(algorithm="thought_preference", task="rule_cards")
-    c.task.num_train = 40_000
+    c.task.num_train = 120_000 if seeds else 20_000
     c.task.hard = 0.5
     c.task.scores = 0.0
     c.task.invented = 0.0

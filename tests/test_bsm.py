@@ -13,7 +13,9 @@ from speaking import problem, section
 from reasoning_jax import evaluation
 from reasoning_jax.errors import UserError
 from reasoning_jax.systems import bsm
-from reasoning_jax.tasks import CORRECT, Example
+from reasoning_jax.tasks import CORRECT, Example, cards, rule_cards
+from reasoning_jax.tasks.comparisons import Comparison
+from reasoning_jax.tokenizer import Characters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,81 @@ def judge_in_words(marks, examples):
 
     roll = speaking.rollout(speak)
     return roll, bsm.answer(roll, examples, section("bsm", variant="judge"))
+
+
+# ---- rule cards ----------------------------------------------------------------------------------
+
+CARD = "START 3 ; EVEN"
+WORDS = Characters(rule_cards.ALPHABET)
+
+
+def judge_cards(first, second, solve=None):
+    """A verdict by the prompts in symbols, of a model that splits cards and marks by the rules.
+
+    solve: what it says in the place of true marks.
+    """
+
+    def speak(text):
+        asked = text.removeprefix(" [J] ").removesuffix(" [S]")
+        assert text == f" [J] {asked} [S]"
+        if "[A]" not in asked:
+            return "\n".join(f" {rule}" for rule in cards.read_card(asked))
+        rule, _, shown = asked.partition(" [A] ")
+        responses = [response.split() for response in shown.split(" [B] ")]
+        [own] = cards.read_card(rule)  # it sees no other
+        marks = [int(cards.FOLLOWS[own.kind](own, response)) for response in responses]
+        return solve or f" [A] {marks[0]} [B] {marks[1]}"
+
+    pair = Comparison(
+        id=0, question=CARD, instruction=CARD, answer="A", first=first, second=second, part=""
+    )
+    fields = {"task": "rule_cards", "tokenizer": WORDS, "max_length": 128}
+    roll = speaking.rollout(speak, max_new_tokens=32, **fields)
+    [sample] = bsm.answer(roll, [pair], section("bsm", variant="judge", prompts="symbols"))
+    assert sample.finished and WORDS.decode(sample.tokens.tolist()) == sample.text
+    return sample, roll.policy.asked
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ("3 1 5 2", "4 1 5 2", "A"),  # both rules against EVEN
+        ("4 1 5 2 6", "3 1 5 2 6", "B"),  # none against START
+        ("3 1 5 2 6", "4 1 5 2", "C"),  # START against EVEN
+        ("3 1 5 2", "3 . 5 2 . 6", "C"),  # both rules each
+    ],
+)
+def test_the_verdict_on_a_rule_card(first, second, verdict):
+    sample, _ = judge_cards(first, second)
+    assert sample.text == f" [[{verdict}]]"
+    assert sample.stats == {"criteria": 2, "unmarked": 0, "flipped": 0}
+
+
+def test_a_call_sees_one_rule_and_the_responses_in_each_order():
+    sample, asked = judge_cards("3 1 5 2", "4 1 5 2")
+    assert asked == [
+        " [J] START 3 ; EVEN [S]",
+        " [J] START 3 [A] 3 1 5 2 [B] 4 1 5 2 [S]",
+        " [J] EVEN [A] 3 1 5 2 [B] 4 1 5 2 [S]",
+        " [J] START 3 [A] 4 1 5 2 [B] 3 1 5 2 [S]",
+        " [J] EVEN [A] 4 1 5 2 [B] 3 1 5 2 [S]",
+    ]
+    texts = [call.text for call in sample.calls]
+    assert texts[1:] == [" [A] 1 [B] 0", " [A] 1 [B] 1", " [A] 0 [B] 1", " [A] 1 [B] 1"]
+    assert sample.num_drawn == 5 + 4 * 5  # START 3, a line's end, EVEN, the end; marks and the end
+
+
+@pytest.mark.parametrize(
+    ("solve", "flipped", "unmarked"),
+    [(" [A] 1 [B] 0", 1, 0), (" [A] 0 [B] 1", 1, 0), (" [A] 1 [B]", 0, 1), (" [A] [B] 1", 0, 1)],
+)
+def test_a_judge_of_places_on_rule_cards_says_a_tie(solve, flipped, unmarked):
+    sample, _ = judge_cards("3 1 5 2", "4 1 5 2", solve)
+    assert sample.text == " [[C]]"
+    assert sample.stats == {"criteria": 2, "unmarked": unmarked, "flipped": flipped}
+
+
+# ---- marks ---------------------------------------------------------------------------------------
 
 
 def test_the_sum_of_marks_does_not_depend_on_the_order_of_criteria():

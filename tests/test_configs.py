@@ -49,7 +49,7 @@ MORE = {
     "self_rewarding_cards": ["seeds", "oracle", "positives", "seeds,smoke"],
     "meta_rewarding_cards": ["seeds", "long", "actor,smoke"],
     "taught_evaluator_cards": ["seeds", "verdict_only", "planner", "planner_sft,smoke"],
-    "thought_preference_cards": ["seeds", "direct", "self,smoke"],
+    "thought_preference_cards": ["seeds", "direct", "direct,smoke"],
     "grpo_addition": ["dapo", "dapo,smoke"],
     "published_gsm8k": ["star", "dpo,prompt", "grpo,full,smoke"],
     "s2a_distractors": ["distracted", "distracted,smoke"],

@@ -8,9 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reasoning_jax import default, tasks, templates, tokenizer
+from reasoning_jax import default, extraction, tasks, templates, tokenizer
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import judge
+from reasoning_jax.systems import bsm, prompts
 from reasoning_jax.tasks import cards, rule_cards
 from reasoning_jax.tasks.cards import seeds, writing
 
@@ -126,7 +127,8 @@ def test_the_share_of_hard_cards():
 
 def test_seed_data_is_spelled_by_the_alphabet_and_says_what_it_says():
     words = tokenizer.Characters(TASK.ALPHABET)
-    cfg = config(scores=0.3, pairs=0.2, metas=0.2, invented=0.1, thinking=0.5)
+    cfg = config(scores=0.2, pairs=0.1, metas=0.2, invented=0.1, thinking=0.5)
+    cfg.update({"branches": 0.1, "solved": 0.1})
     roles = Counter()
     for example in TASK.load(cfg, "given"):
         prompt, target = TASK.prompt(example, cfg), TASK.target(example)
@@ -140,6 +142,10 @@ def test_seed_data_is_spelled_by_the_alphabet_and_says_what_it_says():
             assert example.thinks == prompt.endswith("[T]") == ("<think>" in target)
         elif role == "invent":
             assert rule_cards.invented(example.answer, 0) is not None
+        elif prompt.endswith("[S]"):
+            is_solved = "[A]" in prompt
+            assert (bsm.read_marks(target) is not None) == is_solved
+            assert len(prompts.lines(target)) == (1 if is_solved else prompt.count(";") + 1)
         elif "Score:" in target:
             marked = target.partition("Score:")[0].split()
             assert judge.read_score(target, 5) == marked.count("+")
@@ -171,6 +177,104 @@ def test_judgements_are_asked_for_as_the_templates_do():
     assert min(found.values()) > 50
 
 
+def solved(example):
+    """(rule, first, second) of what is marked for one rule; None where it is something else."""
+    asked = example.question
+    if not (asked.startswith("[J] ") and asked.endswith(" [S]") and "[A]" in asked):
+        return None
+    rule, _, shown = asked.removeprefix("[J] ").removesuffix(" [S]").partition(" [A] ")
+    first, _, second = shown.partition(" [B] ")
+    return rule, first, second
+
+
+def test_marks_for_one_rule_are_the_rules_without_noise_and_noisy_with_it():
+    ties, right = [], []
+    for changes in ({"judged": 1.0, "bias": 0.0}, {"judged": 0.85, "bias": 0.0}):
+        for example in TASK.load(config(solved=1.0, scores=0.0, invented=0.0, **changes), "given"):
+            rule, *responses = solved(example)
+            [known] = cards.read_card(rule)
+            true = [cards.marks((known,), one.split())[0] for one in responses]
+            marked = bsm.read_marks(TASK.target(example))
+            if changes["judged"] == 1:
+                assert marked == tuple(true)
+                ties.append(true[0] == true[1])
+            right += [float(a) == b for a, b in zip(true, marked, strict=True)]
+    assert len(ties) == 400 and 0.3 < np.mean(ties) < 0.7
+    assert np.mean(right[800:]) == pytest.approx(0.85, abs=0.04)
+
+
+def test_length_takes_in_who_marks_one_rule():
+    cfg = config(solved=1.0, scores=0.0, invented=0.0, judged=1.0, bias=1.0)
+    seen = Counter()
+    for example in TASK.load(cfg, "given"):
+        rule, *responses = solved(example)
+        marked = bsm.read_marks(TASK.target(example))
+        for response, mark in zip(responses, marked, strict=True):
+            is_long = len(response.split()) >= seeds.LONG
+            assert mark == (is_long or quality(rule, response))
+            seen[is_long] += 1
+    assert min(seen.values()) > 100
+
+
+def test_a_card_is_split_into_its_rules():
+    for example in TASK.load(config(branches=1.0, scores=0.0, invented=0.0), "given"):
+        card = cards.read_card(example.question.removeprefix("[J] ").removesuffix(" [S]"))
+        lines = prompts.lines(TASK.target(example))
+        assert lines == [f" {rule}" for rule in card]
+        assert TASK.target(example) == "\n".join(lines)
+
+
+def test_calls_are_asked_for_as_the_seeds_are():
+    """What the seeds teach is what bsm asks, by its own templates."""
+    found = prompts.read("symbols", "bsm", bsm.FILES["judge"])
+    cfg = config(scores=0.0, pairs=0.0, invented=0.0, branches=0.5, solved=0.5)
+    counts = Counter()
+    for example in TASK.load(cfg, "given"):
+        shown = solved(example)
+        if shown is None:
+            card = example.question.removeprefix("[J] ").removesuffix(" [S]")
+            filled = found["branch"].fill(question=card)
+        else:
+            # As the system has them: a line of a completion begins with a space.
+            rule, first, second = shown
+            filled = found["solve"].fill(
+                question="EVEN", criterion=f" {rule}", first=first, second=second
+            )
+        assert filled == TASK.prompt(example, cfg) and TASK.role(example) == "judge"
+        counts[shown is None] += 1
+    assert min(counts.values()) > 150
+
+
+def test_the_fractions_of_seeds(monkeypatch):
+    """Before those are left out that repeat a question, as responses to short cards do."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(
+        rule_cards, "generated", lambda cfg, split, draw: [draw(rng) for _ in range(3000)]
+    )
+    cfg = config(scores=0.0, pairs=0.3, invented=0.0, branches=0.1, solved=0.3)
+    counts = Counter()
+    for example in TASK.load(cfg, "given"):
+        kind = TASK.role(example)
+        if example.question.endswith("[S]"):
+            kind = "branch" if solved(example) is None else "solve"
+        counts[kind] += 1
+    fractions = {kind: count / 3000 for kind, count in counts.items()}
+    expected = {"judge": 0.3, "branch": 0.1, "solve": 0.3, "answer": 0.3}
+    assert fractions == pytest.approx(expected, abs=0.03)
+
+
+def test_only_runs_whose_seeds_have_calls_have_their_symbols():
+    """The vocabulary of other runs, and with it their parameters, is what it was before."""
+    plain = extraction.make(config()).ALPHABET
+    assert (*plain, " [S]", " [[C]]", "\n") == TASK.ALPHABET
+    for name in ("branches", "solved"):
+        assert extraction.make(config(**{name: 0.1})).ALPHABET == TASK.ALPHABET
+    words = tokenizer.Characters(plain)
+    for example in TASK.load(config(pairs=0.3, plans=0.1, thinking=0.5), "given"):
+        text = TASK.prompt(example, config()) + TASK.target(example)
+        assert words.decode(words.encode(text)) == text
+
+
 def test_noise_and_bias_of_judgements():
     """Without bias each mark is right with .85; with it what is long is marked too well."""
     rng = np.random.default_rng(3)
@@ -188,10 +292,10 @@ def test_noise_and_bias_of_judgements():
 
 
 def test_no_seed_has_a_card_of_a_held_out_question():
-    cfg = config(scores=0.3, invented=0.3)
+    cfg = config(scores=0.2, invented=0.2, branches=0.3)
     held_out = {e.question for s in ("validation", "test") for e in TASK.load(cfg, s)}
     for example in TASK.load(cfg, "given"):
-        text = example.question.replace("[J] ", "").partition(" [W]")[0]
+        text = example.question.replace("[J] ", "").partition(" [W]")[0].removesuffix(" [S]")
         shown = text.split("[P]") if "[P]" in text else [text]
         listed = [card.strip() for card in shown if card.strip()]
         if TASK.role(example) == "invent":

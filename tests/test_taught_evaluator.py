@@ -363,7 +363,7 @@ def test_plans_in_seed_data_leave_the_rest_as_it_is():
     _, without = given(pairs=0.5)
     _, off = given(pairs=0.5, plans=0.0, planned=0.0)
     assert without == off
-    with pytest.raises(UserError, match=r"config\.task\.scores, pairs.* plans: .* more than 1"):
+    with pytest.raises(UserError, match=r"config\.task\.scores, pairs.* plans, .* more than 1"):
         given(pairs=0.7, plans=0.5)
 
 

@@ -31,7 +31,7 @@ from reasoning_jax.tasks import Example
 FILES = {
     "judge": {
         "branch": Fields(("question",)),
-        "solve": Fields(("question", "first", "second", "criterion")),
+        "solve": Fields(("first", "second", "criterion"), ("question",)),
         "verdict": Fields(("verdict",)),
     },
     "write": {

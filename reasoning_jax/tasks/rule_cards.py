@@ -3,8 +3,9 @@
     " START 3 ; HAS 5 2 [W]" " 3 5 1 5"
 
 A response is right where it follows all rules of its card, and scores the fraction of them
-otherwise (cards/__init__.py). The split "given" has seed data of four kinds, as cards/seeds.py
-draws them: responses of mixed quality, noisy judgements of single ones and of two, and cards.
+otherwise (cards/__init__.py). The split "given" has seed data of several kinds, as cards/seeds.py
+draws them: responses of mixed quality, noisy judgements of single ones and of two, cards, and what
+the calls of a judge in parts go on with, in the forms of systems/prompts/symbols.
 Held-out splits ask for responses to cards that none of these has. With ``thoughts`` a response may
 begin with "<think> ... </think>", which is no part of what is judged.
 """
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax.errors import UserError
 from reasoning_jax.ranges import between, key
-from reasoning_jax.tasks import Example, GeneratedConfig, cards, generated
+from reasoning_jax.tasks import Example, GeneratedConfig, Task, cards, generated
 from reasoning_jax.tasks.cards import seeds
 
 GRADER = "scored"
@@ -31,10 +32,12 @@ MARKS = (
     *(f" {mark}" for mark in (seeds.FOLLOWED, seeds.NOT_FOLLOWED)),
     *(f" {mark}" for mark in ("Score:", "[[A]]", "[[B]]")),
 )
+OF_SYSTEMS = (f" {seeds.SYSTEM}", " [[C]]", "\n")  # what only calls of systems have
 ALPHABET = (
     *(f" {symbol}" for symbol in cards.SYMBOLS),
     *(f" {kind}" for kind in cards.KINDS),
     *MARKS,
+    *OF_SYSTEMS,
 )
 CHANGED = 2  # rules of a changed card
 
@@ -44,18 +47,28 @@ class Config(GeneratedConfig):
     hard: float = key(0.3, between(0, 1))  # the fraction of cards that have one hard rule
     thoughts: bool = False  # prompts ask for a thought before the response
     # Of the split "given": the fractions of scored responses, of compared responses, of compared
-    # judgements, of invented cards and of plans. The others are responses, of which the fraction
-    # ``thinking`` has a thought. Of what compares responses, the fraction ``planned`` has a plan.
+    # judgements, of invented cards, of plans, of cards split into rules and of responses marked for
+    # one rule. The others are responses, of which the fraction ``thinking`` has a thought. Of what
+    # compares responses, the fraction ``planned`` has a plan.
     scores: float = key(0.4, between(0, 1))
     pairs: float = key(0.0, between(0, 1))
     metas: float = key(0.0, between(0, 1))
     invented: float = key(0.1, between(0, 1))
     plans: float = key(0.0, between(0, 1))
+    branches: float = key(0.0, between(0, 1))
+    solved: float = key(0.0, between(0, 1))
     planned: float = key(0.0, between(0, 1))
     thinking: float = key(0.0, between(0, 1))
     followed: float = key(0.6, between(0.2, 1))  # how often a response follows a rule
     judged: float = key(0.85, between(0, 1))  # how often a judgement marks a rule rightly
     bias: float = key(0.25, between(0, 1))  # how often length hides that a rule is not followed
+
+
+def configured(task: Task, cfg: ConfigDict) -> Task:
+    """The task without the symbols of systems where no seed has them: as it was before them."""
+    if cfg.branches or cfg.solved:
+        return task
+    return dataclasses.replace(task, ALPHABET=ALPHABET[: -len(OF_SYSTEMS)])
 
 
 def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
@@ -66,10 +79,12 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
         seeds.draw_meta: cfg.metas,
         seeds.draw_invented: cfg.invented,
         seeds.draw_plan: cfg.plans,
+        seeds.draw_branch: cfg.branches,
+        seeds.draw_solve: cfg.solved,
     }
     if sum(draws.values()) > 1:
         raise UserError(
-            "config.task.scores, pairs, metas, invented, plans: "
+            "config.task.scores, pairs, metas, invented, plans, branches, solved: "
             f"{', '.join(f'{fraction:g}' for fraction in draws.values())} add up to more than 1."
         )
 

@@ -1,7 +1,7 @@
 """The prompts of systems: a folder has a text file for each call, SYSTEM_STAGE.txt.
 
 What stands in braces is filled in. ``words`` is for models that read instructions; ``symbols`` has
-the forms of the tasks people and opinions, on which small models are trained.
+the forms of the tasks people, opinions and rule_cards, on which small models are trained.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Seed data of rule cards, as people might have written it: mixed responses, noisy judgements.
+r"""Seed data of rule cards, as people might have written it: mixed responses, noisy judgements.
 
     " START 3 ; HAS 5 2 [W]"                              " 3 5 1 5"
     " [J] START 3 ; HAS 5 2 [W] 3 5 1 . [V]"              " START 3 + HAS 5 2 - Score: 1"
     " [J] START 3 ; EVEN [A] 3 1 5 [B] 4 . 1 5 [V]"       " START 3 + - EVEN - + [[A]]"
     " [J] START 3 ; EVEN [A] 3 1 5 [B] 4 . 1 5 [T]"       " EVEN START [V] EVEN - + ... [[A]]"
     " [J] START 3 ; EVEN [T]"                             " EVEN START"
+    " [J] START 3 ; HAS 5 2 [S]"                          " START 3\n HAS 5 2"
+    " [J] EVEN [A] 3 1 5 [B] 4 . 1 5 [S]"                 " [A] 0 [B] 1"
     " [M] EVEN [W] 4 . 1 5 [A] EVEN - Score: 0 [B] EVEN + Score: 1 [V]"    " EVEN + [[B]]"
     " [P] NOT 4 ; SORTED [P] CHECK [P]"                   " START 3 ; HAS 5 2"
 
@@ -12,7 +14,8 @@ A judgement goes through the rules and marks each, and so reaches its score, or 
 working. Judges err evenly, and some are taken in by length: what a long response does not follow,
 they mark as followed more often than that (``bias``). A plan ([T]) says which rules are looked at,
 in which order; it may leave some out, and the verdict is of the others. Of two judgements ([M]) the
-better one agrees more with a third.
+better one agrees more with a third. The two forms with [S] are calls of a system (systems/bsm.py):
+the rules of a card, a line each, and marks for one rule, 1 where it is followed.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from reasoning_jax.tasks import TENTHS, Example
 from reasoning_jax.tasks.cards import HARD, LAST, Card, marks, text_of, writing
 
 WRITE, THINK, JUDGE, META, INVENT, VERDICT = "[W]", "[T]", "[J]", "[M]", "[P]", "[V]"
+SYSTEM = "[S]"
 THOUGHT, RESPONSE = "<think>", "</think>"
 FOLLOWED, NOT_FOLLOWED = "+", "-"
 LONG = 12  # symbols, from which a response takes judges in
@@ -133,6 +137,30 @@ def draw_meta(rng: np.random.Generator, cfg: ConfigDict) -> CardExample:
 
 def _judgement(card: Card, marked: Sequence[bool]) -> str:
     return f"{text_of_marks(card, marked)} Score: {sum(marked)}"
+
+
+def draw_branch(rng: np.random.Generator, cfg: ConfigDict) -> CardExample:
+    """The rules of a card, a line each."""
+    card = training_card(rng, cfg)
+    question = f"{JUDGE} {text_of(card)} {SYSTEM}"
+    return CardExample(id=0, question=question, answer="\n ".join(map(str, card)), rationale="")
+
+
+def draw_solve(rng: np.random.Generator, cfg: ConfigDict) -> CardExample:
+    """Two responses to a card, and marks for one of its rules; the others are not shown.
+
+    That rule alone may be a card that a held-out split asks.
+    """
+    card = training_card(rng, cfg)
+    rule = writing.pick(rng, card)
+    first, second = (writing.draw_response(rng, card, cfg.followed) for _ in range(2))
+    [[a], [b]] = (noisy_marks(rng, (rule,), response, cfg) for response in (first, second))
+    return CardExample(
+        id=0,
+        question=f"{JUDGE} {rule} [A] {' '.join(first)} [B] {' '.join(second)} {SYSTEM}",
+        answer=f"[A] {int(a)} [B] {int(b)}",
+        rationale="",
+    )
 
 
 def draw_invented(rng: np.random.Generator, cfg: ConfigDict) -> CardExample:
