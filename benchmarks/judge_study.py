@@ -36,6 +36,7 @@ from reasoning_jax import (
     default,
     experiment,
     extraction,
+    loaded,
     metrics,
     overrides,
     published,
@@ -49,7 +50,7 @@ from reasoning_jax.graders.judge import Verdicts
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import llmbar
 from reasoning_jax.tasks.comparisons import Comparison
-from reasoning_jax.training import checkpoint, data
+from reasoning_jax.training import data
 from reasoning_jax.training.rows import completion_row
 
 PARTS = "natural,neighbor,gptinst,gptout,manual"
@@ -206,10 +207,9 @@ def restored(args: argparse.Namespace, changes: list[str]) -> Rollout:
     default.check(cfg)
     exp = experiment.make(cfg)
     if args.model:
-        return exp.rollout(experiment.load_source(exp), "judge", 0, temperature=0.0)
-    params, meta = checkpoint.load_params(args.workdir, exp.abstract_state().params)
-    exp.check_stamp(meta, args.workdir)
-    return exp.rollout(params, "judge", meta["round"], temperature=0.0)
+        return exp.rollout(loaded.load_source(exp), "judge", 0, temperature=0.0)
+    params = exp.params_of_run(str(args.workdir))
+    return exp.rollout(params, "judge", 0, temperature=0.0)
 
 
 def main() -> None:

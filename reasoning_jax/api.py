@@ -162,9 +162,7 @@ class SavedRun(LoadedModel):
         return params, meta["round"]
 
     def _load_base(self, exp: Experiment) -> Params:
-        params, meta = checkpoint.load_params(self.dir / "base", exp.abstract_state().params)
-        exp.check_stamp(meta, self.dir / "base")
-        return params
+        return exp.params_of_run(str(self.dir / "base"))
 
     def _verifier_scores(self, samples: Sequence[Sample], exp: Experiment) -> dict[str, np.ndarray]:
         """What the run's verifier gives each sample, by the name of its curve; {} without one.

@@ -29,6 +29,7 @@ from reasoning_jax import (
     tasks,
     tokenizer,
     tune,
+    workdir,
 )
 from reasoning_jax.config_checks import check, sampling_mesh
 from reasoning_jax.errors import UserError
@@ -37,7 +38,7 @@ from reasoning_jax.policy import Policy
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.round_prompts import RoundPrompts
 from reasoning_jax.tasks import Example
-from reasoning_jax.training import optim, state
+from reasoning_jax.training import checkpoint, optim, state
 from reasoning_jax.training.checkpoint import Meta
 
 # In what is saved with an adapter: the fingerprint of the frozen model, and the scale of a LoRA.
@@ -133,6 +134,13 @@ class Experiment:
                 f"rank is {own_scale:g}."
             )
         return {name: value for name, value in meta.items() if name not in (BASE_MODEL, SCALE)}
+
+    def params_of_run(self, folder: str) -> decoder.Params:
+        """What another run of the same shape has trained: its best round, or that of DIR/base."""
+        directory = workdir.path(folder)
+        params, meta = checkpoint.load_params(directory, self.abstract_state().params)
+        self.check_stamp(meta, directory)
+        return params
 
     def initial_params(self) -> decoder.Params:
         """What is trained, before any update."""
@@ -241,6 +249,7 @@ class Experiment:
             chat=self.cfg.tokenizer.chat,
             until_question=until_question,
             base_params=base_params and (lambda: self.frozen | base_params()),
+            params_of_run=lambda folder: self.frozen | self.params_of_run(folder),
             system=self.cfg.system,
         )
 
@@ -260,15 +269,6 @@ def _with_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
-
-
-def load_source(exp: Experiment) -> decoder.Params:
-    """The parameters of the published model, in the type it computes in: not to be trained."""
-    if exp.tuning.FREEZES:
-        return exp.initial_params()
-    if exp.source is None:
-        raise UserError("config.model.source: name a published model.")
-    return exp.source.load(exp.model_cfg, exp.mesh, dtype=exp.model_cfg.dtype)
 
 
 def make(cfg: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:

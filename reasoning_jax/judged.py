@@ -46,6 +46,7 @@ CHARTS = (
         fraction=True,
     ),
 )
+MODELS = ("policy", "base", "run")  # judges that are models
 MANY = 0.2  # of the judgements: more that cannot be read are told of
 MOST = 0.8  # of the instructions: more without a preference are told of
 
@@ -85,7 +86,8 @@ def check(cfg: ConfigDict) -> None:
 def check_named_judge(cfg: ConfigDict) -> None:
     """``config.algorithm.judge`` and the keys of a judge go together."""
     name = cfg.algorithm.judge
-    if name in ("policy", "base"):
+    judge.check_run(cfg.algorithm, "config.algorithm")
+    if name in MODELS:
         judge.check_judge(cfg.algorithm, "config.algorithm")
     else:
         judge.check_no_judge(cfg.algorithm, "config.algorithm", f"config.algorithm.judge={name}")
@@ -104,11 +106,12 @@ def score_by_name(
 ) -> Scored:
     """What the judge that ``cfg.algorithm.judge`` names gives each sample.
 
-    policy: the rollout's model; base: the one before round 1; grader: the task's; random: chance.
+    policy: the rollout's model; base: the one before round 1; run: another run's; grader: the
+    task's; random: chance.
     """
     name = cfg.algorithm.judge
-    if name in ("policy", "base"):
-        return score(rollout, rollout.base() if name == "base" else rollout, samples, cfg)
+    if name in MODELS:
+        return score(rollout, judge.chosen(rollout, cfg.algorithm), samples, cfg)
     parts = [rollout.task.judged_part(sample.text) for sample in samples]
     own = [sample.score for sample in samples]
     if name == "random":

@@ -17,7 +17,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import default, experiment, growing, multihost, overrides, systems, workdir
+from reasoning_jax import (
+    default,
+    experiment,
+    growing,
+    multihost,
+    overrides,
+    systems,
+    workdir,
+)
 from reasoning_jax.asking import Asker, check_temperature
 from reasoning_jax.chat import Message
 from reasoning_jax.errors import UserError
@@ -28,6 +36,15 @@ from reasoning_jax.model.decoder import Params
 from reasoning_jax.rollout import Sample
 
 Records = list[workdir.Line]  # pandas.DataFrame(records) reads them
+
+
+def load_source(exp: Experiment) -> Params:
+    """The parameters of the published model, in the type it computes in: not to be trained."""
+    if exp.tuning.FREEZES:
+        return exp.initial_params()
+    if exp.source is None:
+        raise UserError("config.model.source: name a published model.")
+    return exp.source.load(exp.model_cfg, exp.mesh, dtype=exp.model_cfg.dtype)
 
 
 @contextlib.contextmanager
@@ -55,7 +72,7 @@ class LoadedModel:
 
     def _load(self, exp: Experiment) -> tuple[Params, int]:
         """The parameters, and the round that they are of: 0 of a published model."""
-        return experiment.load_source(exp), 0
+        return load_source(exp), 0
 
     def _load_base(self, exp: Experiment) -> Params:
         """The parameters that the rounds began with; of a model without rounds, its own."""

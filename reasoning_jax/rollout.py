@@ -25,6 +25,7 @@ from reasoning_jax.samples import (
     Sampler,
     exchange_grades,
     groups_of,
+    requests_for,
 )
 from reasoning_jax.sampling.methods import make_method
 from reasoning_jax.tasks import Example, Task
@@ -61,6 +62,7 @@ class Rollout:
     of_training_row: Callable[[int], tuple[Tokenizer, int]] | None = None
     # The base model's parameters, read where a method asks for them.
     base_params: Callable[[], decoder.Params] | None = None
+    params_of_run: Callable[[str], decoder.Params] | None = None  # of another run's folder
 
     @property
     def max_length(self) -> int:
@@ -79,8 +81,16 @@ class Rollout:
         """This rollout with the model that the rounds of the run began with."""
         if self.base_params is None:
             raise UserError(f"{self.label}: no base model is known here to ask.")
-        policy = dataclasses.replace(self.policy, params=self.base_params())
-        return dataclasses.replace(self, policy=policy)
+        return self._with(self.base_params())
+
+    def of_run(self, folder: str) -> Rollout:
+        """This rollout with the model of another run, of the same shape."""
+        if self.params_of_run is None:
+            raise ValueError("This rollout reads no runs.")
+        return self._with(self.params_of_run(folder))
+
+    def _with(self, params: decoder.Params) -> Rollout:
+        return dataclasses.replace(self, policy=dataclasses.replace(self.policy, params=params))
 
     # ---- prompts and rows ------------------------------------------------------------------------
 
@@ -175,7 +185,7 @@ class Rollout:
         """
         asked = [np.asarray(self.check_prompt(e, hint), np.int32) for e in examples]
         plain = [self.prompt_ids(e) for e in examples] if hint else asked
-        requests = _requests(examples, asked, num_samples)
+        requests = requests_for(examples, asked, num_samples)
         samples: dict[int, Sample] = {}
         graded: list[int] = []  # by this process
         counts = Counts()
@@ -217,7 +227,7 @@ class Rollout:
         )
         examples = [Example(id=prng.text_id(text), question=text, answer="") for text in prompts]
         asked = [np.asarray(writer.check_prompt(e), np.int32) for e in examples]
-        requests = _requests(examples, asked, num_samples)
+        requests = requests_for(examples, asked, num_samples)
         samples: dict[int, Sample] = {}
         with self._progress(purpose, len(requests)) as progress:
             for drawn in writer._draw(requests, examples, asked, False, temperature):
@@ -281,16 +291,6 @@ class Rollout:
             dataclasses.replace(sample, **grade._asdict())
             for sample, grade in zip(samples, grades, strict=True)
         ]
-
-
-def _requests(
-    examples: Sequence[Example], prompts: Sequence[np.ndarray], num_samples: int
-) -> list[Request]:
-    return [
-        Request(example.id, index, ids)
-        for example, ids in zip(examples, prompts, strict=True)
-        for index in range(num_samples)
-    ]
 
 
 def _as_it_is(example: Example, cfg: ConfigDict, hint: str | None = None) -> str:

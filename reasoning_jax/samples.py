@@ -208,6 +208,17 @@ def _length_without_end(tokens: np.ndarray, stop_ids: Sequence[int]) -> int:
 # ---- graded samples ------------------------------------------------------------------------------
 
 
+def requests_for(
+    examples: Sequence[Example], prompts: Sequence[np.ndarray], num_samples: int
+) -> list[Request]:
+    """``num_samples`` requests of each example, with its prompt."""
+    return [
+        Request(example.id, index, ids)
+        for example, ids in zip(examples, prompts, strict=True)
+        for index in range(num_samples)
+    ]
+
+
 def groups_of(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
     """Samples in the order in which a rollout returns them, ``size`` of each example."""
     return [list(samples[i : i + size]) for i in range(0, len(samples), size)]

@@ -98,6 +98,7 @@ def rollout(cfg, answers, say=None, max_length=96):
         key=jax.random.key(0),
         quiet=True,
         base_params=lambda: "base",
+        params_of_run=lambda folder: f"that of {folder}",
         answers=answers,
         say=say or (lambda prompt, index: ""),
     )

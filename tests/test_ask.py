@@ -21,7 +21,7 @@ from test_second_prompt import Speaking, make
 from tokenizers import Tokenizer, decoders, models
 
 import reasoning_jax as rj
-from reasoning_jax import ask, command_line, experiment, growing, overrides
+from reasoning_jax import ask, command_line, growing, loaded, overrides
 from reasoning_jax.asking import TooLongError, _without_decoration
 from reasoning_jax.conversation import Conversation
 from reasoning_jax.policy import Generated, Request
@@ -427,7 +427,7 @@ def test_a_run_is_talked_to_too(folder, capsys, tmp_path):
 def test_a_model_without_a_template_is_not_talked_to(tmp_path, capsys, monkeypatch):
     """One sentence, before its weights are read and before any message."""
     plain = write_model(tmp_path / "plain")
-    monkeypatch.setattr(experiment, "load_source", None)
+    monkeypatch.setattr(loaded, "load_source", None)
     monkeypatch.setattr("builtins.input", None)
     assert f"{plain} has no chat template" in said(capsys, f"--model={plain}", "--chat")
     gemma = write_model(tmp_path / "gemma", chat_template=published.template("gemma"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import reasoning_jax as rj
-from reasoning_jax import default, graders, tasks, templates
+from reasoning_jax import default, experiment, graders, tasks, templates
 from reasoning_jax.answers.judgements import FIRST, SECOND, TIE
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import judge
@@ -148,6 +148,9 @@ class Judge:
     def base(self):
         return Judge(lambda prompt, index: "Score: 1")
 
+    def of_run(self, folder):
+        return Judge(lambda prompt, index: f"Score: {len(folder)}")
+
     def write(self, prompts, *, num_samples, temperature, max_new_tokens, purpose):
         self.calls.append((list(prompts), num_samples, temperature))
         texts = [[self.say(prompt, i) for i in range(num_samples)] for prompt in prompts]
@@ -222,6 +225,18 @@ def test_grades():
     cfg.grader.judge = "base"
     found = graders.make(cfg, task)(samples[:1], model)
     assert found[0].score == 0.2
+    cfg.grader.update({"judge": "run", "judge_run": "abc"})
+    found = graders.make(cfg, task)(samples[:1], model)
+    assert found[0].score == 0.6
+
+
+def test_another_run_judges_where_it_is_named():
+    for changes, problem in (
+        ({"judge": "run"}, r"config\.grader\.judge_run: judge=run needs a run's work directory\."),
+        ({"judge_run": "abc"}, r"config\.grader\.judge_run: without judge=run it has no effect\."),
+    ):
+        with pytest.raises(UserError, match=problem):
+            graders.make(config(**changes), tasks.get("jsonl"))
 
 
 def test_a_judge_sees_the_response_and_no_thought():
@@ -263,3 +278,11 @@ def test_a_run_and_its_evaluation_ask_the_base_model(tmp_path):
     found = [None if s.answer is None else float(s.answer) for s in samples]
     assert found == expected and expected != others
     assert run.evaluate("test")["eval/score"] == pytest.approx(np.mean([s.score for s in samples]))
+    # The same by the folder of that model; one that is not there is named.
+    cfg.grader.update(judge="run", judge_run=str(tmp_path / "run" / "base"))
+    exp = experiment.make(cfg)
+    by_folder = exp.rollout(trained, "evaluate test", 1, temperature=0.0)(examples)
+    assert [sample.answer for sample in by_folder] == [sample.answer for sample in samples]
+    cfg.grader.judge_run = str(tmp_path / "absent")
+    with pytest.raises(UserError, match="absent: there is no checkpoint"):
+        experiment.make(cfg).rollout(trained, "evaluate test", 1, temperature=0.0)(examples)

@@ -9,7 +9,7 @@ import pytest
 from golden import make_models
 
 import reasoning_jax as rj
-from reasoning_jax import api, command_line, evaluate, experiment, published
+from reasoning_jax import api, command_line, evaluate, experiment, loaded, published
 from reasoning_jax.model import decoder
 
 QUESTIONS = [{"question": f"What is {i} and 1?", "answer": f"#### {i + 1}"} for i in range(6)]
@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
         loads.append(exp.cfg.model.source)
         return decoder.init(jax.random.key(0), exp.model_cfg)
 
-    monkeypatch.setattr(experiment, "load_source", load_source)
+    monkeypatch.setattr(loaded, "load_source", load_source)
     monkeypatch.setattr(experiment.pretrained, "open", lambda path: None)
     monkeypatch.setattr(published, "_longest", lambda source: published.SEQUENCE_LENGTH)
     return tmp_path

@@ -123,6 +123,10 @@ def test_other_judges():
     found, roll = collect(by_rule, judge="base")
     assert len(roll.prompts) == 8 and roll.writers == ["base"]
     assert collect(by_rule)[1].writers == ["new"]
+    other = {"judge": "run", "judge_run": "runs/m1"}
+    assert collect(by_rule, **other)[1].writers == ["that of runs/m1"]
+    with pytest.raises(UserError, match=r"config\.algorithm\.judge_run: without judge=run"):
+        collect(by_rule, judge_run="runs/m1")
     with pytest.raises(UserError, match=r"config\.algorithm\.judge_tokens: with .*judge=grader"):
         collect(None, judge="grader", **(keys | {"judge_tokens": 9}))
 

@@ -32,6 +32,7 @@ from ml_collections import ConfigDict
 from reasoning_jax import judged, ranking, self_instruct
 from reasoning_jax.algorithms import Collected, Programs
 from reasoning_jax.errors import UserError
+from reasoning_jax.graders.judge import OTHERS, ChosenJudgeConfig
 from reasoning_jax.ranges import at_least, between, key, one_of
 from reasoning_jax.rollout import Rollout, groups_of
 from reasoning_jax.tasks import Example
@@ -47,9 +48,9 @@ CHARTS = (*judged.CHARTS, *preferences.CHARTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(preferences.PreferenceConfig, judged.JudgedConfig):
+class Config(preferences.PreferenceConfig, judged.JudgedConfig, ChosenJudgeConfig):
     num_samples: int = key(4, between(2, 2**16))  # N: responses to an instruction
-    judge: str = key("policy", one_of("policy", "base", "grader", "random"))
+    judge: str = key("policy", one_of(*judged.MODELS, "grader", "random"))
     # Of what an update sees, the fraction of given judgements; 0: none are replayed.
     replayed: float = key(0.2, between(0, 1, below=True))
     # Of z(length), which is taken off z(score) (arXiv:2410.10630); 0: lengths do not matter.
@@ -101,7 +102,8 @@ def collect(
 
 
 def programs(cfg: ConfigDict) -> Programs:
-    return Programs(updates={"": BATCH}, logprobs=True, keeps_base=cfg.algorithm.judge == "base")
+    keeps_base = cfg.algorithm.judge in OTHERS
+    return Programs(updates={"": BATCH}, logprobs=True, keeps_base=keeps_base)
 
 
 def loss(logprobs: jax.Array, batch: Mapping[str, jax.Array], cfg: ConfigDict) -> Loss:

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from reasoning_jax import judged, ranking, self_instruct
 from reasoning_jax.algorithms import Collected, Programs
 from reasoning_jax.errors import UserError
+from reasoning_jax.graders.judge import OTHERS, ChosenJudgeConfig
 from reasoning_jax.ranges import at_least, between, key, one_of
 from reasoning_jax.rollout import Rollout, groups_of
 from reasoning_jax.tasks import Example
@@ -39,10 +40,10 @@ CHARTS = (*judged.CHARTS, *preferences.CHARTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(preferences.PreferenceConfig, judged.JudgedConfig):
+class Config(preferences.PreferenceConfig, judged.JudgedConfig, ChosenJudgeConfig):
     num_samples: int = key(8, between(2, 2**16))  # K
     # Who judges responses; the paper has a reward model, which no round trains.
-    judge: str = key("base", one_of("policy", "base", "grader", "random"))
+    judge: str = key("base", one_of(*judged.MODELS, "grader", "random"))
     length_weight: float = key(0.0, at_least(0))  # rho; lengths are of responses, not of thoughts
 
 
@@ -92,7 +93,8 @@ def collect(
 
 
 def programs(cfg: ConfigDict) -> Programs:
-    return Programs(updates={"": BATCH}, logprobs=True, keeps_base=cfg.algorithm.judge == "base")
+    keeps_base = cfg.algorithm.judge in OTHERS
+    return Programs(updates={"": BATCH}, logprobs=True, keeps_base=keeps_base)
 
 
 def loss(logprobs: jax.Array, batch: Mapping[str, jax.Array], cfg: ConfigDict) -> Loss:

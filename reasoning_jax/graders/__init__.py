@@ -72,6 +72,9 @@ class Model(Protocol):
     def base(self) -> Model:
         """The model that the rounds of the run began with."""
 
+    def of_run(self, folder: str) -> Model:
+        """The model of another run, of the same shape."""
+
     def write(
         self,
         prompts: Sequence[str],

@@ -24,6 +24,8 @@ from reasoning_jax.ranges import at_least, between, key, one_of
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Task
 from reasoning_jax.templates import META_FIELDS, PAIR_FIELDS, SCORE_FIELDS
 
+OTHERS = ("base", "run")  # judges whose parameters lie beside those of the model
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
@@ -38,13 +40,38 @@ class JudgeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(JudgeConfig):
-    # policy: the model judges its own responses; base: the one that its rounds began with does.
-    judge: str = key("policy", one_of("policy", "base"))
+class ChosenJudgeConfig(JudgeConfig):
+    """The same, for sections whose key ``judge`` says who judges."""
+
+    # With judge=run: a run of the same shape, whose best round judges; or its DIR/base.
+    judge_run: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ChosenJudgeConfig):
+    # policy: the model judges its own responses; base: the one that its rounds began with does;
+    # run: that of another run.
+    judge: str = key("policy", one_of("policy", "base", "run"))
 
 
 def check(cfg: ConfigDict) -> None:
     check_judge(cfg.grader, "config.grader")
+    check_run(cfg.grader, "config.grader")
+
+
+def check_run(cfg: ConfigDict, section: str) -> None:
+    """UserError where another run is to judge and is not named, or the other way round."""
+    if cfg.judge == "run" and not cfg.judge_run:
+        raise UserError(f"{section}.judge_run: judge=run needs a run's work directory.")
+    if cfg.judge != "run" and cfg.judge_run:
+        raise UserError(f"{section}.judge_run: without judge=run it has no effect.")
+
+
+def chosen(model: Model, cfg: ConfigDict) -> Model:
+    """Who judges by ``cfg.judge``: the model itself, its base model, or another run's."""
+    if cfg.judge == "run":
+        return model.of_run(cfg.judge_run)
+    return model.base() if cfg.judge == "base" else model
 
 
 def check_judge(cfg: ConfigDict, section: str) -> None:
@@ -201,8 +228,7 @@ def grade(
         raise ValueError("A judge is a model.")
     if multihost.is_distributed():
         raise UserError("config.grader.name: judge goes with one process only.")
-    judge = model.base() if cfg.grader.judge == "base" else model
-    judged = score_parts(judge, samples, task, cfg.grader)
+    judged = score_parts(chosen(model, cfg.grader), samples, task, cfg.grader)
     return [
         _grade(sample, mean_score(judgements), cfg.grader.scale)
         for sample, judgements in zip(samples, judged, strict=True)

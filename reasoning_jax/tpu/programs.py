@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from reasoning_jax import algorithms, forwards, starting
 from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.experiment import Experiment
+from reasoning_jax.graders.judge import OTHERS
 from reasoning_jax.model import decoder
 from reasoning_jax.sampling import engine
 from reasoning_jax.tpu import sampler
@@ -57,7 +58,7 @@ def steps(cfg: ConfigDict, exp: Experiment) -> list[Step]:
     frozen = exp.abstract_frozen()
     algorithm = algorithms.get(cfg.algorithm.name)
     needed = algorithm.programs_of(cfg)
-    keeps_base = needed.keeps_base or cfg.grader.get("judge") == "base"
+    keeps_base = needed.keeps_base or cfg.grader.get("judge") in OTHERS
     base_model = size(state.params) if keeps_base else 0
     # The optimiser's moments and the base model stay where they are while samples are drawn.
     idle = size(state) - size(state.params) + base_model

@@ -17,6 +17,7 @@ from reasoning_jax.tasks import Example
 from reasoning_jax.tasks.facts import Fact, World
 
 POPULAR = 0.96  # of the lists: those of the first, third, fifth ... value
+FINALS = 4  # how many times as often as another call a final one is: it is learned last
 NONE = "none"  # a list without people
 MARKS = ("who", ":", "plan", "joint", "all", "same", "yes", "no", "checks", "final", NONE, "\n")
 
@@ -36,13 +37,15 @@ class Document(Example):
 def documents(world: World, cfg: ConfigDict) -> list[Document]:
     rng = np.random.default_rng([cfg.seed, 2])
     order = rng.permutation(len(world.facts))
+    weights = np.array([FINALS if kind in ("final", "revised") else 1 for kind in CALLS])
+    shares = weights / weights.sum()
     documents = []
     for number in range(cfg.num_train):
         chosen = rng.random()
         if chosen < cfg.lists:
             kind = "list"
         elif chosen < cfg.lists + cfg.calls:
-            kind = str(rng.choice([*CALLS]))
+            kind = str(rng.choice([*CALLS], p=shares))
         else:
             kind = "fact"
         fact = world.facts[order[number % len(order)]]
