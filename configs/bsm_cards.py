@@ -17,17 +17,17 @@ from reasoning_jax import config, default
 def get_config(arg: str = ""):
     args = config.parse_arg(arg, smoke=False)
     c = default.get_config(algorithm="sft", task="rule_cards")
-    c.task.num_train = 40_000
-    c.task.scores = 0.0
-    c.task.pairs = 0.2
-    c.task.branches = 0.05
-    c.task.solved = 0.5
+    c.task.num_train = 80_000
+    c.task.scores = 0.25  # marks are learned of one response first
+    c.task.pairs = 0.25
+    c.task.branches = 0.03
+    c.task.solved = 0.3
     c.task.invented = 0.0
-    c.task.judged = 0.92
+    c.task.judged = 0.96
     c.model.preset = "0.3m"
     c.sequence_length = 128
     c.batch_size = 24
-    c.base.num_updates = 5000
+    c.base.num_updates = 7000
     c.base.learning_rate = 3e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.count = 0

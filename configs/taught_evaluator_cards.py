@@ -23,18 +23,18 @@ def get_config(arg: str = ""):
     plans = args.arm.startswith("planner")
     algorithm = "eval_planner" if plans else "taught_evaluator"
     c = default.get_config(algorithm=algorithm, task="rule_cards")
-    c.task.num_train = 40_000
-    c.task.scores = 0.0
+    c.task.num_train = 80_000
+    c.task.scores = 0.25  # marks are learned of one response first
     c.task.pairs = 0.3
     c.task.planned = 0.5
-    c.task.plans = 0.1
+    c.task.plans = 0.05
     c.task.invented = 0.0
-    c.task.judged = 0.92
+    c.task.judged = 0.96
     c.task.followed = 0.85  # with less, what answers another card is often as good
     c.model.preset = "0.3m"
     c.sequence_length = 192  # two judgements of two responses
     c.batch_size = 16
-    c.base.num_updates = 5000 if args.arm == "seeds" else 0
+    c.base.num_updates = 7000 if args.arm == "seeds" else 0
     c.base.learning_rate = 3e-3
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"

@@ -159,7 +159,7 @@ def draw_solve(rng: np.random.Generator, cfg: ConfigDict) -> CardExample:
         id=0,
         question=f"{JUDGE} {rule} [A] {' '.join(first)} [B] {' '.join(second)} {SYSTEM}",
         answer=f"[A] {int(a)} [B] {int(b)}",
-        rationale="",
+        rationale=f" {text_of_marks((rule,), [a], [b])}",
     )
 
 
