@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     plans = args.arm.startswith("planner")
     algorithm = "eval_planner" if plans else "taught_evaluator"
     c = default.get_config(algorithm=algorithm, task="rule_cards")
-    c.task.num_train = 80_000
+    c.task.num_train = 80_000 if args.arm == "seeds" else 20_000
     c.task.scores = 0.25  # marks are learned of one response first
     c.task.pairs = 0.3
     c.task.planned = 0.5
@@ -39,7 +39,7 @@ def get_config(arg: str = ""):
     c.base.algorithm.hinted = 0.0
     c.rounds.split = "given"
     c.rounds.count = 0 if args.arm == "seeds" else 3
-    c.rounds.examples = 2500  # of which three fifths are cards to be answered
+    c.rounds.examples = 3000  # of which two fifths are cards to be answered
     c.rounds.restart = not plans
     c.rounds.patience = 0
     c.rounds.growth = 1.0
