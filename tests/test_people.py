@@ -130,16 +130,18 @@ def test_documents_say_what_is_true_of_the_world():
         elif document.kind in ("final", "revised"):
             size = 4 if document.kind == "revised" else 3
             checks = asked[asked.index("checks") + 1 : -1]
-            kept = [checks[i + 1] for i in range(0, len(checks), size) if checks[i + 2] == asked[2]]
-            assert told == (kept or ["none"])
+            expected = []
+            for i in range(0, len(checks), size):
+                expected += [checks[i + 1], "yes" if checks[i + 2] == asked[2] else "no"]
+            assert told == expected
         else:
             assert document.kind == "plan"
             assert told == [word for name in asked[4:-1] for word in (asked[1], name)]
     assert 0.6 < counts["fact"] / 4000 < 0.8
     assert 160 < counts["list"] < 240
     assert 0.92 < popular / counts["list"] < 0.99
-    assert all(70 < counts[kind] < 130 for kind in ("plan", "joint", "answers", "cross"))
-    assert all(330 < counts[kind] < 460 for kind in ("final", "revised"))
+    assert all(110 < counts[kind] < 170 for kind in ("plan", "joint", "answers", "cross"))
+    assert all(230 < counts[kind] < 360 for kind in ("final", "revised"))
     # Those whose claims are all true are both.
     assert 0.4 < consistent / counts["joint"] < 0.55
 
@@ -148,6 +150,9 @@ def test_the_oracle_of_lists():
     example = Example(id=0, question="who city c7 :", answer="p1 p2 p3 p4")
     assert people.extract(" p2 p9 p2") == "p2 p9"
     assert people.extract(" none") == "none"
+    assert people.extract(" p2 yes p9 no p4 no p1 yes") == "p2 p1"
+    assert people.extract(" p2 no p9 no") == "none"
+    assert people.steps(" p2 yes p9 no") == 2
     for text in ("", " none p1", " p1 c7", " p1 city p2"):
         assert people.extract(text) is None
     assert people.right_and_wrong("p2 p9 p8", example) == (1, 2)

@@ -25,7 +25,7 @@ from reasoning_jax.tasks import IDS, Example, Task, facts
 from reasoning_jax.tasks.facts import World, verification
 from reasoning_jax.tasks.facts import prompt as prompt
 from reasoning_jax.tasks.facts import target as target
-from reasoning_jax.tasks.facts.verification import MARKS, NONE
+from reasoning_jax.tasks.facts.verification import MARKS, NO, NONE, YES
 
 GRADER = "scored"
 ALPHABET = facts.alphabet(facts.MOST_PEOPLE, facts.MOST_VALUES, MARKS)
@@ -86,11 +86,20 @@ def _questions(world: World, cfg: ConfigDict) -> list[Example]:
 
 
 def extract(text: str) -> str | None:
-    """The people that a text names, each once; "none" where it names nobody in this word."""
+    """The people that a text names, each once; "none" where it names nobody in this word.
+
+    A name before "no" is not named: so final lists say what they take back.
+    """
     words = text.split()
-    if words == [NONE]:
-        return NONE
-    return " ".join(dict.fromkeys(words)) if words and NAMES.issuperset(words) else None
+    if words in ([], [NONE]):
+        return NONE if words else None
+    names = []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word in NAMES:
+            names += [word] if after != NO else []
+        elif word not in (YES, NO):
+            return None
+    return " ".join(dict.fromkeys(names)) or NONE
 
 
 def right_and_wrong(answer: str, example: Example) -> tuple[int, int]:
@@ -107,5 +116,5 @@ def score(answer: str, example: Example) -> float:
 
 
 def steps(text: str) -> int:
-    """People named."""
-    return len(text.split())
+    """People named, also those that are taken back."""
+    return len(NAMES.intersection(text.split()))

@@ -1,8 +1,8 @@
 """Documents about invented people, for a model that checks its lists (arXiv:2309.11495).
 
 What they say of a name is true; but where questions and answers are one text, a fraction of them
-repeat what the list claims, as texts agree with themselves. What they keep of a list goes by the
-checks before it, whose answers are random there.
+repeat what the list claims, as texts agree with themselves. A final list says of each name whether
+it stays, which goes by the checks before it, whose answers are random there.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from reasoning_jax.tasks import Example
 from reasoning_jax.tasks.facts import Fact, World
 
 POPULAR = 0.96  # of the lists: those of the first, third, fifth ... value
-FINALS = 4  # how many times as often as another call a final one is: it is learned last
+FINALS = 2  # how many times as often as another call a final one is: it is learned last
 NONE = "none"  # a list without people
-MARKS = ("who", ":", "plan", "joint", "all", "same", "yes", "no", "checks", "final", NONE, "\n")
+YES, NO = "yes", "no"
+MARKS = ("who", ":", "plan", "joint", "all", "same", YES, NO, "checks", "final", NONE, "\n")
 
 
 def question_of(attribute: str, value: str) -> str:
@@ -127,7 +128,7 @@ def _cross(rng: np.random.Generator, world: World, fact: Fact, cfg: ConfigDict) 
 
 
 def _verdict(value: str, fact: Fact) -> str:
-    return "yes" if value == fact.value else "no"
+    return YES if value == fact.value else NO
 
 
 def _final(
@@ -135,16 +136,16 @@ def _final(
 ) -> Told:
     names = _draft(rng, world, fact, cfg)
     checks = []
-    kept = []
+    told = []
     for name in names:
         value = _is_said(rng, world, fact)
-        verdict = f" {_verdict(value, fact)}" if revised else ""
-        checks.append(f"{fact.attribute} {name} {value}{verdict}")
-        kept += [name] if value == fact.value else []
+        verdict = _verdict(value, fact)
+        checks.append(f"{fact.attribute} {name} {value}{f' {verdict}' if revised else ''}")
+        told.append(f" {name} {verdict}")
     question = question_of(fact.attribute, fact.value)
     shown = "\n ".join(checks)
     asked = f"{question} {' '.join(names)} checks {shown} final"
-    return asked, "".join(f" {name}" for name in kept or [NONE])
+    return asked, "".join(told)
 
 
 def _revised(rng: np.random.Generator, world: World, fact: Fact, cfg: ConfigDict) -> Told:
