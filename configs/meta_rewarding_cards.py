@@ -42,10 +42,13 @@ def get_config(arg: str = ""):
     c.algorithm.num_judgements = 5
     c.algorithm.template = "cards_score"
     c.algorithm.judge_tokens = 26
-    c.algorithm.meta_template = "cards_meta"
-    c.algorithm.meta_tokens = 26
     c.algorithm.tiers = (0.0,) if args.arm == "long" else (0.25,)
-    c.algorithm.judge_rounds = 0 if args.arm == "actor" else 2
+    if args.arm == "actor":
+        c.algorithm.judge_rounds = 0
+    else:
+        c.algorithm.judge_rounds = 2
+        c.algorithm.meta_template = "cards_meta"
+        c.algorithm.meta_tokens = 26
     c.algorithm.num_invented = 1500
     c.algorithm.invent_template = "cards_invent"
     c.algorithm.invent_tokens = 24
@@ -67,7 +70,7 @@ def get_config(arg: str = ""):
         c.rounds.examples = 64
         c.rounds.updates = 3
         c.rounds.min_kept_rows = 0
-        c.algorithm.num_invented = 0
+        c.algorithm.num_invented = 16
         c.algorithm.num_samples = 3
         c.sampling.batch_size = 32
         c.eval.num_examples = 30

@@ -112,7 +112,7 @@ def score_by_name(
     name = cfg.algorithm.judge
     if name in MODELS:
         return score(rollout, judge.chosen(rollout, cfg.algorithm), samples, cfg)
-    parts = [rollout.task.judged_part(sample.text) for sample in samples]
+    parts = [judge.request_and_part(rollout.task, sample) for sample in samples]
     own = [sample.score for sample in samples]
     if name == "random":
         own = np.random.default_rng([cfg.seed, round]).random(len(samples)).tolist()
@@ -166,7 +166,7 @@ def pairs(
             continue
         values = [x for _, x in known]
         read = rollout.task.judged_part
-        bad = [s for s in group if not s.finished or read(s.text) is None]
+        bad = [s for s in group if not s.finished or not (read(s.text) or "").strip()]
         if bad:
             best, _ = known[int(np.argmax(values))]
             failed.append(pair_row(best.prompt_ids, [best.tokens, bad[0].tokens]))
@@ -213,10 +213,15 @@ def replayed(
 # ---- what the judge is worth ---------------------------------------------------------------------
 
 
+def has_quality(task: Task, cfg: ConfigDict) -> bool:
+    """Whether samples have the task's own score: not with a grader of another kind."""
+    return task.score is not None and cfg.grader.name == "scored"
+
+
 def statistics(
-    groups: Sequence[Sequence[Sample]], scored: Scored, has_quality: bool
+    groups: Sequence[Sequence[Sample]], scored: Scored, with_quality: bool
 ) -> dict[str, float]:
-    """Of a round's responses; ``has_quality``: whether their scores by the task say something.
+    """Of a round's responses; ``with_quality``: whether they have the task's score.
 
     judge_score, length: means; unread: judgements without a score. And of the task's scores:
     quality, their mean; best_quality, of the response that the judge likes best of each
@@ -230,22 +235,26 @@ def statistics(
         "unread": scored.unread,
         "length": float(np.mean(lengths)),
     }
-    if not has_quality:
+    if not with_quality:
         return stats
-    best, mean = [], []
+    mean, best, best_mean = [], [], []
     by_judge, by_length = [], []
     for group, own in zip(groups, scored.groups(len(groups[0])), strict=True):
-        quality = [sample.score for sample in group]
-        scores = [-1.0 if score is None else score for score in own]
+        mean.append(float(np.mean([sample.score for sample in group])))
+        known = [(s, x) for s, x in zip(group, own, strict=True) if s.finished and x is not None]
+        if not known:
+            continue
+        quality = [sample.score for sample, _ in known]
+        scores = [score for _, score in known]
         liked = [q for q, x in zip(quality, scores, strict=True) if x == max(scores)]
         best.append(float(np.mean(liked)))
-        mean.append(float(np.mean(quality)))
+        best_mean.append(mean[-1])
         by_judge.append(ranking.agreement(quality, scores))
-        by_length.append(ranking.agreement(quality, [len(s.tokens) for s in group]))
+        by_length.append(ranking.agreement(quality, [len(s.tokens) for s, _ in known]))
     return stats | {
         "quality": float(np.mean(mean)),
-        "best_quality": float(np.mean(best)),
-        "gap": float(np.mean(best) - np.mean(mean)),
+        "best_quality": float(np.mean(best)) if best else 0.0,
+        "gap": float(np.mean(best) - np.mean(best_mean)) if best else 0.0,
         "agreement": ranking.together(by_judge).fraction,
         "agreement_of_length": ranking.together(by_length).fraction,
     }
@@ -273,7 +282,13 @@ def why_no_pairs(round: int, scored: Scored, num_pairs: int) -> str:
             f"round {round}: no judgement has a score that can be read: see "
             "config.algorithm.template, scale and judge_tokens."
         )
+    if not any(score is not None for score in scored.scores):
+        return (
+            f"round {round}: no response has a part that can be judged; see "
+            "config.sampling.max_new_tokens and what the task's prompts ask for."
+        )
     return (
         f"round {round}: all responses to an instruction score the same, for every instruction; "
-        "raise config.algorithm.num_judgements, num_samples or config.sampling.temperature."
+        "raise config.algorithm.num_judgements, num_samples or config.sampling.temperature, or "
+        "config.sampling.max_new_tokens, where many were cut off."
     )

@@ -46,6 +46,10 @@ def check(cfg: ConfigDict) -> None:
     """UserError for a template that cannot be filled; cfg: a method's section."""
     if cfg.num_invented:
         templates.read_numbered(cfg.invent_template, "example", "config.algorithm.invent_template")
+        return
+    for field in dataclasses.fields(InstructConfig):
+        if cfg[field.name] != field.default:
+            raise UserError(f"config.algorithm.{field.name}: with num_invented=0 it has no effect.")
 
 
 def init_memory(cfg: ConfigDict, num_examples: int) -> np.ndarray:
@@ -62,14 +66,14 @@ def ask(
     a = cfg.algorithm
     if not given:
         raise UserError(
-            f"config.rounds.split: {cfg.rounds.split} has no instruction among its first "
-            f"{cfg.rounds.examples} examples."
+            f"config.rounds.split: none of the examples of {cfg.rounds.split} that the round takes "
+            "is an instruction."
         )
     if not a.num_invented:
         return given, memory, {}
     end = (round - 1) * a.num_invented
     earlier = [rollout.tokenizer.decode(ids[ids >= 0]).strip() for ids in memory[:end]]
-    written = invent(rollout, given, [t for t in earlier if t], round, a)
+    written = invent(rollout, given, [t for t in earlier if t], round, cfg.seed, a)
     if not written.examples:
         raise UserError(
             f"round {round}: none of the {a.num_invented} instructions that the model wrote can be "
@@ -93,9 +97,10 @@ def invent(
     given: Sequence[Example],
     earlier: Sequence[str],
     round: int,
+    seed: int,
     cfg: ConfigDict,
 ) -> Invented:
-    """At most ``num_invented`` instructions, unlike each other and those of earlier rounds.
+    """At most ``num_invented`` instructions, unlike each other, those of earlier rounds and given.
 
     given: examples to show; earlier: instructions that were written before. cfg: a method's
     section with the keys of InstructConfig. UserError for a task that reads none.
@@ -107,12 +112,14 @@ def invent(
             "that a model wrote; set 0."
         )
     template, count = templates.read_numbered(cfg.invent_template, "example", "invent_template")
-    rng = np.random.default_rng([round, len(given)])
+    rng = np.random.default_rng([seed, round])
     prompts = []
     for _ in range(cfg.num_invented):
         num_own = min(int(OWN * count), len(earlier))
-        shown = [str(text) for text in rng.choice(earlier, num_own)] if num_own else []
-        shown += [given[int(i)].question for i in rng.integers(len(given), size=count - num_own)]
+        own = rng.permutation(len(earlier))[:num_own]
+        num_given = count - num_own
+        others = rng.choice(len(given), size=num_given, replace=len(given) < num_given)
+        shown = [*(earlier[i] for i in own), *(given[i].question for i in others)]
         prompts.append(template.fill(**{f"example_{i}": t for i, t in enumerate(shown, start=1)}))
     written = rollout.write(
         prompts,
@@ -125,22 +132,23 @@ def invent(
     first_id = FIRST_ID + round * cfg.num_invented
     examples = [read(text, first_id + i) for i, text in enumerate(texts)]
     readable = [example for example in examples if example is not None]
-    kept = _unlike(readable, earlier, cfg.max_similarity)
+    known = [*earlier, *(example.question for example in given)]
+    kept = _unlike(readable, known, cfg.max_similarity)
     return Invented(kept, len(examples) - len(readable), len(readable) - len(kept))
 
 
 def _unlike(
-    examples: Sequence[Example], earlier: Sequence[str], max_similarity: float
+    examples: Sequence[Example], others: Sequence[str], max_similarity: float
 ) -> list[Example]:
     """The examples that are like none of these, nor like one before them."""
-    known = [text.split() for text in earlier]
-    exact = set(earlier)
+    known = [text.split() for text in others]
+    exact = set(others)
     kept = []
     for example in examples:
         words = example.question.split()
         if example.question in exact:
             continue
-        if any(_is_alike(words, others, max_similarity) for others in known):
+        if any(_is_alike(words, one, max_similarity) for one in known):
             continue
         kept.append(example)
         known.append(words)

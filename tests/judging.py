@@ -11,7 +11,8 @@ import scripted
 
 from reasoning_jax import default, graders, tasks
 from reasoning_jax.rollout import Rollout, Sample
-from reasoning_jax.tasks import Example
+from reasoning_jax.tasks import Example, cards
+from reasoning_jax.tasks.cards.seeds import CardExample
 from reasoning_jax.tokenizer import Characters
 
 TASK = tasks.get("rule_cards")
@@ -105,7 +106,7 @@ def rollout(cfg, answers, say=None, max_length=96):
 
 
 def card(question, id=0):
-    return TASK.invented(question, id)
+    return CardExample(id=id, question=question, answer="", card=cards.read_card(question))
 
 
 def judgement(score):

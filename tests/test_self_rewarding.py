@@ -198,39 +198,41 @@ def invent(texts, earlier=(), **changes):
     )
     roll = rollout(cfg, {}, lambda prompt, index: next(said))
     said = iter(texts)
-    return self_instruct.invent(roll, EXAMPLES, list(earlier), 1, cfg.algorithm), roll
+    return self_instruct.invent(roll, EXAMPLES, list(earlier), 1, 0, cfg.algorithm), roll
 
 
 def test_invented_instructions_are_read_and_filtered():
-    texts = [" EVEN", " EVEN ; EVEN", " SORTED...", " EVEN", " START 3 ; HAS 5 2", " NOT 7 ; EVEN"]
+    unread = [" EVEN ; EVEN", " SORTED...", " START 3 ; HAS 5 2"]  # the last is held out
+    alike = [" EVEN", " NOT 7 ; EVEN", " NOT 7"]  # as others, an earlier one, one that is shown
+    texts = [" EVEN", *unread, *alike, " START 3 ; HAS 5 3"]
     found, roll = invent(texts, earlier=["NOT 7 ; EVEN"], max_similarity=1.0)
-    assert [e.question for e in found.examples] == ["EVEN", "START 3 ; HAS 5 2"]
-    assert (found.num_unread, found.num_alike) == (2, 2)
+    assert [e.question for e in found.examples] == ["EVEN", "START 3 ; HAS 5 3"]
+    assert (found.num_unread, found.num_alike) == (3, 3)
     assert len({e.id for e in found.examples}) == 2
     assert all(prompt.count("[P]") == 3 for prompt in roll.prompts)
 
 
 def test_what_is_much_like_another_is_left_out():
-    texts = [" START 3 ; HAS 5 2", " START 3 ; HAS 5 3", " MIRROR"]
+    texts = [" START 3 ; HAS 5 3", " START 3 ; HAS 5 4", " MIRROR"]
     found, _ = invent(texts, max_similarity=0.8)  # six of seven words
-    assert [e.question for e in found.examples] == ["START 3 ; HAS 5 2", "MIRROR"]
+    assert [e.question for e in found.examples] == ["START 3 ; HAS 5 3", "MIRROR"]
     found, _ = invent(texts, max_similarity=0.9)
     assert len(found.examples) == 3
 
 
 def test_instructions_of_earlier_rounds_are_remembered():
     changes = {"num_invented": 2, "invent_template": "cards_invent", "max_similarity": 1.0}
-    answers = dict.fromkeys(("EVEN", "NOT 7", "MIRROR"), ANSWERS["EVEN ; START 1"])
+    answers = dict.fromkeys(("EVEN", "NOT 3", "MIRROR"), ANSWERS["EVEN ; START 1"])
 
     def say(own):
         texts = iter(own)
         return lambda prompt, i: next(texts) if "[P]" in prompt else by_rule(prompt, i)
 
-    first, _ = collect(say([" EVEN", " NOT 7"]), answers=answers, **changes)
-    assert {s.example.question for s in first.samples} == {"EVEN", "NOT 7"}
+    first, _ = collect(say([" EVEN", " NOT 3"]), answers=answers, **changes)
+    assert {s.example.question for s in first.samples} == {"EVEN", "NOT 3"}
     assert first.stats["invented"] == 2
     second, _ = collect(
-        say([" NOT 7", " MIRROR"]), answers=answers, round=2, memory=first.memory, **changes
+        say([" NOT 3", " MIRROR"]), answers=answers, round=2, memory=first.memory, **changes
     )
     assert {s.example.question for s in second.samples} == {"MIRROR"}
     assert second.stats["invented_alike"] == 0.5

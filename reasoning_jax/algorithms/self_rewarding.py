@@ -73,7 +73,7 @@ def collect(
     samples = rollout(asked, num_samples=a.num_samples)
     scored = judged.score_by_name(rollout, samples, round, cfg)
     groups = groups_of(samples, a.num_samples)
-    stats |= judged.statistics(groups, scored, rollout.task.score is not None)
+    stats |= judged.statistics(groups, scored, judged.has_quality(rollout.task, cfg))
 
     def select(scores: Sequence[float], lengths: Sequence[float]) -> ranking.Preferred | None:
         return ranking.best_and_worst(scores, lengths, a.length_weight)

@@ -10,10 +10,10 @@ verdicts are a tie, and with one that cannot be read there is none.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax import multihost, templates
@@ -148,9 +148,14 @@ def score_parts(
 
 
 def request_and_part(task: Task, sample: Answered) -> tuple[str, str] | None:
-    """What a judge sees: the request, and the response without its thought; None without one."""
+    """What a judge sees: the request, and the response without its thought.
+
+    None where there is no response, or nothing in it.
+    """
     part = task.judged_part(sample.text)
-    return None if part is None else (task.judged_request(sample.example), part)
+    if part is None or not part.strip():
+        return None
+    return task.judged_request(sample.example), part
 
 
 def _score_of(written: Answered, scale: float) -> float | None:
@@ -158,9 +163,9 @@ def _score_of(written: Answered, scale: float) -> float | None:
 
 
 def mean_score(judgements: Sequence[Judgement]) -> float | None:
-    """The mean of the scores that can be read; None where there are none."""
+    """The mean of the scores that can be read, in whatever order; None where there are none."""
     scores = [one.score for one in judgements if one.score is not None]
-    return float(np.mean(scores)) if scores else None
+    return math.fsum(scores) / len(scores) if scores else None
 
 
 def compare(

@@ -41,7 +41,8 @@ FILES = {
     },
 }
 A, B, TIE = "A", "B", "C"
-MARK = r"\b{}\W{{1,4}}(\d+(?:\.\d+)?)"  # the mark of a response: "A: 4", "[A] 4"
+MOST = 5  # the highest mark
+MARK = r"\b{}[^\w-]{{1,4}}(-?\d+(?:\.\d+)?)"  # the mark of a response: "A: 4", "[A] 4"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,11 +99,18 @@ class Marks(NamedTuple):
 
 
 def read_marks(text: str) -> Marks | None:
-    """The last mark of A and of B in a text; None where one of them has none."""
+    """The last mark of A and of B in a text; None where one of them has none from 0 to 5."""
     found = [re.findall(MARK.format(name), text) for name in (A, B)]
     if not all(found):
         return None
-    return Marks(*(float(marks[-1]) for marks in found))
+    first, second = (float(marks[-1]) for marks in found)
+    if not (0 <= first <= MOST and 0 <= second <= MOST):
+        return None
+    return Marks(first, second)
+
+
+def _marks_of(sample: Sample) -> Marks | None:
+    return read_marks(sample.text) if sample.finished else None
 
 
 def merge(marks: Sequence[Marks | None]) -> str:
@@ -147,7 +155,7 @@ def _judge(caller: Caller, begun: Sequence[Pending]) -> list[Sample]:
         orders.append(iter(caller.ask("solve", asked)))
     finals = {}
     for one, own in zip(begun, criteria, strict=True):
-        marks = [[read_marks(next(order).text) for _ in own] for order in orders]
+        marks = [[_marks_of(next(order)) for _ in own] for order in orders]
         verdicts = [merge(of_order) for of_order in marks]
         unread = sum(mark is None for of_order in marks for mark in of_order)
         one.stats["criteria"] = len(own)

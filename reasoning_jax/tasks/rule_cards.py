@@ -107,9 +107,12 @@ def _asked(rng: np.random.Generator, cfg: ConfigDict) -> seeds.CardExample:
 
 
 def invented(text: str, id: int) -> seeds.CardExample | None:
-    """The question that a model wrote; None where it is no card, or contradicts itself."""
+    """The question that a model wrote.
+
+    None where it is no card, contradicts itself, or may be a question of a held-out split.
+    """
     card = cards.read_card(text)
-    if card is None or cards.contradicts(card):
+    if card is None or cards.contradicts(card) or not seeds.is_of_training(card):
         return None
     return seeds.CardExample(id=id, question=cards.text_of(card), answer="", card=card)
 
@@ -120,6 +123,8 @@ def changed(example: Example, rng: np.random.Generator) -> seeds.CardExample:
     if card is None:
         raise ValueError(f"{example.question!r} is no card.")
     other = cards.writing.change_card(rng, card, CHANGED)
+    while not seeds.is_of_training(other):
+        other = cards.writing.change_card(rng, card, CHANGED)
     thinks = example.thinks if isinstance(example, seeds.CardExample) else None
     question = cards.text_of(other)
     return seeds.CardExample(id=example.id, question=question, answer="", card=other, thinks=thinks)

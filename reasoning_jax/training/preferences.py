@@ -70,6 +70,8 @@ def check(cfg: ConfigDict) -> None:
     """
     if cfg.label_smoothing and cfg.preference != "dpo":
         _refuse("label_smoothing", f"{cfg.preference} has none")
+    if cfg.dpo_weight == 0 and (cfg.label_smoothing or cfg.preference != "dpo"):
+        _refuse("preference, label_smoothing", "with dpo_weight=0 they have no effect")
     if cfg.dpo_weight == 0 and cfg.alpha == 0:
         _refuse("dpo_weight, alpha", "both are 0: there is no loss")
     if cfg.preference == "kto" and (cfg.dpo_weight != 1 or cfg.alpha != 0):

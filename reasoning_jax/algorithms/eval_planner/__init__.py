@@ -140,6 +140,11 @@ def collect(
         raise UserError(verdicts.why_none_right(round, groups, "config.algorithm.num_executions"))
     rows = [_row(chains) for chains in kept]
     fitting = [row for row in rows if len(row["tokens"]) <= rollout.max_length]
+    if not fitting:
+        raise UserError(
+            f"round {round}: none of the {len(rows)} rows fits into config.sequence_length; raise "
+            "it, or lower config.algorithm.judge_tokens and plan_tokens."
+        )
     if not fine_tunes:
         fitting = preferences.attach_reference(fitting, rollout.policy.logprobs(fitting))
     stats = {

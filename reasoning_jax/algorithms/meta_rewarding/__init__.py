@@ -79,14 +79,19 @@ def check(cfg: ConfigDict) -> None:
     judge.check_judge(a, "config.algorithm")
     if a.judge_rounds:
         templates.read(a.meta_template, templates.META_FIELDS, "config.algorithm.meta_template")
-    elif a.max_judgement_tokens:
-        raise UserError(
-            "config.algorithm.max_judgement_tokens: without judge_rounds it has no effect."
-        )
+    else:
+        _check_no_meta_judge(a)
     if a.judge_rounds and a.num_judgements < 2:
         raise UserError("config.algorithm.num_judgements: one judgement has no other to beat.")
     if not a.tiers:
         raise UserError("config.algorithm.tiers: name that of one round at least.")
+
+
+def _check_no_meta_judge(cfg: ConfigDict) -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    for name in ("max_judgement_tokens", "meta_template", "meta_tokens"):
+        if cfg[name] != defaults[name]:
+            raise UserError(f"config.algorithm.{name}: without judge_rounds it has no effect.")
 
 
 def tier_of_round(round: int, cfg: ConfigDict) -> float:
@@ -104,7 +109,7 @@ def collect(
     samples = rollout(asked, num_samples=a.num_samples)
     scored = judged.score(rollout, rollout, samples, cfg)
     groups = groups_of(samples, a.num_samples)
-    stats |= judged.statistics(groups, scored, rollout.task.score is not None)
+    stats |= judged.statistics(groups, scored, judged.has_quality(rollout.task, cfg))
     tier = tier_of_round(round, cfg)
 
     def select(scores: Sequence[float], lengths: Sequence[float]) -> ranking.Preferred | None:

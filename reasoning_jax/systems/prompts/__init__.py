@@ -6,6 +6,7 @@ the forms of the tasks people, opinions and rule_cards, on which small models ar
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ def read(chosen: str, system: str, stages: Mapping[str, Fields]) -> dict[str, Te
     missing or unknown.
     """
     key = "config.system.prompts"
-    folder = FOLDER / chosen if chosen in names() else Path(chosen).expanduser()
+    folder = FOLDER / chosen if chosen in names() else Path(os.path.expanduser(chosen))
     if not chosen or not folder.is_dir():
         known = ", ".join(names())
         raise UserError(f"{key}: there is no folder {chosen!r}; the prompts here are {known}.")

@@ -174,8 +174,13 @@ def training_card(rng: np.random.Generator, cfg: ConfigDict) -> Card:
     """A card that no held-out split asks."""
     while True:
         card = writing.draw_card(rng, cfg.hard)
-        if zlib.crc32(text_of(card).encode()) % 10 in TENTHS["train"]:
+        if is_of_training(card):
             return card
+
+
+def is_of_training(card: Card) -> bool:
+    """Whether no held-out split can ask it."""
+    return zlib.crc32(text_of(card).encode()) % 10 in TENTHS["train"]
 
 
 def noisy_marks(
