@@ -149,9 +149,11 @@ def test_the_splits_of_llmbar(tmp_path):
         assert [example.id for example in examples[:2]] == [number * 100_000, number * 100_000 + 1]
         assert examples[0].instruction == f"Say {10 * number}." and examples[0].part == part
     sizes = {name: len(llmbar.load(cfg, name)) for name in ("adversarial", "test", "validation")}
-    assert sizes == {"adversarial": 8, "test": 10, "validation": 50}
-    train = llmbar.load(cfg, "train")
-    assert [example.instruction for example in train] == ["Say 50.", "Say 51."]
+    assert sizes["adversarial"] == 8 and sizes["test"] == 10
+    train, held_out = (llmbar.load(cfg, split) for split in ("train", "validation"))
+    assert sorted(e.id for e in [*train, *held_out]) == [e.id for e in llmbar.load(cfg, "mt_bench")]
+    assert 8 <= len(held_out) <= 18  # of 52 instructions
+    assert not {e.instruction for e in train} & {e.instruction for e in held_out}
     levels = collections.Counter(llmbar.difficulty(e) for e in llmbar.load(cfg, "test"))
     assert levels == {("natural", 0): 2} | {(part, 1): 2 for part in parts[1:]}
     with pytest.raises(UserError, match="llmbar has no split 'given' as it has no judgements"):
@@ -180,9 +182,10 @@ def test_a_malformed_pair(tmp_path, change, message):
 
 def test_too_few_pairs_for_training(tmp_path):
     folder = write_llmbar(tmp_path)
-    (folder / PART_FILES[5]).write_text(json.dumps([output_pair(i) for i in range(50)]))
-    with pytest.raises(UserError, match="MT-Bench.json: more than 50 pairs are needed"):
-        llmbar.load(config(llmbar, folder), "train")
+    (folder / PART_FILES[5]).write_text(json.dumps([output_pair(0)]))
+    with pytest.raises(UserError, match="MT-Bench.json: no pair is of (train|validation); more"):
+        for split in ("train", "validation"):
+            llmbar.load(config(llmbar, folder), split)
 
 
 def test_the_published_pairs(data_dir):
@@ -194,7 +197,10 @@ def test_the_published_pairs(data_dir):
     examples = llmbar.load(cfg, "test")
     assert len({example.id for example in examples}) == 419
     assert collections.Counter(example.answer for example in examples) == {"A": 206, "B": 213}
-    assert len(llmbar.load(cfg, "train")) == 150 and len(llmbar.load(cfg, "mt_bench")) == 200
+    train, held_out = (llmbar.load(cfg, split) for split in ("train", "validation"))
+    assert len(train) + len(held_out) == len(llmbar.load(cfg, "mt_bench")) == 200
+    assert not {e.instruction for e in train} & {e.instruction for e in held_out}
+    assert 30 <= len(held_out) <= 70
     for example in examples:
         assert graded.verdict(llmbar, llmbar.target(example, direct=True), example) == CORRECT
 
@@ -416,8 +422,12 @@ def test_seed_tasks(tmp_path):
 def test_an_instance_is_an_example(tmp_path):
     instances = [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]
     seeds = [seed_task(0, instances=instances), *(seed_task(i) for i in range(1, 26))]
-    given = self_instruct.load(config(self_instruct, write_self_instruct(tmp_path, seeds)), "given")
+    seeds[-1] = seed_task(25, instances=instances)
+    cfg = config(self_instruct, write_self_instruct(tmp_path, seeds))
+    given = self_instruct.load(cfg, "given")
     assert [(e.question, e.answer) for e in given] == [("Do 0.\n\na", "b"), ("Do 0.\n\nc", "d")]
+    held_out = self_instruct.load(cfg, "validation")  # by tasks: all instances of the last 25
+    assert len(held_out) == 26 and held_out[-1].question == "Do 25.\n\nc"
 
 
 @pytest.mark.parametrize(

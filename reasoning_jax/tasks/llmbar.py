@@ -3,12 +3,13 @@
 Its parts are splits: natural, those of the adversarial set (neighbor, gptinst, gptout, manual),
 where the worse output is the more attractive one, and mt_bench (pairs of MT-Bench with what people
 preferred, which come with it). "adversarial" is the four, and "test" natural and these, which are
-LLMBar. "train" and "validation" are mt_bench less its last 50 pairs, and these.
+LLMBar. "train" and "validation" are mt_bench: a quarter of its instructions is of validation.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,13 +30,13 @@ FILES = {
     "mt_bench": "Processed_MT-Bench.json",
 }
 ADVERSARIAL = ("neighbor", "gptinst", "gptout", "manual")
-VALIDATION = 50
-# The parts of each split, and which of their pairs.
-SPLITS = {part: ((part,), slice(None)) for part in FILES} | {
-    "adversarial": (ADVERSARIAL, slice(None)),
-    "test": (("natural", *ADVERSARIAL), slice(None)),
-    "train": (("mt_bench",), slice(-VALIDATION)),
-    "validation": (("mt_bench",), slice(-VALIDATION, None)),
+QUARTERS = {"train": (1, 2, 3), "validation": (0,)}  # of the instructions, by their checksum
+# The parts of each split.
+SPLITS = {part: (part,) for part in FILES} | {
+    "adversarial": ADVERSARIAL,
+    "test": ("natural", *ADVERSARIAL),
+    "train": ("mt_bench",),
+    "validation": ("mt_bench",),
 }
 PART_IDS = 100_000  # the ids of a part begin at so many times its number
 OUTPUTS = ("output_1", "output_2")
@@ -56,14 +57,19 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Comparison]:
     if split not in SPLITS:
         reason = " as it has no judgements" if split == "given" else ""
         raise UserError(f"llmbar has no split {split!r}{reason}; it has {', '.join(SPLITS)}.")
-    parts, chosen = SPLITS[split]
-    pairs = [pair for part in parts for pair in _read(cfg, part)]
-    if split in ("train", "validation") and len(pairs) <= VALIDATION:
+    pairs = [pair for part in SPLITS[split] for pair in _read(cfg, part)]
+    if split in QUARTERS:
+        pairs = [pair for pair in pairs if _quarter(pair) in QUARTERS[split]]
+    if not pairs:
         raise UserError(
-            f"{Path(cfg.path) / FILES['mt_bench']}: more than {VALIDATION} pairs are needed, as "
-            f"the last {VALIDATION} are validation."
+            f"{Path(cfg.path) / FILES['mt_bench']}: no pair is of {split}; more instructions are "
+            "needed, as a quarter of them is of validation."
         )
-    return comparisons.shown(pairs[chosen], cfg)
+    return comparisons.shown(pairs, cfg)
+
+
+def _quarter(pair: Pair) -> int:
+    return zlib.crc32(pair.instruction.encode()) % 4
 
 
 def _read(cfg: ConfigDict, part: str) -> list[Pair]:

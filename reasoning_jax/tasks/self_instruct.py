@@ -8,6 +8,7 @@ to score. A model can go on with new instructions (``invented``).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,24 +45,27 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     if split not in SPLITS:
         raise UserError(f"self_instruct has no split {split!r}; it has {', '.join(SPLITS)}.")
     name, chosen = SPLITS[split]
-    examples: list[Example] = []
+    tasks: list[list[Example]] = []  # the instances of each: a split has all of a task, or none
+    ids = itertools.count(IDS if name == USERS else 0)
     for where, record in data.read_split(Path(cfg.path), name):
+        examples = []
         for question, answer in _instances(record, where):
             examples.append(
                 Example(
-                    id=(IDS if name == USERS else 0) + len(examples),
+                    id=next(ids),
                     question=question,
                     answer=answer,
                     rationale=None if split == "train" else answer,
                     where=where,
                 )
             )
-    if name == SEEDS and len(examples) <= VALIDATION:
+        tasks.append(examples)
+    if name == SEEDS and len(tasks) <= VALIDATION:
         raise UserError(
-            f"{examples[0].where.rpartition(', ')[0]}: more than {VALIDATION} tasks are needed, as "
+            f"{tasks[0][0].where.rpartition(', ')[0]}: more than {VALIDATION} tasks are needed, as "
             f"the last {VALIDATION} are validation."
         )
-    return examples[chosen]
+    return [example for examples in tasks[chosen] for example in examples]
 
 
 def _instances(record: data.Record, where: str) -> list[tuple[str, str]]:
