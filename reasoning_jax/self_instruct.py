@@ -20,6 +20,7 @@ from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import IDS, Example
 
 OWN = 0.25  # of the instructions that are shown, where there are as many
+REMEMBERED = 8  # rounds whose instructions are shown again, and not written again
 FIRST_ID = 100 * IDS  # of what is invented: no split's
 
 
@@ -53,9 +54,12 @@ def check(cfg: ConfigDict) -> None:
 
 
 def init_memory(cfg: ConfigDict, num_examples: int) -> np.ndarray:
-    """Room for the instructions of all rounds, [rounds * num_invented, invent_tokens] int32."""
+    """Room for the instructions of the last rounds, [REMEMBERED * num_invented, tokens] int32.
+
+    Its size does not depend on the number of rounds, which a run may be given more of.
+    """
     a = cfg.algorithm
-    size = max(cfg.rounds.count * a.num_invented, 1)  # an empty array cannot be saved
+    size = max(REMEMBERED * a.num_invented, 1)  # an empty array cannot be saved
     return np.full((size, a.invent_tokens), -1, np.int32)
 
 
@@ -71,8 +75,11 @@ def ask(
         )
     if not a.num_invented:
         return given, memory, {}
-    end = (round - 1) * a.num_invented
-    earlier = [rollout.tokenizer.decode(ids[ids >= 0]).strip() for ids in memory[:end]]
+    # A round's place, where the round was that is remembered no longer.
+    start = (round - 1) % REMEMBERED * a.num_invented
+    memory = memory.copy()
+    memory[start : start + a.num_invented] = -1
+    earlier = [rollout.tokenizer.decode(ids[ids >= 0]).strip() for ids in memory]
     written = invent(rollout, given, [t for t in earlier if t], round, cfg.seed, a)
     if not written.examples:
         raise UserError(
@@ -80,8 +87,7 @@ def ask(
             f"used ({written.num_unread} cannot be read, {written.num_alike} are alike): see "
             "config.algorithm.max_similarity and invent_temperature."
         )
-    memory = memory.copy()
-    for i, example in enumerate(written.examples, start=end):
+    for i, example in enumerate(written.examples, start=start):
         ids = rollout.tokenizer.encode(f" {example.question}")[: a.invent_tokens]
         memory[i, : len(ids)] = ids
     stats = {

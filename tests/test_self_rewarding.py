@@ -236,6 +236,13 @@ def test_instructions_of_earlier_rounds_are_remembered():
     )
     assert {s.example.question for s in second.samples} == {"MIRROR"}
     assert second.stats["invented_alike"] == 0.5
+    # Eight rounds are remembered, however many there are: the ninth may write the first's again.
+    own = say([" EVEN", " MIRROR"])
+    ninth, _ = collect(own, answers=answers, round=9, memory=second.memory, **changes)
+    assert {s.example.question for s in ninth.samples} == {"EVEN"}
+    cfg = config("self_rewarding", **changes)
+    cfg.rounds.count = 99
+    assert METHOD.init_memory(cfg, 2).shape == ninth.memory.shape
     with pytest.raises(UserError, match="round 2: none of the 2 instructions that the model wrote"):
         collect(say([" EVEN", " 1 2"]), answers=answers, round=2, memory=first.memory, **changes)
 
