@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import ranking, self_instruct
+from reasoning_jax import ranking
 from reasoning_jax.charts import Chart, Curve
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import Model, judge
@@ -71,28 +71,6 @@ class Scored:
         return groups_of(self.scores, size)
 
 
-def check(cfg: ConfigDict) -> None:
-    """What every method asks for that makes pairs of its own responses."""
-    self_instruct.check(cfg.algorithm)
-    if cfg.rounds.restart:
-        raise UserError(
-            "config.rounds.restart: a round's reference is the model that its training starts "
-            "from: False."
-        )
-    if cfg.sampling.temperature == 0:
-        raise UserError("config.sampling.temperature: at 0 all samples of a question are alike.")
-
-
-def check_named_judge(cfg: ConfigDict) -> None:
-    """``config.algorithm.judge`` and the keys of a judge go together."""
-    name = cfg.algorithm.judge
-    judge.check_run(cfg.algorithm, "config.algorithm")
-    if name in MODELS:
-        judge.check_judge(cfg.algorithm, "config.algorithm")
-    else:
-        judge.check_no_judge(cfg.algorithm, "config.algorithm", f"config.algorithm.judge={name}")
-
-
 def by_role(task: Task, examples: Sequence[Example]) -> dict[str, list[Example]]:
     """The examples by what they teach: "answer", "judge", "invent"."""
     found: dict[str, list[Example]] = {"answer": [], "judge": [], "invent": []}
@@ -127,7 +105,12 @@ def score(rollout: Rollout, model: Model, samples: Sequence[Sample], cfg: Config
     """
     judgements = judge.score_parts(model, samples, rollout.task, cfg.algorithm)
     means = [judge.mean_score(group) for group in judgements]
-    read = [one.score is not None for group in judgements for one in group]
+    read = []
+    for sample, own in zip(samples, judgements, strict=True):
+        if judge.request_and_part(rollout.task, sample) is not None:
+            # What left no room for a judgement has none that can be read.
+            nothing = [False] * cfg.algorithm.num_judgements
+            read += [one.score is not None for one in own] or nothing
     return Scored(
         scores=[None if mean is None else mean / cfg.algorithm.scale for mean in means],
         judgements=judgements,

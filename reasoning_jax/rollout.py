@@ -47,8 +47,6 @@ class Rollout:
     top_k: int
     top_p: float
     max_new_tokens: int
-    # The key that sets it, for messages.
-    limit_key: str = "config.sampling.max_new_tokens"
     key: jax.Array
     label: str = "sample"  # what the progress line calls it
     round: int | None = None
@@ -62,7 +60,7 @@ class Rollout:
     of_training_row: Callable[[int], tuple[Tokenizer, int]] | None = None
     # The base model's parameters, read where a method asks for them.
     base_params: Callable[[], decoder.Params] | None = None
-    params_of_run: Callable[[str], decoder.Params] | None = None  # of another run's folder
+    params_of_run: Callable[[str], decoder.Params] | None = None  # by its folder
 
     @property
     def max_length(self) -> int:
@@ -85,8 +83,7 @@ class Rollout:
 
     def of_run(self, folder: str) -> Rollout:
         """This rollout with the model of another run, of the same shape."""
-        if self.params_of_run is None:
-            raise ValueError("This rollout reads no runs.")
+        assert self.params_of_run, "experiment.rollout gives it"
         return self._with(self.params_of_run(folder))
 
     def _with(self, params: decoder.Params) -> Rollout:
@@ -124,7 +121,7 @@ class Rollout:
                 rest = self.max_length - self.max_new_tokens - self.room
                 second = f", and {rest} of the second prompt," if rest else ""
                 raise UserError(
-                    f"the prompt{hinted} of {len(ids)} tokens and {self.limit_key} "
+                    f"the prompt{hinted} of {len(ids)} tokens and config.sampling.max_new_tokens "
                     f"{self.max_new_tokens}{second} exceed config.sequence_length "
                     f"{self.max_length}."
                 )
@@ -214,26 +211,32 @@ class Rollout:
     ) -> list[list[Sample]]:
         """``num_samples`` completions of each prompt as it is, or as a user's message; not graded.
 
-        The prompt and the purpose name a random stream, whatever is written beside it.
+        [] where it leaves no room. The prompt and the purpose name a random stream.
         """
         writer = dataclasses.replace(
             self,
             max_new_tokens=max_new_tokens,
-            limit_key="its completion's",
             key=prng.for_purpose(self.key, purpose),
             task=dataclasses.replace(self.task, prompt=_as_it_is),
             task_cfg=ConfigDict(),
             shots=(),
         )
         examples = [Example(id=prng.text_id(text), question=text, answer="") for text in prompts]
-        asked = [np.asarray(writer.check_prompt(e), np.int32) for e in examples]
-        requests = requests_for(examples, asked, num_samples)
+        asked = {}
+        for n, example in enumerate(examples):
+            with writer._naming(example):
+                asked[n] = writer.prompt_ids(example)
+        asked = {n: ids for n, ids in asked.items() if len(ids) <= writer.room}
+        fitting, ids_of = [examples[n] for n in asked], list(asked.values())
+        requests = requests_for(fitting, ids_of, num_samples)
         samples: dict[int, Sample] = {}
         with self._progress(purpose, len(requests)) as progress:
-            for drawn in writer._draw(requests, examples, asked, False, temperature):
+            for drawn in writer._draw(requests, fitting, ids_of, False, temperature):
                 samples |= {n: sample for n, sample, _ in drawn}
                 progress.update(len(samples))
-        return groups_of([samples[n] for n in range(len(requests))], num_samples)
+        written = groups_of([samples[n] for n in range(len(requests))], num_samples)
+        groups = dict(zip(asked, written, strict=True))
+        return [groups.get(n, []) for n in range(len(prompts))]
 
     def complete(self, example: Example, index: int) -> Sample:
         """One sample, not graded; ``index`` names its random stream."""

@@ -134,7 +134,7 @@ def invent(
         max_new_tokens=cfg.invent_tokens,
         purpose="invent",
     )
-    texts = [one.text.strip() if one.finished else "" for [one] in written]
+    texts = [own[0].text.strip() if own and own[0].finished else "" for own in written]
     first_id = FIRST_ID + round * cfg.num_invented
     examples = [read(text, first_id + i) for i, text in enumerate(texts)]
     readable = [example for example in examples if example is not None]

@@ -23,7 +23,7 @@ TOK = Characters(TASK.ALPHABET)
 class Cards(Rollout):
     """``answers[question]`` are an example's completions; ``say(prompt, index)`` what is written.
 
-    A text that ends with "..." is cut off.
+    A text that ends with "..." is cut off; None is of a prompt that leaves no room.
     """
 
     answers: dict
@@ -47,7 +47,10 @@ class Cards(Rollout):
             example = Example(id=n, question=prompt, answer="")
             ids = np.asarray(TOK.prompt(prompt), np.int32)
             texts = [self.say(prompt, i) for i in range(num_samples)]
-            groups.append([self.sample(example, ids, i, text) for i, text in enumerate(texts)])
+            written = [
+                self.sample(example, ids, i, t) for i, t in enumerate(texts) if t is not None
+            ]
+            groups.append(written)
         return groups
 
     def sample(self, example, prompt_ids, index, text):

@@ -49,6 +49,7 @@ FLOORS = [
     extraction prompts""",
     """policy growing graders graders/* samples rollout ranking self_instruct
     judged contrasts verdicts""",
+    "judged_checks",
     "calls systems systems/prompts systems/*",
     "algorithms algorithms/*/* algorithms/*",
     """legacy default overrides config command_line estimators evaluation named_model cpu_devices

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -257,3 +259,37 @@ def test_what_does_not_go_together():
         cfg[section][name] = value
         with pytest.raises(UserError, match=sentence):
             METHOD.check(cfg)
+
+
+def test_what_no_round_could_use_is_refused_before_any_training():
+    """By check_data, which sees the examples and the rollout."""
+
+    def refused(message, examples=EXAMPLES, max_length=96, **changes):
+        cfg = config("self_rewarding", **{"replayed": 0.0, **changes})
+        with pytest.raises(UserError, match=message):
+            METHOD.check_data(rollout(cfg, ANSWERS, max_length=max_length), examples, cfg)
+
+    refused(r"config\.rounds\.split: train has no instruction", [judgement(1)])
+    refused(r"config\.algorithm\.replayed: train has no judgement", replayed=0.2)
+    refused(r"config\.algorithm\.judge_tokens: 95 have no room", judge_tokens=95)
+    refused(r"config\.algorithm\.template: The character", template="additive")
+    cfg = config("self_rewarding", replayed=0.2)
+    assert METHOD.check_data(rollout(cfg, ANSWERS), [*EXAMPLES, judgement(1)], cfg) == []
+    cfg = config("self_rewarding", replayed=0.0)
+    cfg.algorithm.num_invented = 2
+    roll = rollout(cfg, ANSWERS)
+    roll = dataclasses.replace(roll, task=dataclasses.replace(roll.task, invented=None))
+    with pytest.raises(UserError, match=r"config\.algorithm\.num_invented: .* set 0"):
+        METHOD.check_data(roll, EXAMPLES, cfg)
+
+
+def test_a_response_that_leaves_no_room_is_not_judged():
+    """Its judgements count as unread, and the round goes on."""
+
+    def say(prompt, index):
+        shown = prompt.partition("[W] ")[2]
+        return None if shown.startswith("2") else f" Score: {5 - shown.count('7')}"
+
+    found, _ = collect(say, examples=EXAMPLES[1:])
+    assert found.stats["unread"] == 0.25
+    assert {side for row in found.rows for side in sides(row)} & {" 2 2 2 2"} == set()

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import judged, ranking, self_instruct
+from reasoning_jax import judged, judged_checks, ranking, self_instruct
 from reasoning_jax.algorithms import Collected, Programs
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders.judge import OTHERS, ChosenJudgeConfig
@@ -44,6 +44,7 @@ BATCH = ("weights", "ref", "replayed")
 FORWARDS = ("plain", "pause")  # pairs share a packed sequence
 SELECTS_BEST = False
 init_memory = self_instruct.init_memory
+check_data = judged_checks.check_data
 CHARTS = (*judged.CHARTS, *preferences.CHARTS)
 
 
@@ -59,8 +60,8 @@ class Config(preferences.PreferenceConfig, judged.JudgedConfig, ChosenJudgeConfi
 
 def check(cfg: ConfigDict) -> None:
     preferences.check_pairs(cfg.algorithm, "self_rewarding")
-    judged.check(cfg)
-    judged.check_named_judge(cfg)
+    judged_checks.check(cfg)
+    judged_checks.check_named_judge(cfg)
 
 
 def collect(

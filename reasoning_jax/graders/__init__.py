@@ -84,7 +84,7 @@ class Model(Protocol):
         max_new_tokens: int,
         purpose: str,
     ) -> Sequence[Sequence[Answered]]:
-        """``num_samples`` completions of each prompt, which is taken as it is."""
+        """``num_samples`` completions of each prompt as it is; [] where it leaves no room."""
 
 
 class Grading(Protocol):

@@ -123,8 +123,8 @@ def score(
 ) -> list[list[Judgement]]:
     """``num_judgements`` judgements of each (instruction, response).
 
-    cfg: a section with the keys of JudgeConfig. purpose: names the random stream. UserError where
-    a prompt leaves no room for ``judge_tokens``.
+    [] where the prompt leaves no room for ``judge_tokens``. cfg: a section with the keys of
+    JudgeConfig. purpose: names the random stream.
     """
     template = templates.read(cfg.template, SCORE_FIELDS, "template")
     written = model.write(
@@ -210,7 +210,7 @@ def _verdicts(
     written = model.write(
         prompts, num_samples=1, temperature=0.0, max_new_tokens=max_new_tokens, purpose=purpose
     )
-    read = [read_verdict(one.text) if one.finished else None for [one] in written]
+    read = [read_verdict(g[0].text) if g and g[0].finished else None for g in written]
     verdicts = []
     for shown, swapped in zip(read[::2], read[1::2], strict=True):
         verdicts.append(Verdicts(shown, None if swapped is None else SWAPPED[swapped]))

@@ -106,6 +106,10 @@ def check_data(rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict) -
     contrasts.check_data(rollout, examples, cfg)
     asked = contrasts.instructions(rollout.task, examples)
     contrasts.check_room(rollout, asked, "plan_template", a.plan_template, a.plan_tokens)
+    try:
+        rollout.tokenizer.encode(a.joint)
+    except UserError as error:
+        raise UserError(f"config.algorithm.joint: {error}") from None
     return []
 
 

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax import judged, ranking, self_instruct, templates
+from reasoning_jax import judged, judged_checks, ranking, self_instruct, templates
 from reasoning_jax.algorithms import Collected, Programs
 from reasoning_jax.algorithms.meta_rewarding import judgements
 from reasoning_jax.charts import Chart, Curve
@@ -40,6 +40,7 @@ BATCH = ("weights", "ref", "replayed")
 FORWARDS = ("plain", "pause")  # pairs share a packed sequence
 SELECTS_BEST = False
 init_memory = self_instruct.init_memory
+check_data = judged_checks.check_data
 CHARTS = (
     *judged.CHARTS,
     Chart(
@@ -75,7 +76,7 @@ class Config(preferences.PreferenceConfig, judged.JudgedConfig):
 def check(cfg: ConfigDict) -> None:
     a = cfg.algorithm
     preferences.check_pairs(a, "meta_rewarding")
-    judged.check(cfg)
+    judged_checks.check(cfg)
     judge.check_judge(a, "config.algorithm")
     if a.judge_rounds:
         templates.read(a.meta_template, templates.META_FIELDS, "config.algorithm.meta_template")
