@@ -16,7 +16,7 @@ from reasoning_jax import config, default
 def get_config(arg: str = ""):
     args = config.parse_arg(arg, smoke=False)
     c = default.get_config(algorithm="sft", task="people")
-    c.task.lists = 0.004
+    c.task.lists = 0.003
     c.task.calls = 0.35
     c.model.preset = "0.4m"
     c.model.num_heads = 8  # many small heads: calls ask for what stands elsewhere in the text

@@ -143,7 +143,7 @@ def test_documents_say_what_is_true_of_the_world():
     assert all(110 < counts[kind] < 170 for kind in ("plan", "joint", "answers", "cross"))
     assert all(230 < counts[kind] < 360 for kind in ("final", "revised"))
     # Those whose claims are all true are both.
-    assert 0.4 < consistent / counts["joint"] < 0.55
+    assert 0.3 < consistent / counts["joint"] < 0.5
 
 
 def test_the_oracle_of_lists():

@@ -78,14 +78,25 @@ def _some(rng: np.random.Generator, names: Sequence[str], count: int) -> list[st
 
 
 def _draft(rng: np.random.Generator, world: World, fact: Fact, cfg: ConfigDict) -> list[str]:
-    """A list as drafts are: each name belongs with probability 1/2."""
-    members = _some(rng, world.members(fact.attribute, fact.value), cfg.num_names)
-    others = _some(rng, world.people, cfg.num_names)
+    """Some names, each once: each belongs with probability 1/2."""
+    count = int(rng.integers(1, cfg.num_names + 1))
+    members = _some(rng, world.members(fact.attribute, fact.value), count)
+    others = _some(rng, world.people, count)
     names = [
         member if rng.random() < 0.5 else other
         for member, other in zip(members, others, strict=True)
     ]
     return list(dict.fromkeys(names))
+
+
+def _with_repeats(rng: np.random.Generator, names: Sequence[str], count: int) -> list[str]:
+    """The names as a small model lists them: half of the lists say some again, up to ``count``."""
+    shown = list(names)
+    repeats = rng.random() < 0.5
+    while repeats and len(shown) < count:
+        place = int(rng.integers(len(shown)))
+        shown.insert(place, shown[place])
+    return shown
 
 
 def _is_said(rng: np.random.Generator, world: World, fact: Fact) -> str:
@@ -144,7 +155,8 @@ def _final(
         told.append(f" {name} {verdict}")
     question = question_of(fact.attribute, fact.value)
     shown = "\n ".join(checks)
-    asked = f"{question} {' '.join(names)} checks {shown} final"
+    draft = " ".join(_with_repeats(rng, names, cfg.num_names))
+    asked = f"{question} {draft} checks {shown} final"
     return asked, "".join(told)
 
 
