@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import prng, ranking, templates
 from reasoning_jax.errors import UserError
-from reasoning_jax.ranges import at_least, key, one_of
+from reasoning_jax.ranges import at_least, check_unused, key, one_of
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.tasks import Example, Task
 
@@ -63,10 +63,8 @@ def check(cfg: ConfigDict) -> None:
         name = "config.algorithm.change_template"
         templates.read(cfg.change_template, INSTRUCTION_FIELD, name)
         return
-    for field in dataclasses.fields(ContrastConfig):
-        name = field.name
-        if name in ("change_temperature", "change_tokens") and cfg[name] != field.default:
-            raise UserError(f"config.algorithm.{name}: without change_template it has no effect.")
+    names = ("change_temperature", "change_tokens")
+    check_unused(ContrastConfig, cfg, names, "config.algorithm", "without change_template")
 
 
 def check_data(rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict) -> None:

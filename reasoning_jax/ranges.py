@@ -14,7 +14,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -208,6 +208,19 @@ def check(config: type, values: Mapping[str, object], prefix: str = "") -> None:
         value = values[name]
         if not own.allows(value):
             raise UserError(f"config.{name}: {value!r} is not {own.describe(value)}.")
+
+
+def check_unused(
+    config: type, values: Mapping[str, object], names: Collection[str], section: str, setting: str
+) -> None:
+    """UserError for one of these keys that is not its default, where by ``setting`` none is read.
+
+    values: of the section ("config.algorithm"); setting: "with num_invented=0".
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in names:
+        if values[name] != defaults[name]:
+            raise UserError(f"{section}.{name}: {setting} it has no effect.")
 
 
 def _without_none(hint: type) -> type:

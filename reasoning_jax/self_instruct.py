@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from reasoning_jax import ranking, templates
 from reasoning_jax.errors import UserError
-from reasoning_jax.ranges import above, at_least, between, key
+from reasoning_jax.ranges import above, at_least, between, check_unused, key
 from reasoning_jax.rollout import Rollout
 from reasoning_jax.tasks import IDS, Example
 
@@ -48,9 +48,8 @@ def check(cfg: ConfigDict) -> None:
     if cfg.num_invented:
         templates.read_numbered(cfg.invent_template, "example", "config.algorithm.invent_template")
         return
-    for field in dataclasses.fields(InstructConfig):
-        if cfg[field.name] != field.default:
-            raise UserError(f"config.algorithm.{field.name}: with num_invented=0 it has no effect.")
+    names = [field.name for field in dataclasses.fields(InstructConfig)]
+    check_unused(InstructConfig, cfg, names, "config.algorithm", "with num_invented=0")
 
 
 def init_memory(cfg: ConfigDict, num_examples: int) -> np.ndarray:

@@ -70,6 +70,11 @@ def test_all_is_spelled_by_the_alphabet_of_its_people(name):
 @pytest.mark.parametrize(
     ("name", "changes", "sentence"),
     [
+        ("people", {"calls": 0.0, "consistent": 0.1}, r"config\.task\.consistent: with calls=0"),
+        ("opinions", {"opinions": 0.0, "followed": 0.1}, r"config\.task\.followed: with opinio"),
+        ("distractors", {"rewrites": 1.0, "distracted": 0.1}, r"config\.task\.distracted: with"),
+        ("rule_cards", {"planned": 0.1}, r"config\.task\.planned: with pairs=0 it has no effect"),
+        ("rule_cards", {"scores": 0.0, "bias": 0.1}, r"config\.task\.bias: without judgements it"),
         ("people", {"lists": 0.8}, r"config\.task\.lists, calls: 0\.8 and 0\.3 add up"),
         ("people", {"num_names": 11}, r"config\.task\.num_people: 60 .*leave no 11"),
         ("opinions", {"rewrites": 0.95}, r"config\.task\.rewrites, kept: 0\.95 and 0\.1 add"),

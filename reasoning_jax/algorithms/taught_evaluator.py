@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from reasoning_jax import contrasts, templates, verdicts
 from reasoning_jax.algorithms import Collected, Memory, Programs, left_out_warnings
 from reasoning_jax.errors import UserError
-from reasoning_jax.ranges import between, key
+from reasoning_jax.ranges import between, check_unused, key
 from reasoning_jax.rollout import Rollout, Sample
 from reasoning_jax.tasks import Example
 from reasoning_jax.training.losses import Loss, weighted_nll
@@ -52,10 +52,8 @@ def check(cfg: ConfigDict) -> None:
     if not a.verdict_only:
         verdicts.check_alike(a, "num_judgements")
         return
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    for name in ("num_judgements", "judge_temperature", "judge_tokens"):
-        if a[name] != defaults[name]:
-            raise UserError(f"config.algorithm.{name}: with verdict_only it has no effect.")
+    names = ("num_judgements", "judge_temperature", "judge_tokens")
+    check_unused(Config, a, names, "config.algorithm", "with verdict_only")
 
 
 def check_data(rollout: Rollout, examples: Sequence[Example], cfg: ConfigDict) -> list[str]:

@@ -20,7 +20,7 @@ from reasoning_jax import multihost, templates
 from reasoning_jax.answers.judgements import SWAPPED, TIE, read_score, read_verdict
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import Answered, Grade, Model
-from reasoning_jax.ranges import at_least, between, key, one_of
+from reasoning_jax.ranges import at_least, between, check_unused, key, one_of
 from reasoning_jax.tasks import CORRECT, TRUNCATED, UNPARSED, WRONG, Task
 from reasoning_jax.templates import META_FIELDS, PAIR_FIELDS, SCORE_FIELDS
 
@@ -86,9 +86,8 @@ def check_judge(cfg: ConfigDict, section: str) -> None:
 
 def check_no_judge(cfg: ConfigDict, section: str, setting: str) -> None:
     """UserError for a judge's key that is not its default, where by ``setting`` no model judges."""
-    for field in dataclasses.fields(JudgeConfig):
-        if cfg[field.name] != field.default:
-            raise UserError(f"{section}.{field.name}: with {setting} it has no effect.")
+    names = [field.name for field in dataclasses.fields(JudgeConfig)]
+    check_unused(JudgeConfig, cfg, names, section, f"with {setting}")
 
 
 # ---- reading judgements --------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from ml_collections import ConfigDict
 
-from reasoning_jax.ranges import between, key
+from reasoning_jax.ranges import between, check_unused, key
 from reasoning_jax.tasks import Example, GeneratedConfig, generated
 from reasoning_jax.tasks.facts import PEOPLE
 from reasoning_jax.tasks.facts import prompt as prompt
@@ -69,6 +69,8 @@ class Problem(Example):
 
 def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
     """The documents or questions of a split; UserError for an unknown one."""
+    if cfg.rewrites == 1:
+        check_unused(Config, cfg, ("distracted",), "config.task", "with rewrites=1")
     problems = generated(cfg, split if split != "train" else "given", _draw)
     rng = np.random.default_rng([cfg.seed, 3])
     if split in ("train", "given"):

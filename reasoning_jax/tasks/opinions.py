@@ -22,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax.errors import UserError
-from reasoning_jax.ranges import between, key
+from reasoning_jax.ranges import between, check_unused, key
 from reasoning_jax.tasks import IDS, Example, Task, facts
 from reasoning_jax.tasks.facts import Fact, World
 from reasoning_jax.tasks.facts import prompt as prompt
@@ -67,6 +67,8 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
         raise UserError(
             f"config.task.rewrites, kept: {cfg.rewrites:g} and {cfg.kept:g} add up to more than 1."
         )
+    if not cfg.opinions:
+        check_unused(Config, cfg, ("followed",), "config.task", "with opinions=0")
     world = World(cfg)
     if 2 * cfg.num_held_out > len(world.facts):
         raise UserError(

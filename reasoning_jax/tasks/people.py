@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax.errors import UserError
-from reasoning_jax.ranges import between, key
+from reasoning_jax.ranges import between, check_unused, key
 from reasoning_jax.tasks import IDS, Example, Task, facts
 from reasoning_jax.tasks.facts import World, verification
 from reasoning_jax.tasks.facts import prompt as prompt
@@ -62,6 +62,8 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
             f"config.task.num_people: {cfg.num_people} people of config.task.num_values "
             f"{cfg.num_values} leave no {cfg.num_names} (config.task.num_names) for each."
         )
+    if not cfg.calls:
+        check_unused(Config, cfg, ("consistent",), "config.task", "with calls=0")
     world = World(cfg)
     if split in ("train", "given"):
         return verification.documents(world, cfg)

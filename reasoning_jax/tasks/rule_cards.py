@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reasoning_jax.errors import UserError
-from reasoning_jax.ranges import between, key
+from reasoning_jax.ranges import between, check_unused, key
 from reasoning_jax.tasks import Example, GeneratedConfig, Task, cards, generated
 from reasoning_jax.tasks.cards import seeds
 
@@ -87,6 +87,11 @@ def load(cfg: ConfigDict, split: str) -> Sequence[Example]:
             "config.task.scores, pairs, metas, invented, plans, branches, solved: "
             f"{', '.join(f'{fraction:g}' for fraction in draws.values())} add up to more than 1."
         )
+
+    if not cfg.pairs:
+        check_unused(Config, cfg, ("planned",), "config.task", "with pairs=0")
+    if not cfg.scores + cfg.pairs + cfg.metas + cfg.solved:
+        check_unused(Config, cfg, ("judged", "bias"), "config.task", "without judgements")
 
     def draw(rng: np.random.Generator) -> seeds.CardExample:
         if split != "given":

@@ -29,7 +29,7 @@ from reasoning_jax.algorithms.meta_rewarding import judgements
 from reasoning_jax.charts import Chart, Curve
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import judge
-from reasoning_jax.ranges import at_least, between, each, key
+from reasoning_jax.ranges import at_least, between, check_unused, each, key
 from reasoning_jax.rollout import Rollout, groups_of
 from reasoning_jax.tasks import Example
 from reasoning_jax.training import preferences
@@ -81,18 +81,12 @@ def check(cfg: ConfigDict) -> None:
     if a.judge_rounds:
         templates.read(a.meta_template, templates.META_FIELDS, "config.algorithm.meta_template")
     else:
-        _check_no_meta_judge(a)
+        names = ("max_judgement_tokens", "meta_template", "meta_tokens")
+        check_unused(Config, a, names, "config.algorithm", "without judge_rounds")
     if a.judge_rounds and a.num_judgements < 2:
         raise UserError("config.algorithm.num_judgements: one judgement has no other to beat.")
     if not a.tiers:
         raise UserError("config.algorithm.tiers: name that of one round at least.")
-
-
-def _check_no_meta_judge(cfg: ConfigDict) -> None:
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    for name in ("max_judgement_tokens", "meta_template", "meta_tokens"):
-        if cfg[name] != defaults[name]:
-            raise UserError(f"config.algorithm.{name}: without judge_rounds it has no effect.")
 
 
 def tier_of_round(round: int, cfg: ConfigDict) -> float:
