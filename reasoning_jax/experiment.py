@@ -249,7 +249,7 @@ class Experiment:
             chat=self.cfg.tokenizer.chat,
             until_question=until_question,
             base_params=base_params and (lambda: self.frozen | base_params()),
-            params_of_run=lambda folder: self.frozen | self.params_of_run(folder),
+            params_of_run=functools.cache(lambda name: self.frozen | self.params_of_run(name)),
             system=self.cfg.system,
         )
 

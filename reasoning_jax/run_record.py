@@ -17,7 +17,7 @@ from reasoning_jax.algorithms import Algorithm
 from reasoning_jax.errors import UserError
 from reasoning_jax.experiment import Experiment
 from reasoning_jax.tasks import Example
-from reasoning_jax.training import checkpoint_folders
+from reasoning_jax.training import checkpoint, checkpoint_folders
 
 NAME = "run.json"
 
@@ -36,7 +36,7 @@ class RunRecord(NamedTuple):
 def fingerprints(
     exp: Experiment, splits: Mapping[str, Sequence[Example]], algorithm: Algorithm
 ) -> dict[str, str]:
-    """Fingerprints of the splits, the shots, the tokenizer and the method's own files.
+    """Fingerprints of the splits, the shots, the tokenizer, a judge and the method's own files.
 
     splits: the examples of each split that the run uses, by its name. The parameters of
     ``base.init_from`` are not among them.
@@ -46,6 +46,11 @@ def fingerprints(
         data["task.shots"] = _of_examples(exp.shots)
     if exp.tokenizer.fingerprint is not None:
         data["tokenizer.path"] = exp.tokenizer.fingerprint
+    for section in ("algorithm", "grader"):
+        folder = exp.cfg[section].get("judge_run")
+        if folder:
+            judge = checkpoint.newest(workdir.path(folder))
+            data[f"config.{section}.judge_run"] = fingerprint(judge)
     for key, records in algorithm.data(exp.cfg).items():
         data[key] = fingerprint(records)
     return data

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import reasoning_jax as rj
-from reasoning_jax import default, experiment, graders, tasks, templates
+from reasoning_jax import algorithms, default, experiment, graders, run_record, tasks, templates
 from reasoning_jax.answers.judgements import FIRST, SECOND, TIE
 from reasoning_jax.errors import UserError
 from reasoning_jax.graders import judge
@@ -283,6 +283,11 @@ def test_a_run_and_its_evaluation_ask_the_base_model(tmp_path):
     exp = experiment.make(cfg)
     by_folder = exp.rollout(trained, "evaluate test", 1, temperature=0.0)(examples)
     assert [sample.answer for sample in by_folder] == [sample.answer for sample in samples]
+    # Which checkpoint judges is recorded with the data of a run that it judges.
+    method = algorithms.get("self_rewarding")
+    before = run_record.fingerprints(exp, {}, method)["config.grader.judge_run"]
+    cfg.grader.judge_run = str(tmp_path / "run")
+    assert before != run_record.fingerprints(exp, {}, method)["config.grader.judge_run"]
     cfg.grader.judge_run = str(tmp_path / "absent")
     with pytest.raises(UserError, match="absent: there is no checkpoint"):
-        experiment.make(cfg).rollout(trained, "evaluate test", 1, temperature=0.0)(examples)
+        run_record.fingerprints(exp, {}, method)

@@ -117,14 +117,29 @@ def load_params(folder: Path, params: P) -> tuple[P, Meta]:
     folder of checkpoints, such as DIR/base. params: the abstract tree. MissingFileError where there
     is no checkpoint, UserError where none can be used.
     """
-    if multihost.broadcast_from_process_0(lambda: folders.steps(folder)):
-        directories = [folder]
-    else:
-        directories = [folder / "best", folder / "checkpoints"]
-    for directory in directories:
+    for directory in _directories(folder):
         restored = restore(directory, params)
         if restored is not None:
             return restored.params, restored.meta
+    raise MissingFileError(f"{folder}: there is no checkpoint in this work directory.")
+
+
+def _directories(folder: Path) -> list[Path]:
+    """Where the parameters of a run are, or of a folder of checkpoints; the first are preferred."""
+    if multihost.broadcast_from_process_0(lambda: folders.steps(folder)):
+        return [folder]
+    return [folder / "best", folder / "checkpoints"]
+
+
+def newest(folder: Path) -> list[str]:
+    """Which checkpoint ``load_params`` tries first, and the checksums of its files, if any.
+
+    MissingFileError where there is none.
+    """
+    for directory in _directories(folder):
+        for step in multihost.broadcast_from_process_0(lambda at=directory: folders.steps(at)):
+            record = directory / str(step) / folders.RECORD
+            return [f"{directory.name}/{step}", record.read_text() if record.is_file() else ""]
     raise MissingFileError(f"{folder}: there is no checkpoint in this work directory.")
 
 
