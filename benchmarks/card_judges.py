@@ -105,10 +105,15 @@ def oracle(pairs: Sequence[Comparison]) -> list[Judged]:
 
 
 def figures(pairs: Sequence[Comparison], judged: Sequence[Judged]) -> dict[str, float]:
-    """Fractions of the pairs; for the longer: of verdicts for one of two, where lengths differ."""
+    """Fractions of the pairs, ties being neither right nor wrong.
+
+    for the longer: of verdicts for one of two, where lengths differ.
+    """
     right = [one.verdict == RIGHT[pair.answer] for pair, one in zip(pairs, judged, strict=True)]
+    wrong = [one.verdict == SWAPPED[RIGHT[p.answer]] for p, one in zip(pairs, judged, strict=True)]
     found = {
         "right": float(np.mean(right)),
+        "wrong": float(np.mean(wrong)),
         "flipped": float(np.mean([one.flipped for one in judged])),
     }
     of_lengths = []

@@ -127,6 +127,7 @@ def test_what_judges_of_cards_are_worth_by_hand(study):
     ]
     assert study.card_judges.figures(pairs, said) == {
         "right": 0.5,
+        "wrong": 0.25,
         "flipped": 0.25,
         "for the longer": 1.0,
         "calls": 2.0,
