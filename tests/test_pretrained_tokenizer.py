@@ -315,7 +315,8 @@ def test_a_run_knows_its_tokenizer(tmp_path):
     algorithm = types.SimpleNamespace(data=lambda cfg: {})
 
     def data():
-        exp = types.SimpleNamespace(cfg=None, shots=(), tokenizer=Pretrained(folder))
+        cfg = {"algorithm": {}, "grader": {}}
+        exp = types.SimpleNamespace(cfg=cfg, shots=(), tokenizer=Pretrained(folder))
         return run_record.fingerprints(exp, {}, algorithm)
 
     before = data()
