@@ -73,6 +73,9 @@ def test_the_study_runs(tmp_path, config, arms):
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split("\n")
-    for arm in ("M1", *arms.split(",")):
-        assert any(line.startswith(f"| {arm} | ") for line in lines)
-    assert any(line.startswith(f"| {arms.split(',')[0]} | 2 | ") for line in lines)
+    own_prompts = config == "thought_preference_cards"  # each arm has its own M1
+    titles = ["thoughts, M1" if own_prompts else "M1"]
+    for arm in arms.split(","):
+        titles += [f"{arm}, M2", f"{arm}, M3", f"{arm} | 1", f"{arm} | 2"]
+    for title in titles:
+        assert any(line.startswith(f"| {title} | ") for line in lines), title
