@@ -6,7 +6,7 @@ r"""Seed data of rule cards, as people might have written it: mixed responses, n
     " [J] START 3 ; EVEN [A] 3 1 5 [B] 4 . 1 5 [T]"       " EVEN START [V] EVEN - + ... [[A]]"
     " [J] START 3 ; EVEN [T]"                             " EVEN START"
     " [J] START 3 ; HAS 5 2 [S]"                          " START 3\n HAS 5 2"
-    " [J] EVEN [A] 3 1 5 [B] 4 . 1 5 [S]"                 " [A] 0 [B] 1"
+    " [J] EVEN [A] 3 1 5 [B] 4 . 1 5 [S]"                 " EVEN - + [A] 0 [B] 1"
     " [M] EVEN [W] 4 . 1 5 [A] EVEN - Score: 0 [B] EVEN + Score: 1 [V]"    " EVEN + [[B]]"
     " [P] NOT 4 ; SORTED [P] CHECK [P]"                   " START 3 ; HAS 5 2"
 
