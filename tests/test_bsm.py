@@ -197,6 +197,9 @@ def test_verdicts_that_do_not_agree_are_ties():
         ("**A**: 2\n**B**: 3", (2, 3)),
         (" A 4 B 1", (4, 1)),
         ("A: 4", None),
+        ("A: -3\nB: 2", None),  # marks are from 0 to 5
+        ("A: 45\nB: 2", None),
+        ("A: 0\nB: 5", (0, 5)),
         ("A is better than B", None),
         ("BA: 4, AB: 2", None),
         ("", None),

@@ -98,6 +98,12 @@ def test_plans_that_are_none_are_left_out():
         plan(plans(flips, written[:3]))
 
 
+def test_a_round_with_nothing_that_fits_ends_the_run():
+    """A pair has its prompt twice: there is room for each judgement, and for no pair."""
+    with pytest.raises(UserError, match=r"round 2: none of the 16 rows fits into config\.sequence"):
+        plan(by_index(2), round=2, max_pairs=4, max_length=70)
+
+
 # ---- the first round -----------------------------------------------------------------------------
 
 

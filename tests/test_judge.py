@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import jax
@@ -211,6 +212,17 @@ def answered(text, finished=True):
         finished=finished,
         tokens=np.arange(3),
     )
+
+
+def test_a_mean_does_not_depend_on_the_order():
+    """np.mean of these decimals does, and a tie would make a pair."""
+    scores = (0.3, 0.1, 0.2)
+    means = {
+        judge.mean_score([judge.Judgement(None, score) for score in order])
+        for order in itertools.permutations(scores)
+    }
+    assert len(means) == 1
+    assert len({float(np.mean(order)) for order in itertools.permutations(scores)}) > 1
 
 
 def test_grades():

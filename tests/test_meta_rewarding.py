@@ -165,6 +165,7 @@ def test_what_does_not_go_together():
             {"judge_rounds": 0, "max_judgement_tokens": 5},
             r"max_judgement_tokens: without judge_rou",
         ),
+        ({"judge_rounds": 0, "meta_template": "absent"}, r"meta_template: without judge_rounds"),
         ({"tiers": ()}, r"config\.algorithm\.tiers: name that of one round"),
         ({"meta_template": "cards_pair"}, r"cards_pair\.txt: the field \{response\} is missing"),
     ):

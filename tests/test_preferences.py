@@ -398,6 +398,10 @@ NO_LOSS = r"config\.algorithm\.dpo_weight, alpha: "
             r"config\.algorithm\.label_smoothing: ipo has none",
         ),
         ({"dpo_weight": 0.0}, NO_LOSS + "both are 0"),
+        (
+            {"dpo_weight": 0.0, "alpha": 1.0, "label_smoothing": 0.1},
+            r"config\.algorithm\.preference, label_smoothing: .*with dpo_weight=0",
+        ),
         ({"preference": "kto", "alpha": 1.0}, NO_LOSS + "kto"),
     ],
 )

@@ -7,10 +7,10 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from judging import card, config, judgement, rollout, sides
+from judging import TASK, card, config, judgement, rollout, sides
 from ml_collections import ConfigDict
 
-from reasoning_jax import algorithms, self_instruct
+from reasoning_jax import algorithms, judged, self_instruct
 from reasoning_jax.errors import UserError
 from reasoning_jax.training import losses, packing
 from reasoning_jax.training.rows import attach, pair_row
@@ -293,3 +293,43 @@ def test_a_response_that_leaves_no_room_is_not_judged():
     found, _ = collect(say, examples=EXAMPLES[1:])
     assert found.stats["unread"] == 0.25
     assert {side for row in found.rows for side in sides(row)} & {" 2 2 2 2"} == set()
+
+
+def test_a_blank_response_is_neither_judged_nor_chosen():
+    """The judge would like it best; it is rejected as what cannot be read is."""
+    answers = {"NOT 7": ["", " 2 2 2 2", " 3 3 3 3", " 4 4 4 4"]}
+
+    def say(prompt, index):
+        shown = prompt.partition("[W] ")[2]
+        return " Score: 5" if shown.startswith("[V]") else f" Score: {shown[0]}"
+
+    found, roll = collect(say, examples=EXAMPLES[1:], answers=answers, max_unparsed=0.5)
+    assert [sides(row) for row in found.rows] == [(" 4 4 4 4", " 2 2 2 2"), (" 4 4 4 4", "")]
+    assert len(roll.prompts) == 3
+
+
+def test_what_cannot_be_chosen_has_no_part_in_agreement_and_gap():
+    """The best response of all is unread, another is cut off: the others are ordered rightly."""
+    answers = {"EVEN ; START 1": [" 1 2 3 4", " 1 2 3 4 5", " 2 2 3 4 5", " 1 2 3 4 5 6..."]}
+
+    def say(prompt, index):
+        shown = prompt.partition("[W] ")[2].removesuffix(" [V]")
+        scores = {"1 2 3 4 5": " Score: 2", "2 2 3 4 5": " Score: 1", "1 2 3 4 5 6": " Score: 5"}
+        return scores.get(shown, " -")
+
+    found, _ = collect(say, examples=EXAMPLES[:1], answers=answers)
+    assert found.stats["agreement"] == 1 and found.stats["best_quality"] == 0.5
+    assert found.stats["gap"] == pytest.approx(0.5 - found.stats["quality"])
+
+
+def test_with_a_judge_as_the_grader_there_is_no_quality():
+    """A sample's score is then the judge's own, and says nothing of it."""
+    cfg = config("self_rewarding", replayed=0.0)
+    assert judged.has_quality(TASK, cfg)
+    cfg.grader.name = "judge"
+    assert not judged.has_quality(TASK, cfg)
+
+
+def test_keys_of_instructions_need_instructions():
+    with pytest.raises(UserError, match=r"config\.algorithm\.invent_tokens: with num_invented=0"):
+        collect(by_rule, invent_tokens=9)

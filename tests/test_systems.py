@@ -110,6 +110,7 @@ def test_prompts_that_will_not_do_are_one_sentence(short, tmp_path):
         prompts="werds",
     )
     refused(r"^config\.system\.prompts: there is no folder ''", prompts="")
+    refused(r"^config\.system\.prompts: there is no folder '~nobody_x/p'", prompts="~nobody_x/p")
     answer = tmp_path / "cove_answer.txt"
     answer.write_text("Say it.\n")
     refused(r"cove_answer\.txt: the field \{verification\} is missing\.$", prompts=short)
