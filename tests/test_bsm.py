@@ -217,6 +217,17 @@ def test_marks_that_cannot_be_read_do_not_count(short):
     assert sample.text == "#### A" and sample.stats["unmarked"] == pytest.approx(2 / 3)
 
 
+def test_marks_of_a_call_that_was_cut_off_do_not_count(short):
+    """Its text has both marks, and goes on beyond the limit."""
+
+    def some(criterion, first, second):
+        a, b = by_length(criterion, first, second)
+        return (a, b) if "kind" in criterion else (b, f"{a}{' and so on' * speaking.LIMIT}")
+
+    _, [sample] = judge(short, some)
+    assert sample.text == "#### A" and sample.stats["unmarked"] == pytest.approx(2 / 3)
+
+
 def test_parts_are_done_apart_and_merged(short):
     def speak(text):
         stage, *fields = text.split("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -21,11 +22,14 @@ EXAMPLES = [card(QUESTION, 1)]
 ANSWERS = {QUESTION: [" 1 2 3 4 . .", " 1 2 3 4", " 2 2 3 4"]}
 
 
-def collect(say, round=1, **changes):
+def collect(say, round=1, request=None, **changes):
     settings = {"num_samples": 3, "num_judgements": 2, "meta_template": "cards_meta"}
     cfg = config("meta_rewarding", **(settings | changes))
     METHOD.check(cfg)
     roll = rollout(cfg, ANSWERS, say)
+    if request is not None:
+        task = dataclasses.replace(roll.task, judged_request=lambda example: request)
+        roll = dataclasses.replace(roll, task=task)
     return METHOD.collect(roll, EXAMPLES, METHOD.init_memory(cfg, 1), round, cfg), roll
 
 
@@ -55,6 +59,14 @@ def test_pairs_of_both_kinds():
     assert found.stats["judge_pairs"] == 1 and found.stats["kept_rows"] == 2
     assert found.stats["meta_agreed"] == 1 and found.stats["meta_higher"] == 0
     assert found.stats["meta_first"] == 0.5
+
+
+def test_the_meta_judge_sees_the_request_that_the_judge_saw():
+    """As of a conversation: all turns, and not the last question alone."""
+    _, roll = collect(say, request="NOT 7 ; EVEN")
+    by_kind = {kind: [p for p in roll.prompts if p.startswith(kind)] for kind in (" [J]", " [M]")}
+    for kind, prompts in by_kind.items():
+        assert prompts and all(p.startswith(f"{kind} NOT 7 ; EVEN [W] ") for p in prompts)
 
 
 def test_a_tier_prefers_what_is_short():
